@@ -1,0 +1,105 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Assembling a model from a pretrained Whisper, LLM and Vocos, so that none of them loses anything."""
+
+import os
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from .configuration_flow_omni import FlowOmniConfig
+from .importing_vocos import load_vocos
+from .importing_whisper import load_whisper_encoder
+
+
+AUDIO_TOKEN = "<|audio|>"
+
+
+def assemble_from_pretrained_parts(
+    model_class: type[PreTrainedModel],
+    whisper: str | os.PathLike,
+    llm: str | os.PathLike,
+    vocoder: str | os.PathLike | None = None,
+    dtype: torch.dtype | str | None = None,
+    **config_fields: Any,
+) -> PreTrainedModel:
+    """The work of [`FlowOmniForSpeechGeneration.from_pretrained_parts`], which documents the arguments."""
+    audio_config, encoder_weights = load_whisper_encoder(whisper)
+    language_model = AutoModelForCausalLM.from_pretrained(llm, **({"dtype": dtype} if dtype is not None else {}))
+    tokenizer = AutoTokenizer.from_pretrained(llm)
+    audio_token_id = _make_room_for_audio_token(language_model, tokenizer)
+    vocos = load_vocos(vocoder) if vocoder is not None else None
+
+    config = FlowOmniConfig(
+        audio_config=audio_config,
+        text_config=language_model.config,
+        vocoder_config=vocos.config if vocos is not None else None,
+        audio_token_id=audio_token_id,
+        **_with_geometry_of(vocos, config_fields),
+    )
+    weights = {f"model.audio_encoder.{name}": weight for name, weight in encoder_weights.items()}
+    backbone = language_model.base_model.state_dict()
+    weights |= {f"model.language_model.{name}": weight for name, weight in backbone.items()}
+    weights["lm_head.weight"] = language_model.get_output_embeddings().weight
+    if vocos is not None:
+        weights |= {f"vocoder.{name}": weight for name, weight in vocos.state_dict().items()}
+
+    model = _load_quietly(model_class, config, weights, language_model.dtype)
+    model.generation_config = language_model.generation_config
+    model.generation_config.return_dict_in_generate = True
+    model.generation_config.eos_token_id = _ends_of_answers(model.generation_config, tokenizer)
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+    return model
+
+
+def _make_room_for_audio_token(language_model: PreTrainedModel, tokenizer) -> int:
+    """The id of `<|audio|>`: the tokenizer's, or the next free one, for which the embeddings grow if they must."""
+    audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
+    num_embeddings = language_model.get_input_embeddings().num_embeddings
+    if audio_token_id >= num_embeddings:
+        language_model.resize_token_embeddings(audio_token_id + 1, mean_resizing=False)
+    return audio_token_id
+
+
+def _with_geometry_of(vocos: PreTrainedModel | None, config_fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the config, those of the mel-spectrogram as the vocoder has them where nothing else is said."""
+    if vocos is None or not isinstance(config_fields.get("speech_config", {}), dict):
+        return config_fields
+    geometry = {name: getattr(vocos.config, name) for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins")}
+    geometry["mel_padding"] = vocos.config.padding
+    return config_fields | {"speech_config": geometry | (config_fields.get("speech_config") or {})}
+
+
+def _ends_of_answers(generation_config, tokenizer) -> list[int]:
+    """Every token that may end an answer. A base model's generation config does not know the chat's end of turn."""
+    known = generation_config.eos_token_id
+    ends = list(known) if isinstance(known, list) else [known]
+    end_of_turn = tokenizer.get_vocab().get("<|im_end|>")
+    ends += [tokenizer.eos_token_id, end_of_turn]
+    return list(dict.fromkeys(end for end in ends if end is not None))
+
+
+def _load_quietly(
+    model_class: type[PreTrainedModel], config: FlowOmniConfig, weights: dict[str, torch.Tensor], dtype: torch.dtype
+) -> PreTrainedModel:
+    """The model with these weights, the others freshly initialised, which is meant and so not worth a warning."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return model_class.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,67 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Randomness by row: a row of a batch draws the same numbers as the row alone, whatever the others do."""
+
+import torch
+from torch import nn
+
+
+def row_generators(
+    seed: int | list[int] | None, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
+) -> list[torch.Generator] | None:
+    """
+    The source of randomness of each row: from `seed` (row `i` takes `seed + i`, or the `i`-th seed), or as given. `None`
+    stands for torch's global one.
+    """
+    if generator is not None:
+        generators = generator if isinstance(generator, list) else [generator] * batch_size
+        _check_count("generators", len(generators), batch_size)
+        return generators
+    if seed is None:
+        return None
+    seeds = seed if isinstance(seed, list) else [seed + row for row in range(batch_size)]
+    _check_count("seeds", len(seeds), batch_size)
+    # on the CPU whatever the model's device, so that a seed means the same everywhere
+    return [torch.Generator("cpu").manual_seed(row_seed) for row_seed in seeds]
+
+
+def _check_count(name: str, count: int, batch_size: int) -> None:
+    if count != batch_size:
+        raise ValueError(f"Got {count} {name} for {batch_size} rows: pass one, or as many as there are rows.")
+
+
+def choose_tokens(
+    scores: torch.FloatTensor, do_sample: bool, generators: list[torch.Generator] | None
+) -> torch.LongTensor:
+    """The best token of each row of `scores` (batch_size, vocab_size), or a sampled one."""
+    if not do_sample:
+        return scores.argmax(dim=-1)
+    probabilities = scores.softmax(dim=-1)
+    if generators is None:
+        return torch.multinomial(probabilities, num_samples=1).squeeze(-1)
+    drawn = [
+        torch.multinomial(row.to(generator.device), num_samples=1, generator=generator)
+        for row, generator in zip(probabilities, generators)
+    ]
+    return torch.cat(drawn).to(scores.device)
+
+
+def draw_noise(
+    speech_head: nn.Module, rows: list[int], generators: list[torch.Generator] | None, device: torch.device
+) -> torch.FloatTensor:
+    """The speech head's randomness for one patch of each of `rows`."""
+    if generators is None:
+        return torch.stack([speech_head.draw_noise(None, device) for _ in rows])
+    drawn = [speech_head.draw_noise(generators[row], generators[row].device) for row in rows]
+    return torch.stack(drawn).to(device)

@@ -1,0 +1,114 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The speech transformer: a few more layers of the language model's own kind, which read the clean previous patch."""
+
+import copy
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+
+from .configuration_flow_omni import FlowOmniConfig
+
+
+class FlowOmniSpeechTransformer(nn.Module):
+    """
+    Extracts what the next patch depends on: causal layers over the language model's hidden states plus the previous
+    patch. That patch is clean, also where the language model read a noised one: heads without it lose the thread of
+    the voice.
+
+    The layers are instances of the language model's own layer class, share its rotary embedding, and keep their keys and
+    values in the same cache, as the layers after its last.
+    """
+
+    def __init__(self, config: FlowOmniConfig, language_model: PreTrainedModel):
+        super().__init__()
+        missing = [name for name in ("layers", "norm", "rotary_emb") if not hasattr(language_model, name)]
+        if missing:
+            raise ValueError(
+                f"{type(language_model).__name__} has no {', '.join(f'`{name}`' for name in missing)}: the language model "
+                "must be built like Llama, Qwen2 or Qwen3."
+            )
+        text_config = config.text_config
+        self.first_layer_index = text_config.num_hidden_layers
+        layer_config = self._config_of_further_layers(config)
+        layer_class = type(language_model.layers[0])
+        self.patch_proj = nn.Linear(config.speech_config.patch_size, text_config.hidden_size, bias=False)
+        self.layers = nn.ModuleList(
+            [
+                layer_class(layer_config, self.first_layer_index + index)
+                for index in range(config.speech_config.num_hidden_layers)
+            ]
+        )
+        self.norm = type(language_model.norm)(text_config.hidden_size, eps=text_config.rms_norm_eps)
+        # attention reads its implementation from the config at every call: these layers must follow the model's
+        for module in self.layers.modules():
+            if getattr(module, "config", None) is layer_config:
+                module.config = text_config
+
+    @staticmethod
+    def _config_of_further_layers(config: FlowOmniConfig):
+        """The language model's config as if it had the speech transformer's layers on top, all with full attention."""
+        layer_config = copy.deepcopy(config.text_config)
+        num_layers = config.speech_config.num_hidden_layers
+        layer_types = getattr(layer_config, "layer_types", None)
+        if layer_types is not None:
+            layer_config.layer_types = [*layer_types, *["full_attention"] * num_layers]
+        layer_config.num_hidden_layers += num_layers
+        if config.speech_config.intermediate_size is not None:
+            layer_config.intermediate_size = config.speech_config.intermediate_size
+        return layer_config
+
+    def extend_cache(self, cache: Cache) -> None:
+        """Appends the layers that a cache made for the language model alone lacks."""
+        if cache.layers and cache.layer_class_to_replicate is None:
+            while len(cache.layers) < self.first_layer_index + len(self.layers):
+                is_static = getattr(cache, "is_compileable", False)
+                cache.layers.append(StaticLayer(_max_length(cache)) if is_static else DynamicLayer())
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        previous_patches: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+        **kwargs,
+    ) -> torch.Tensor:
+        """
+        `hidden_states` (batch_size, num_steps, hidden_size) of the language model and the patch before each step,
+        `previous_patches` (batch_size, num_steps, patch_size) -> the condition of the patch *of* each step, in the shape
+        of `hidden_states`.
+        """
+        patch_embeddings = self.patch_proj(previous_patches.to(self.patch_proj.weight.dtype))
+        hidden_states = hidden_states + patch_embeddings.to(hidden_states.device)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=attention_mask,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return self.norm(hidden_states)
+
+
+def _max_length(cache: Cache) -> int:
+    """Steps that a static cache can hold: its longest layer's, since those with a sliding window are shorter."""
+    return max(layer.max_cache_len for layer in cache.layers)
