@@ -27,6 +27,7 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 from transformers.generation.streamers import BaseStreamer
+from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.utils import ModelOutput
 
 from .answer_states import FlowOmniAnswer
@@ -228,6 +229,34 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 "`return_audio=True` needs a vocoder, and this model has none: assemble it with one "
                 "(`from_pretrained_parts(vocoder=...)`), or take the mel-spectrograms from `output.mel`."
             )
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ) -> None:
+        # one step more than text needs: the last step, too, runs through the model if it speaks
+        max_cache_length = max_cache_length + 1
+        super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+        if model_kwargs.get("past_key_values") is not None:
+            self.speech_transformer.extend_cache(model_kwargs["past_key_values"], max_cache_length)
+
+    @staticmethod
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
+        """
+        The masks for a static cache: those of the language model's kinds of layers (or `"language_model"`, where they all
+        are of one kind), and `"speech_transformer"`, whose attention is never cut to a window.
+        """
+        arguments = {
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+        }
+        masks = create_masks_for_generate(config=config, **arguments)
+        masks = dict(masks) if isinstance(masks, dict) else {"language_model": masks}
+        masks["speech_transformer"] = create_causal_mask(config=config.get_text_config(), **arguments)
+        return masks
 
     def _get_stopping_criteria(self, *args, **kwargs) -> StoppingCriteriaList:
         # The end of the text ends a row only if it does not speak: `FlowOmniAnswer` knows.
@@ -443,7 +472,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             step.scores = scores
         if generation_config.output_logits:
             step.logits = logits
-        tokens = choose_tokens(scores, generation_config.do_sample, generators)
+        tokens = choose_tokens(scores, step.is_text, generation_config.do_sample, generators)
         return torch.where(step.is_text, tokens, pad_token_id)
 
     def _next_patches(

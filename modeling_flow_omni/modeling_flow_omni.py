@@ -292,6 +292,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             # no loss of this model reaches it: it is trained on its own
             self.vocoder.requires_grad_(False)
         self.post_init()
+        # one that was derived from the model's config would lose its speech options on the way through a checkpoint
+        self.generation_config._from_model_config = False
 
     @classmethod
     def from_pretrained_parts(cls, whisper: str, llm: str, vocoder: str | None = None, **kwargs):
@@ -366,8 +368,10 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         if position_ids is None:
             past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(num_steps, device=self.device) + past_length).unsqueeze(0)
-        # made before the language model runs: it sizes the mask by the cache as it was before this call
-        speech_mask = self.make_speech_mask(attention_mask, past_key_values, position_ids, batch_size, num_steps)
+        # made before the language model runs: masks are sized by the cache as it was before this call
+        attention_mask, speech_mask = self.prepare_masks(
+            attention_mask, past_key_values, position_ids, batch_size, num_steps
+        )
 
         outputs = self.model(
             input_ids=input_ids,
@@ -445,25 +449,28 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         patches = lay_out_patches(normalized, speech_states == self.config.generating_state_id)
         return patches, patches_before(patches)
 
-    def make_speech_mask(
+    def prepare_masks(
         self,
         attention_mask: torch.Tensor | dict | None,
         past_key_values: Cache | None,
         position_ids: torch.LongTensor,
         batch_size: int,
         num_steps: int,
-    ) -> torch.Tensor | None:
-        """The causal mask of the speech transformer, whose layers all have full attention."""
+    ) -> tuple[torch.Tensor | dict | None, torch.Tensor | None]:
+        """The mask for the language model, and that for the speech transformer, whose layers all have full attention."""
         if isinstance(attention_mask, dict):
-            # made by `generate` for a static cache, one mask for each kind of layer
-            return attention_mask["full_attention"]
-        return create_causal_mask(
+            # made by `create_masks_for_generate` for a static cache
+            masks = dict(attention_mask)
+            speech_mask = masks.pop("speech_transformer")
+            return masks.get("language_model", masks), speech_mask
+        speech_mask = create_causal_mask(
             config=self.config.text_config,
             inputs_embeds=torch.empty(batch_size, num_steps, 0, dtype=self.dtype, device=position_ids.device),
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        return attention_mask, speech_mask
 
     def compute_losses(
         self,

@@ -42,19 +42,22 @@ def _check_count(name: str, count: int, batch_size: int) -> None:
 
 
 def choose_tokens(
-    scores: torch.FloatTensor, do_sample: bool, generators: list[torch.Generator] | None
+    scores: torch.FloatTensor, is_text: torch.BoolTensor, do_sample: bool, generators: list[torch.Generator] | None
 ) -> torch.LongTensor:
-    """The best token of each row of `scores` (batch_size, vocab_size), or a sampled one."""
+    """
+    The best token of each row of `scores` (batch_size, vocab_size), or a sampled one. Rows that write no text draw
+    nothing: alone, they would not be asked.
+    """
+    tokens = scores.argmax(dim=-1)
     if not do_sample:
-        return scores.argmax(dim=-1)
+        return tokens
     probabilities = scores.softmax(dim=-1)
     if generators is None:
         return torch.multinomial(probabilities, num_samples=1).squeeze(-1)
-    drawn = [
-        torch.multinomial(row.to(generator.device), num_samples=1, generator=generator)
-        for row, generator in zip(probabilities, generators)
-    ]
-    return torch.cat(drawn).to(scores.device)
+    for row in is_text.nonzero().squeeze(-1).tolist():
+        generator = generators[row]
+        tokens[row] = torch.multinomial(probabilities[row].to(generator.device), num_samples=1, generator=generator)
+    return tokens
 
 
 def draw_noise(

@@ -71,12 +71,19 @@ class FlowOmniSpeechTransformer(nn.Module):
             layer_config.intermediate_size = config.speech_config.intermediate_size
         return layer_config
 
-    def extend_cache(self, cache: Cache) -> None:
-        """Appends the layers that a cache made for the language model alone lacks."""
-        if cache.layers and cache.layer_class_to_replicate is None:
-            while len(cache.layers) < self.first_layer_index + len(self.layers):
-                is_static = getattr(cache, "is_compileable", False)
-                cache.layers.append(StaticLayer(_max_length(cache)) if is_static else DynamicLayer())
+    def extend_cache(self, cache: Cache, max_length: int | None = None) -> None:
+        """
+        Appends the layers that a cache made for the language model alone lacks. `max_length` is the number of steps that
+        a static cache shall hold; by default as many as its longest layer does.
+        """
+        if cache.layer_class_to_replicate is not None:
+            return  # it grows by itself
+        while len(cache.layers) < self.first_layer_index + len(self.layers):
+            if not cache.is_compileable:
+                cache.layers.append(DynamicLayer())
+            else:
+                longest = max(layer.max_cache_len for layer in cache.layers)
+                cache.layers.append(StaticLayer(max_length or longest))
 
     def forward(
         self,
@@ -108,7 +115,3 @@ class FlowOmniSpeechTransformer(nn.Module):
             )
         return self.norm(hidden_states)
 
-
-def _max_length(cache: Cache) -> int:
-    """Steps that a static cache can hold: its longest layer's, since those with a sliding window are shorter."""
-    return max(layer.max_cache_len for layer in cache.layers)

@@ -1,0 +1,39 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What holds for every test: no network, one thread, tiny models that are built once."""
+
+import os
+
+
+# before anything of Hugging Face is imported, which reads them then
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tiny import tiny_model
+
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model():
+    """A tiny model with a causal vocoder; tests must not change it."""
+    return tiny_model()
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)

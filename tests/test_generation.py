@@ -1,0 +1,433 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Generation: the state machine holds, and no way of running it changes what is said."""
+
+import math
+
+import pytest
+import torch
+from tiny import AUDIO_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, collate, spoken_prompt, tiny_model
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers.generation.streamers import BaseStreamer
+
+
+PAD, START, GENERATING, STOP = range(4)
+
+
+class EndTextAfter(LogitsProcessor):
+    """Lets each row write a given number of tokens, then ends its text, as an untrained model would not."""
+
+    def __init__(self, *lengths: int):
+        self.lengths, self.num_calls = lengths, 0
+
+    def __call__(self, input_ids, scores):
+        self.num_calls += 1
+        scores[:, EOS_TOKEN_ID] = -math.inf
+        for row in range(len(scores)):
+            if self.num_calls > self.lengths[row % len(self.lengths)]:
+                scores[row] = -math.inf
+                scores[row, EOS_TOKEN_ID] = 0.0
+        return scores
+
+
+def end_text_after(*lengths: int) -> LogitsProcessorList:
+    return LogitsProcessorList([EndTextAfter(*lengths)])
+
+
+def with_state_bias(state: int, bias: float, **changes):
+    """A model that is inclined to one speech state."""
+    model = tiny_model(**changes)
+    with torch.no_grad():
+        model.state_head.bias[state] += bias
+    return model
+
+
+def assert_same(output, expected, rows=slice(None), atol=1e-5):
+    torch.testing.assert_close(output.speech_states, expected.speech_states[rows])
+    torch.testing.assert_close(output.mel, expected.mel[rows], atol=atol, rtol=0)
+
+
+# --- the state machine
+
+
+def test_spoken_answer_runs_through_the_states_in_order():
+    output = with_state_bias(STOP, 0.5).generate(
+        **spoken_prompt([24], [3]), logits_processor=end_text_after(5), seed=0, max_new_tokens=200
+    )
+    states = output.speech_states[0].tolist()
+    num_patches = states.count(GENERATING)
+    assert states == [PAD] * 3 + [START] + [GENERATING] * num_patches + [STOP]
+    assert output.mel_lengths.tolist() == [num_patches * 2]
+    assert output.mel.shape == (1, num_patches * 2, 20)
+    assert not output.speech_truncated.any()
+
+
+def test_text_is_padded_by_rule_after_its_end(model):
+    output = model.generate(**spoken_prompt([24], [3]), logits_processor=end_text_after(5), max_new_tokens=20)
+    num_steps = output.speech_states.shape[1]
+    text = output.sequences[0, -num_steps:].tolist()
+    assert text[5] == EOS_TOKEN_ID
+    assert text[6:] == [PAD_TOKEN_ID] * (num_steps - 6) != []
+
+
+@pytest.mark.parametrize(("delay", "text_length", "start"), [(0, 5, 0), (3, 5, 3), (3, 1, 2), (9, 0, 1)])
+def test_speech_starts_after_the_delay_or_with_the_end_of_a_shorter_text(delay, text_length, start):
+    model = tiny_model(speech={"speech_delay": delay})
+    output = model.generate(**spoken_prompt([24], [3]), logits_processor=end_text_after(text_length), max_new_tokens=12)
+    assert output.speech_states[0].tolist().index(START) == start
+
+
+def test_speech_does_not_stop_in_its_first_steps():
+    model = with_state_bias(STOP, 100.0)
+    for min_speech_steps in (1, 4):
+        output = model.generate(
+            **spoken_prompt([24], [3]), logits_processor=end_text_after(1), min_speech_steps=min_speech_steps
+        )
+        assert output.speech_states[0].tolist().count(GENERATING) == min_speech_steps
+
+
+def test_speech_does_not_stop_before_its_text_is_over():
+    output = with_state_bias(STOP, 100.0).generate(
+        **spoken_prompt([24], [3]), logits_processor=end_text_after(12), min_speech_steps=1
+    )
+    states = output.speech_states[0].tolist()
+    assert states.index(STOP) == 13
+
+
+def test_speech_that_never_stops_is_cut_in_proportion_to_its_text_and_says_so():
+    model = with_state_bias(GENERATING, 100.0)
+    num_patches = {}
+    for length in (3, 9):
+        output = model.generate(
+            **spoken_prompt([24], [3]),
+            logits_processor=end_text_after(length),
+            max_speech_seconds_per_token=0.1,
+            max_speech_extra_seconds=0.5,
+        )
+        assert output.speech_truncated.tolist() == [True]
+        num_patches[length] = output.speech_states[0].tolist().count(GENERATING)
+    steps_per_second = model.config.speech_config.steps_per_second
+    # the end of the text counts as one of its tokens
+    assert num_patches == {n: math.ceil((0.1 * (n + 1) + 0.5) * steps_per_second) for n in (3, 9)}
+
+
+def test_speech_cut_by_max_new_tokens_says_so_and_keeps_a_patch_for_every_step(model):
+    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=9)
+    assert output.sequences.shape[1] == spoken_prompt([24], [3])["input_ids"].shape[1] + 9
+    assert output.speech_truncated.tolist() == [True]
+    assert output.mel_lengths.item() == 2 * output.speech_states[0].tolist().count(GENERATING)
+
+
+def test_text_mode_writes_and_does_not_speak(model):
+    output = model.generate(**spoken_prompt([24], [3]), generation_mode="text", logits_processor=end_text_after(4))
+    assert output.sequences[0, -1] == EOS_TOKEN_ID
+    assert output.speech_states.tolist() == [[PAD] * 5]
+    assert output.mel.shape == (1, 0, 20)
+    assert output.audio[0].shape == (0,)
+    assert not output.speech_truncated.any()
+
+
+def test_auto_mode_lets_the_model_decide_whether_to_speak():
+    inputs, options = spoken_prompt([24], [3]), {"generation_mode": "auto", "max_new_tokens": 40}
+    silent = with_state_bias(PAD, 100.0).generate(**inputs, logits_processor=end_text_after(4), **options)
+    assert set(silent.speech_states[0].tolist()) == {PAD}
+    talkative = with_state_bias(START, 100.0).generate(**inputs, logits_processor=end_text_after(4), **options)
+    assert talkative.speech_states[0, :2].tolist() == [START, GENERATING]
+
+
+def test_placeholder_of_heard_speech_is_never_written():
+    model = tiny_model()
+    with torch.no_grad():
+        # its embedding, tied to the head, wins every comparison
+        model.lm_head.weight[AUDIO_TOKEN_ID] *= 100
+    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=30, do_sample=True, temperature=5.0)
+    assert AUDIO_TOKEN_ID not in output.sequences[0, -30:]
+
+
+# --- invariances
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "temperature": 1.5}], ids=["greedy", "sampled"])
+def test_row_of_a_batch_equals_the_row_alone(model, options):
+    frames, lengths, ends = [24, 61, 8], [3, 9, 1], (4, 9, 1)
+    batch = spoken_prompt(frames, lengths)
+    together = model.generate(
+        **batch, logits_processor=end_text_after(*ends), seed=[5, 6, 7], max_new_tokens=40, **options
+    )
+    for row in range(3):
+        kept = batch["attention_mask"][row].bool()
+        alone = collate(
+            [batch["input_ids"][row][kept]], [batch["input_features"][row][:, : frames[row]]]
+        )
+        output = model.generate(
+            **alone, logits_processor=end_text_after(ends[row]), seed=5 + row, max_new_tokens=40, **options
+        )
+        num_steps, num_frames = output.speech_states.shape[1], output.mel.shape[1]
+        prompt = kept.sum()
+        assert torch.equal(
+            output.sequences[0, prompt:], together.sequences[row, len(kept) : len(kept) + num_steps]
+        )
+        assert torch.equal(output.speech_states[0], together.speech_states[row, :num_steps])
+        assert together.mel_lengths[row] == num_frames
+        torch.testing.assert_close(output.mel[0], together.mel[row, :num_frames], atol=1e-4, rtol=0)
+        torch.testing.assert_close(output.audio[0], together.audio[row], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
+def test_cached_equals_uncached(head_type):
+    model = tiny_model(speech={"head_type": head_type})
+    inputs = spoken_prompt([24, 40], [3, 5])
+    outputs = [
+        model.generate(**inputs, logits_processor=end_text_after(4, 7), seed=1, max_new_tokens=25, use_cache=use_cache)
+        for use_cache in (True, False)
+    ]
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    assert_same(outputs[0], outputs[1], atol=1e-4)
+    assert outputs[0].past_key_values is not None
+    assert outputs[1].past_key_values is None
+
+
+@pytest.mark.parametrize("text", ["qwen2", "qwen3", "llama", "mistral"])
+def test_static_cache_equals_dynamic_on_every_backbone(text):
+    # a sliding window (mistral has one) concerns the language model's layers only
+    fields = {"model_type": text, "head_dim": 8} | ({"sliding_window": 6} if text == "mistral" else {})
+    model = tiny_model(text=fields)
+    inputs = spoken_prompt([24, 40], [3, 5])
+    outputs = [
+        model.generate(**inputs, seed=1, max_new_tokens=20, cache_implementation=implementation)
+        for implementation in (None, "static")
+    ]
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    assert_same(outputs[0], outputs[1], atol=1e-4)
+
+
+def test_speech_transformer_keeps_its_keys_in_the_shared_cache(model):
+    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=6)
+    assert len(output.past_key_values.layers) == 3
+    lengths = {layer.get_seq_length() for layer in output.past_key_values.layers}
+    assert len(lengths) == 1
+
+
+def test_steps_of_the_stream_add_up_to_generate(model):
+    inputs, options = spoken_prompt([24, 40], [3, 5]), {"seed": 3, "max_new_tokens": 30}
+    whole = model.generate(**inputs, logits_processor=end_text_after(4, 6), **options)
+    steps = list(model.stream(**inputs, logits_processor=end_text_after(4, 6), **options))
+    num_steps = whole.speech_states.shape[1]
+    assert torch.equal(torch.stack([step.text_ids for step in steps], dim=1), whole.sequences[:, -num_steps:])
+    assert torch.equal(torch.stack([step.states for step in steps], dim=1), whole.speech_states)
+    for row in range(2):
+        patches = [step.mel[row] for step in steps if step.is_generating[row]]
+        torch.testing.assert_close(torch.cat(patches), whole.mel[row, : whole.mel_lengths[row]])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_streamed_audio_equals_audio_decoded_at_once(causal):
+    model = tiny_model(vocoder={"causal": causal, "num_lookahead_frames": 2 if causal else 0})
+    inputs, options = spoken_prompt([24, 40], [3, 5]), {"seed": 3, "max_new_tokens": 30}
+    whole = model.generate(**inputs, logits_processor=end_text_after(4, 6), **options)
+    steps = list(model.stream(**inputs, logits_processor=end_text_after(4, 6), **options))
+    for row in range(2):
+        streamed = torch.cat([step.audio[row] for step in steps])
+        assert len(streamed) == len(whole.audio[row]) > 0
+        torch.testing.assert_close(streamed, whole.audio[row], atol=1e-5, rtol=0)
+
+
+def test_audio_arrives_while_the_answer_is_still_being_made(model):
+    steps = list(model.stream(**spoken_prompt([24], [3]), max_new_tokens=30))
+    with_sound = [index for index, step in enumerate(steps) if len(step.audio[0])]
+    assert with_sound[0] < 10
+    assert not steps[0].is_finished.any() and steps[-1].is_finished.all()
+
+
+def test_stream_can_be_left_early(model):
+    stream = model.stream(**spoken_prompt([24], [3]), max_new_tokens=30)
+    next(stream)
+    stream.close()
+    assert torch.is_grad_enabled()
+
+
+# --- randomness
+
+
+def test_seed_repeats_and_another_seed_differs(model):
+    inputs = spoken_prompt([24], [3])
+    first, again, other = (model.generate(**inputs, max_new_tokens=12, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.mel, again.mel)
+    assert not torch.allclose(first.mel, other.mel)
+
+
+def test_flow_temperature_zero_needs_no_seed(model):
+    inputs = spoken_prompt([24], [3])
+    first, again = (model.generate(**inputs, max_new_tokens=12, flow_temperature=0.0) for _ in range(2))
+    assert torch.equal(first.mel, again.mel)
+
+
+def test_generator_is_used_and_moves_on(model):
+    inputs, generator = spoken_prompt([24], [3]), torch.Generator().manual_seed(1)
+    first = model.generate(**inputs, max_new_tokens=12, generator=generator)
+    second = model.generate(**inputs, max_new_tokens=12, generator=generator)
+    assert torch.equal(first.mel, model.generate(**inputs, max_new_tokens=12, seed=1).mel)
+    assert not torch.equal(first.mel, second.mel)
+
+
+@pytest.mark.parametrize("option", [{"num_flow_steps": 5}, {"flow_guidance_scale": 2.0}, {"flow_temperature": 0.3}])
+def test_each_option_of_the_flow_changes_the_speech(model, option):
+    inputs = spoken_prompt([24], [3])
+    plain = model.generate(**inputs, max_new_tokens=12, seed=1)
+    assert not torch.allclose(plain.mel, model.generate(**inputs, max_new_tokens=12, seed=1, **option).mel)
+
+
+def test_options_come_from_the_generation_config_unless_the_call_says_otherwise():
+    model, inputs = tiny_model(), spoken_prompt([24], [3])
+    expected = model.generate(**inputs, max_new_tokens=12, seed=1, num_flow_steps=5)
+    model.generation_config.num_flow_steps = 5
+    assert torch.equal(model.generate(**inputs, max_new_tokens=12, seed=1).mel, expected.mel)
+    other = model.generate(**inputs, max_new_tokens=12, seed=1, num_flow_steps=1)
+    assert not torch.allclose(other.mel, expected.mel)
+
+
+def test_generation_options_survive_saving(tmp_path):
+    model = tiny_model()
+    model.generation_config.num_flow_steps = 7
+    model.save_pretrained(tmp_path)
+    assert type(model).from_pretrained(tmp_path).generation_config.num_flow_steps == 7
+
+
+# --- transformers' own options
+
+
+def test_several_answers_to_one_prompt_with_several_audios(model):
+    first, second = torch.randn(80, 16), torch.randn(80, 24)
+    rows = [torch.tensor([AUDIO_TOKEN_ID] * 2 + [7] + [AUDIO_TOKEN_ID] * 3 + [9, 11])]
+    inputs = collate(rows, [first, second])
+    single = model.generate(**inputs, seed=[4], max_new_tokens=12, do_sample=True)
+    several = model.generate(**inputs, seed=[4, 4, 8], max_new_tokens=12, do_sample=True, num_return_sequences=3)
+    assert several.sequences.shape[0] == 3
+    torch.testing.assert_close(several.mel[0], single.mel[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(several.mel[1], single.mel[0], atol=1e-5, rtol=0)
+
+
+def test_return_dict_false_returns_the_text_ids(model):
+    inputs = spoken_prompt([24], [3])
+    expected = model.generate(**inputs, max_new_tokens=8, seed=1).sequences
+    assert torch.equal(model.generate(**inputs, max_new_tokens=8, seed=1, return_dict_in_generate=False), expected)
+
+
+def test_scores_and_hidden_states_are_returned_on_request(model):
+    output = model.generate(
+        **spoken_prompt([24], [3]),
+        max_new_tokens=8,
+        logits_processor=end_text_after(3),
+        output_scores=True,
+        output_logits=True,
+        output_hidden_states=True,
+    )
+    assert len(output.scores) == len(output.logits) == 4
+    assert len(output.hidden_states) == 8
+    assert len(output.hidden_states[0]) == 3
+
+
+def test_streamer_receives_the_text_and_its_end(model):
+    class Recorder(BaseStreamer):
+        def __init__(self):
+            self.received, self.has_ended = [], False
+
+        def put(self, value):
+            self.received.append(value.flatten().tolist())
+
+        def end(self):
+            self.has_ended = True
+
+    recorder, inputs = Recorder(), spoken_prompt([24], [3])
+    output = model.generate(**inputs, logits_processor=end_text_after(4), streamer=recorder, max_new_tokens=12)
+    prompt, *tokens = recorder.received
+    assert prompt == inputs["input_ids"][0].tolist()
+    assert [token for (token,) in tokens] == output.sequences[0, len(prompt) : len(prompt) + 5].tolist()
+    assert recorder.has_ended
+    assert TextIteratorStreamer  # transformers' own streamers have this interface
+
+
+def test_stopping_criterion_ends_a_row(model):
+    class After(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return torch.tensor([input_ids.shape[1] >= 14, input_ids.shape[1] >= 20])
+
+    inputs = spoken_prompt([24, 24], [3, 3])
+    output = model.generate(**inputs, stopping_criteria=StoppingCriteriaList([After()]), max_new_tokens=40)
+    assert output.sequences.shape[1] == 20
+    assert output.mel_lengths[0] < output.mel_lengths[1]
+    assert output.speech_truncated.all()
+
+
+def test_next_turn_from_the_cache_equals_the_next_turn_from_scratch(model):
+    """The history holds the answer's text, not its speech: the cache is cropped to the first prompt and read on."""
+    prompt = spoken_prompt([24], [3])
+    first = model.generate(**prompt, logits_processor=end_text_after(4), seed=1, max_new_tokens=20)
+    prompt_length = prompt["input_ids"].shape[1]
+    answer = first.sequences[:, prompt_length : prompt_length + 5]
+    next_audio, next_question = torch.randn(80, 16), torch.tensor([[AUDIO_TOKEN_ID] * 2 + [17, 18]])
+    second = collate(
+        [torch.cat([prompt["input_ids"], answer, next_question], dim=1)[0]], [prompt["input_features"][0], next_audio]
+    )
+    expected = model.generate(**second, seed=2, max_new_tokens=20)
+    cache = first.past_key_values
+    cache.crop(-(cache.get_seq_length() - prompt_length))
+    output = model.generate(**second, past_key_values=cache, seed=2, max_new_tokens=20)
+    assert torch.equal(output.sequences, expected.sequences)
+    assert_same(output, expected, atol=1e-4)
+
+
+def test_generation_of_text_alone_needs_no_audio(model):
+    output = model.generate(torch.randint(0, 250, (1, 7)), max_new_tokens=10)
+    assert output.sequences.shape == (1, 17)
+
+
+def test_model_without_vocoder_returns_mel_and_says_what_audio_needs():
+    model = tiny_model(vocoder=None)
+    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=10)
+    assert output.audio is None
+    assert output.mel.shape[1] > 0
+    with pytest.raises(ValueError, match="needs a vocoder"):
+        model.generate(**spoken_prompt([24], [3]), return_audio=True)
+
+
+def test_return_audio_false_spares_the_vocoder(model):
+    assert model.generate(**spoken_prompt([24], [3]), max_new_tokens=8, return_audio=False).audio is None
+    assert next(model.stream(**spoken_prompt([24], [3]), return_audio=False)).audio is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generation_mode": "sing"}, "choose one of speech, text, auto"),
+        ({"num_beams": 4}, "Leave `num_beams` at 1"),
+        ({"num_flow_steps": 0}, "must be at least 1"),
+        ({"flow_temperature": -1.0}, "must be at least 0"),
+        ({"seed": 1, "generator": torch.Generator()}, "pass one of them"),
+        ({"seed": [1, 2]}, "Got 2 seeds for 1 rows"),
+        ({"num_flow_step": 2}, "num_flow_step"),
+        ({"synced_gpus": True}, "gather the weights"),
+    ],
+)
+def test_bad_option_is_refused_with_a_remedy(model, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**spoken_prompt([24], [3]), max_new_tokens=3, **options)
+
+
+def test_placeholders_that_do_not_match_the_audio_are_refused(model):
+    inputs = spoken_prompt([24], [3])
+    inputs["input_ids"] = inputs["input_ids"][:, 1:]
+    inputs["attention_mask"] = inputs["attention_mask"][:, 1:]
+    with pytest.raises(ValueError, match="Got 2 `<|audio|>` placeholders for 3 steps"):
+        model.generate(**inputs, max_new_tokens=3)
