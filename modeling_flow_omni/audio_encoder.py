@@ -15,14 +15,23 @@
 
 import torch
 from torch import nn
+from transformers import WhisperConfig
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_flow_omni import FlowOmniConfig
+
+
+class FlowOmniAudioPositions(nn.Embedding):
+    """
+    Whisper's fixed sinusoids. A class of its own, since transformers never calls `_init_weights` on a module without
+    parameters of its own in code from outside its package, which is where Whisper would set them.
+    """
 
 
 class FlowOmniAudioEncoder(WhisperEncoder):
@@ -30,6 +39,18 @@ class FlowOmniAudioEncoder(WhisperEncoder):
     `WhisperEncoder` without the 30 seconds: shorter speech is encoded at its own length, under a mask; longer speech in
     windows of 30 seconds, one after another. On one full window the output is Whisper's own.
     """
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        self.embed_positions = FlowOmniAudioPositions(self.max_source_positions, config.d_model)
+        self.embed_positions.requires_grad_(False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, FlowOmniAudioPositions):
+            init.copy_(module.weight, sinusoids(*module.weight.shape))
 
     @merge_with_config_defaults
     @capture_outputs

@@ -18,74 +18,75 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import auto_docstring
-from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field
+from transformers.utils.type_validators import activation_fn_key, positive_int_field
 
 from .configuration_flow_omni_vocoder import FlowOmniVocoderConfig
-from .declared_fields import FlowOmniBaseConfig
+from .declared_fields import FlowOmniBaseConfig, non_negative_field, positive_field, share_field
 
 
-@auto_docstring(checkpoint="flow-omni/flow-omni-tiny")
 @strict
 class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     r"""
-    sampling_rate (`int`, *optional*, defaults to 24000):
-        Samples per second of the speech that the model produces.
-    n_fft (`int`, *optional*, defaults to 1024):
-        Window of the Fourier transform behind the mel-spectrogram, in samples.
-    hop_length (`int`, *optional*, defaults to 256):
-        Samples between two mel frames.
-    num_mel_bins (`int`, *optional*, defaults to 100):
-        Mel bands of a frame.
-    mel_padding (`str`, *optional*, defaults to `"center"`):
-        Where the first frame lies: `"center"` on the first sample, `"same"` so that `n` samples give `n / hop_length`
-        frames. The names are those of Vocos.
-    frames_per_step (`int`, *optional*, defaults to 4):
-        Mel frames that one step of the language model brings forth, a *patch*. 1 is the paper.
-    speech_delay (`int`, *optional*, defaults to 3):
-        Text tokens of the answer that run ahead of the `start` state.
-    mel_floor (`float`, *optional*, defaults to -7.0):
-        Lowest log-mel value the model sees. Digital silence lies at -16 and would stretch the scale for nothing.
-    initial_mel_mean (`float`, *optional*, defaults to -0.8):
-        Mean of the log-mel values until training has measured it for every band.
-    initial_mel_std (`float`, *optional*, defaults to 2.2):
-        Standard deviation of the log-mel values until training has measured it for every band.
-    num_hidden_layers (`int`, *optional*, defaults to 2):
-        Layers of the speech transformer, which are of the language model's own kind and width.
-    intermediate_size (`int`, *optional*):
-        Width of their feed-forward networks. Defaults to the language model's.
-    head_type (`str`, *optional*, defaults to `"flow"`):
-        How a patch is drawn: `"flow"` from noise, by flow matching; `"residual_vq"` as codes of a residual vector
-        quantiser, the discrete baseline.
-    head_hidden_size (`int`, *optional*, defaults to 512):
-        Width of the head.
-    head_num_layers (`int`, *optional*, defaults to 3):
-        Residual blocks of the head.
-    head_hidden_act (`str`, *optional*, defaults to `"silu"`):
-        Activation of the head.
-    time_embedding_size (`int`, *optional*, defaults to 256):
-        Size of the sinusoidal embedding of the flow time.
-    prediction_type (`str`, *optional*, defaults to `"data"`):
-        What the flow head puts out: the clean patch (`"data"`) or the `"velocity"`, as in the paper.
-    min_time_to_data (`float`, *optional*, defaults to 0.05):
-        Smallest `1 - t` by which a predicted patch is turned into a velocity.
-    time_logit_mean (`float`, *optional*, defaults to -0.4):
-        Mean of the logit of the flow times drawn in training.
-    time_logit_std (`float`, *optional*, defaults to 1.0):
-        Standard deviation of that logit.
-    num_noise_draws (`int`, *optional*, defaults to 4):
-        Noise draws for each target patch of a training step: the head is cheap beside the language model.
-    condition_dropout (`float`, *optional*, defaults to 0.1):
-        Share of training conditions replaced by the learnt empty one, which guidance needs.
-    num_codebooks (`int`, *optional*, defaults to 8):
-        Codebooks of the residual quantiser.
-    codebook_size (`int`, *optional*, defaults to 1024):
-        Codes of each codebook.
-    patch_noise (`float`, *optional*, defaults to 0.5):
-        In training, the patches that the language model reads carry noise of a deviation drawn from `[0, patch_noise]`,
-        so that it learns not to trust its own small errors.
-    patch_dropout (`float`, *optional*, defaults to 0.1):
-        Share of those patches that are left out altogether.
+    The speech side of a [`FlowOmniForSpeechGeneration`]: mel geometry, speech transformer, speech head.
+
+    Args:
+        sampling_rate (`int`, *optional*, defaults to 24000):
+            Samples per second of the speech that the model produces.
+        n_fft (`int`, *optional*, defaults to 1024):
+            Window of the Fourier transform behind the mel-spectrogram, in samples.
+        hop_length (`int`, *optional*, defaults to 256):
+            Samples between two mel frames.
+        num_mel_bins (`int`, *optional*, defaults to 100):
+            Mel bands of a frame.
+        mel_padding (`str`, *optional*, defaults to `"center"`):
+            Where the first frame lies: `"center"` on the first sample, `"same"` so that `n` samples give `n / hop_length`
+            frames. The names are those of Vocos.
+        frames_per_step (`int`, *optional*, defaults to 4):
+            Mel frames that one step of the language model brings forth, a *patch*. 1 is the paper.
+        speech_delay (`int`, *optional*, defaults to 3):
+            Text tokens of the answer that run ahead of the `start` state.
+        mel_floor (`float`, *optional*, defaults to -7.0):
+            Lowest log-mel value the model sees. Digital silence lies at -16 and would stretch the scale for nothing.
+        initial_mel_mean (`float`, *optional*, defaults to -0.8):
+            Mean of the log-mel values until training has measured it for every band.
+        initial_mel_std (`float`, *optional*, defaults to 2.2):
+            Standard deviation of the log-mel values until training has measured it for every band.
+        num_hidden_layers (`int`, *optional*, defaults to 2):
+            Layers of the speech transformer, which are of the language model's own kind and width.
+        intermediate_size (`int`, *optional*):
+            Width of their feed-forward networks. Defaults to the language model's.
+        head_type (`str`, *optional*, defaults to `"flow"`):
+            How a patch is drawn: `"flow"` from noise, by flow matching; `"residual_vq"` as codes of a residual vector
+            quantiser, the discrete baseline.
+        head_hidden_size (`int`, *optional*, defaults to 512):
+            Width of the head.
+        head_num_layers (`int`, *optional*, defaults to 3):
+            Residual blocks of the head.
+        head_hidden_act (`str`, *optional*, defaults to `"silu"`):
+            Activation of the head.
+        time_embedding_size (`int`, *optional*, defaults to 256):
+            Size of the sinusoidal embedding of the flow time.
+        prediction_type (`str`, *optional*, defaults to `"data"`):
+            What the flow head puts out: the clean patch (`"data"`) or the `"velocity"`, as in the paper.
+        min_time_to_data (`float`, *optional*, defaults to 0.05):
+            Smallest `1 - t` by which a predicted patch is turned into a velocity.
+        time_logit_mean (`float`, *optional*, defaults to -0.4):
+            Mean of the logit of the flow times drawn in training.
+        time_logit_std (`float`, *optional*, defaults to 1.0):
+            Standard deviation of that logit.
+        num_noise_draws (`int`, *optional*, defaults to 4):
+            Noise draws for each target patch of a training step: the head is cheap beside the language model.
+        condition_dropout (`float`, *optional*, defaults to 0.1):
+            Share of training conditions replaced by the learnt empty one, which guidance needs.
+        num_codebooks (`int`, *optional*, defaults to 8):
+            Codebooks of the residual quantiser.
+        codebook_size (`int`, *optional*, defaults to 1024):
+            Codes of each codebook.
+        patch_noise (`float`, *optional*, defaults to 0.5):
+            In training, the patches that the language model reads carry noise of a deviation drawn from `[0, patch_noise]`,
+            so that it learns not to trust its own small errors.
+        patch_dropout (`float`, *optional*, defaults to 0.1):
+            Share of those patches that are left out altogether.
     """
 
     model_type = "flow_omni_speech"
@@ -97,10 +98,10 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     num_mel_bins: int = positive_int_field(default=100)
     mel_padding: Literal["center", "same"] = "center"
     frames_per_step: int = positive_int_field(default=4)
-    speech_delay: int = interval(min=0)(default=3)
+    speech_delay: int = non_negative_field(default=3)
     mel_floor: float = -7.0
     initial_mel_mean: float = -0.8
-    initial_mel_std: float = interval(min=0.0, exclude_min=True)(default=2.2)
+    initial_mel_std: float = positive_field(default=2.2)
     num_hidden_layers: int = positive_int_field(default=2)
     intermediate_size: int | None = None
     head_type: Literal["flow", "residual_vq"] = "flow"
@@ -109,15 +110,15 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     head_hidden_act: str = activation_fn_key(default="silu")
     time_embedding_size: int = positive_int_field(default=256)
     prediction_type: Literal["data", "velocity"] = "data"
-    min_time_to_data: float = interval(min=0.0, max=1.0, exclude_min=True)(default=0.05)
+    min_time_to_data: float = positive_field(default=0.05)
     time_logit_mean: float = -0.4
-    time_logit_std: float = interval(min=0.0)(default=1.0)
+    time_logit_std: float = non_negative_field(default=1.0)
     num_noise_draws: int = positive_int_field(default=4)
-    condition_dropout: float = interval(min=0.0, max=1.0)(default=0.1)
+    condition_dropout: float = share_field(default=0.1)
     num_codebooks: int = positive_int_field(default=8)
     codebook_size: int = positive_int_field(default=1024)
-    patch_noise: float = interval(min=0.0)(default=0.5)
-    patch_dropout: float = interval(min=0.0, max=1.0)(default=0.1)
+    patch_noise: float = non_negative_field(default=0.5)
+    patch_dropout: float = share_field(default=0.1)
 
     def validate_architecture(self):
         if self.hop_length > self.n_fft:
@@ -141,48 +142,50 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         return self.sampling_rate / (self.hop_length * self.frames_per_step)
 
 
-@auto_docstring(checkpoint="flow-omni/flow-omni-tiny")
 @strict
 class FlowOmniConfig(FlowOmniBaseConfig):
     r"""
-    audio_config (`PreTrainedConfig` or `dict`, *optional*):
-        The Whisper whose encoder listens. Defaults to a small one.
-    text_config (`PreTrainedConfig` or `dict`, *optional*):
-        The causal language model: Qwen2, Qwen3, Llama or any other of their shape. Defaults to a small Qwen2.
-    speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*):
-        The speech side: mel geometry, speech transformer, head.
-    vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*):
-        The vocoder that the checkpoint carries. `None` carries none: the model then returns mel-spectrograms only.
-    audio_token_id (`int`, *optional*):
-        Id of the placeholder `<|audio|>`, one for each step of heard speech. Defaults to the last of the vocabulary.
-    adapter_stack_size (`int`, *optional*, defaults to 4):
-        Encoder frames (of 20 ms) that the adapter joins into one step.
-    adapter_hidden_size (`int`, *optional*):
-        Width of the adapter's linear blocks. Defaults to the language model's.
-    adapter_num_layers (`int`, *optional*, defaults to 2):
-        Linear blocks of the adapter.
-    adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`):
-        Activation between them.
-    pad_state_id (`int`, *optional*, defaults to 0):
-        Speech state of a step outside speech.
-    start_state_id (`int`, *optional*, defaults to 1):
-        Speech state of the one step before the first patch.
-    generating_state_id (`int`, *optional*, defaults to 2):
-        Speech state of a step that brings forth a patch.
-    stop_state_id (`int`, *optional*, defaults to 3):
-        Speech state of the one step after the last patch.
-    text_loss_weight (`float`, *optional*, defaults to 1.0):
-        Weight of the cross-entropy of the text tokens.
-    state_loss_weight (`float`, *optional*, defaults to 1.0):
-        Weight of the cross-entropy of the speech states.
-    speech_loss_weight (`float`, *optional*, defaults to 1.0):
-        Weight of the head's loss (flow matching, or codes).
-    auxiliary_loss_weight (`float`, *optional*, defaults to 1.0):
-        Weight of the L1 error of a linear guess of the patch from the head's condition.
-    state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`):
-        Weight of each speech state in its cross-entropy, by id: starts and stops are rare and matter most.
-    tie_word_embeddings (`bool`, *optional*):
-        Whether the text head shares the input embeddings. Defaults to what `text_config` says.
+    The configuration of a [`FlowOmniForSpeechGeneration`]. The defaults are small enough to build anywhere.
+
+    Args:
+        audio_config (`PreTrainedConfig` or `dict`, *optional*):
+            The Whisper whose encoder listens. Defaults to a small one.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            The causal language model: Qwen2, Qwen3, Llama or any other of their shape. Defaults to a small Qwen2.
+        speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*):
+            The speech side: mel geometry, speech transformer, head.
+        vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*):
+            The vocoder that the checkpoint carries. `None` carries none: the model then returns mel-spectrograms only.
+        audio_token_id (`int`, *optional*):
+            Id of the placeholder `<|audio|>`, one for each step of heard speech. Defaults to the last of the vocabulary.
+        adapter_stack_size (`int`, *optional*, defaults to 4):
+            Encoder frames (of 20 ms) that the adapter joins into one step.
+        adapter_hidden_size (`int`, *optional*):
+            Width of the adapter's linear blocks. Defaults to the language model's.
+        adapter_num_layers (`int`, *optional*, defaults to 2):
+            Linear blocks of the adapter.
+        adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation between them.
+        pad_state_id (`int`, *optional*, defaults to 0):
+            Speech state of a step outside speech.
+        start_state_id (`int`, *optional*, defaults to 1):
+            Speech state of the one step before the first patch.
+        generating_state_id (`int`, *optional*, defaults to 2):
+            Speech state of a step that brings forth a patch.
+        stop_state_id (`int`, *optional*, defaults to 3):
+            Speech state of the one step after the last patch.
+        text_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the cross-entropy of the text tokens.
+        state_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the cross-entropy of the speech states.
+        speech_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the head's loss (flow matching, or codes).
+        auxiliary_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the L1 error of a linear guess of the patch from the head's condition.
+        state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`):
+            Weight of each speech state in its cross-entropy, by id: starts and stops are rare and matter most.
+        tie_word_embeddings (`bool`, *optional*):
+            Whether the text head shares the input embeddings. Defaults to what `text_config` says.
     """
 
     model_type = "flow_omni"
@@ -228,11 +231,11 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     start_state_id: int = 1
     generating_state_id: int = 2
     stop_state_id: int = 3
-    text_loss_weight: float = interval(min=0.0)(default=1.0)
-    state_loss_weight: float = interval(min=0.0)(default=1.0)
-    speech_loss_weight: float = interval(min=0.0)(default=1.0)
-    auxiliary_loss_weight: float = interval(min=0.0)(default=1.0)
-    state_class_weights: list[float] | tuple[float, ...] = (0.5, 5.0, 1.0, 5.0)
+    text_loss_weight: float = non_negative_field(default=1.0)
+    state_loss_weight: float = non_negative_field(default=1.0)
+    speech_loss_weight: float = non_negative_field(default=1.0)
+    auxiliary_loss_weight: float = non_negative_field(default=1.0)
+    state_class_weights: list[float | int] | tuple[float | int, ...] = (0.5, 5.0, 1.0, 5.0)
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):

@@ -16,9 +16,9 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.utils.type_validators import interval, positive_int_field
+from transformers.utils.type_validators import positive_int_field
 
-from .declared_fields import FlowOmniBaseConfig
+from .declared_fields import FlowOmniBaseConfig, share_field
 
 
 @strict
@@ -70,7 +70,7 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
     padding: Literal["center", "same"] = "center"
     causal: bool = False
     num_lookahead_frames: int = 0
-    initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
+    initializer_range: float = share_field(default=0.02)
 
     def validate_architecture(self):
         if self.n_fft % 2:

@@ -11,12 +11,17 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A base for our configurations that knows its fields: `PreTrainedConfig` would store a mistyped one and never read it."""
+"""
+A base for our configurations that knows its fields, and validators for them.
+
+`PreTrainedConfig` would store a mistyped field and never read it.
+"""
 
 import difflib
 from contextvars import ContextVar
 from typing import Any
 
+from huggingface_hub.dataclasses import as_validated_field
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import logging
 
@@ -39,6 +44,25 @@ _LIBRARY_KEYS = {
     "transformers_weights",
 }
 _reads_checkpoint = ContextVar("reads_checkpoint", default=False)
+
+
+# transformers' own `interval(min=0)` checks nothing in version 5.17, where a bound of zero counts as none.
+@as_validated_field
+def non_negative_field(value: float | int | None = None):
+    if value is not None and not value >= 0:
+        raise ValueError(f"The value must be at least 0, got {value}.")
+
+
+@as_validated_field
+def positive_field(value: float | int | None = None):
+    if value is not None and not value > 0:
+        raise ValueError(f"The value must be above 0, got {value}.")
+
+
+@as_validated_field
+def share_field(value: float | int | None = None):
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"The value must lie between 0 and 1, got {value}.")
 
 
 class FlowOmniBaseConfig(PreTrainedConfig):

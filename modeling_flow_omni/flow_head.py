@@ -90,7 +90,7 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
         patches = patches.float()
         num_draws = self.config.num_noise_draws
         repeated = patches.repeat(num_draws, 1)
-        conditions = self.drop_conditions(condition).repeat(num_draws, 1)
+        conditions = self.drop_conditions(condition.repeat(num_draws, 1))
         # in evaluation always the same draws, so that losses compare from run to run
         generator = None if self.training else torch.Generator(patches.device).manual_seed(0)
         times = draw_times(

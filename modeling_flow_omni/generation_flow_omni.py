@@ -15,7 +15,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, GenerationMixin
@@ -311,7 +311,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
-        streamer: Optional[BaseStreamer] = None,
+        streamer: BaseStreamer | None = None,
         **model_kwargs,
     ) -> FlowOmniGenerateOutput | torch.LongTensor:
         """Adds up the steps of the answer."""

@@ -35,8 +35,9 @@ from .mel_normalizer import FlowOmniMelNormalizer
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 from .parallel_patches import corrupt, lay_out_patches, patches_before
 from .residual_vq_head import FlowOmniResidualQuantizer, FlowOmniResidualVQHead
-from .speech_head import FlowOmniHeadBlock, FlowOmniHeadOutput, FlowOmniSpeechHead
+from .speech_head import FlowOmniSpeechHead
 from .speech_transformer import FlowOmniSpeechTransformer
+from .zero_layers import FlowOmniZeroEmbedding, FlowOmniZeroLinear
 
 
 SPEECH_HEADS = {"flow": FlowOmniFlowHead, "residual_vq": FlowOmniResidualVQHead}
@@ -102,18 +103,10 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, FlowOmniModel):
-            # The streams that the language model was not pretrained on start silent: its text stays what it was.
-            init.zeros_(module.state_embedding.weight)
-            init.zeros_(module.patch_proj.weight)
-        elif isinstance(module, FlowOmniHeadBlock):
-            # every block starts as the identity
-            init.zeros_(module.modulation.weight)
-            init.zeros_(module.modulation.bias)
-        elif isinstance(module, FlowOmniHeadOutput):
-            for layer in (module.modulation, module.proj):
-                init.zeros_(layer.weight)
-                init.zeros_(layer.bias)
+        if isinstance(module, (FlowOmniZeroLinear, FlowOmniZeroEmbedding)):
+            init.zeros_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, FlowOmniSpeechHead):
             init.zeros_(module.empty_condition)
         elif isinstance(module, FlowOmniResidualQuantizer):
@@ -137,8 +130,9 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         self.audio_encoder = FlowOmniAudioEncoder(config.audio_config)
         self.audio_adapter = FlowOmniAudioAdapter(config)
         self.language_model = AutoModel.from_config(config.text_config)
-        self.state_embedding = nn.Embedding(len(config.state_ids), hidden_size)
-        self.patch_proj = nn.Linear(config.speech_config.patch_size, hidden_size, bias=False)
+        # The streams that the language model was not pretrained on start silent: its text stays exactly what it was.
+        self.state_embedding = FlowOmniZeroEmbedding(len(config.state_ids), hidden_size)
+        self.patch_proj = FlowOmniZeroLinear(config.speech_config.patch_size, hidden_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -355,6 +349,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             Log-mel targets, right-padded: the patches of each row's `generating` steps, in order. The model also reads
             them as the previous patches (teacher forcing).
         """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         patches = None
         if mel_labels is not None:
             patches, previous_patches = self.prepare_targets(mel_labels, speech_states, previous_patches)

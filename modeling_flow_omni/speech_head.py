@@ -18,6 +18,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
+from .zero_layers import FlowOmniZeroLinear
 
 
 class FlowOmniHeadBlock(nn.Module):
@@ -27,7 +28,8 @@ class FlowOmniHeadBlock(nn.Module):
         super().__init__()
         size = config.head_hidden_size
         self.norm = nn.LayerNorm(size, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(size, 3 * size)
+        # every block starts as the identity
+        self.modulation = FlowOmniZeroLinear(size, 3 * size)
         self.fc1 = nn.Linear(size, 2 * size)
         self.fc2 = nn.Linear(2 * size, size)
         self.act_fn = ACT2FN[config.head_hidden_act]
@@ -45,8 +47,8 @@ class FlowOmniHeadOutput(nn.Module):
         super().__init__()
         size = config.head_hidden_size
         self.norm = nn.LayerNorm(size, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(size, 2 * size)
-        self.proj = nn.Linear(size, output_size)
+        self.modulation = FlowOmniZeroLinear(size, 2 * size)
+        self.proj = FlowOmniZeroLinear(size, output_size)
         self.act_fn = ACT2FN[config.head_hidden_act]
 
     def forward(self, hidden_states: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:

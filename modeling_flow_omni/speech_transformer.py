@@ -114,4 +114,3 @@ class FlowOmniSpeechTransformer(nn.Module):
                 **kwargs,
             )
         return self.norm(hidden_states)
-

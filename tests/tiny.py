@@ -14,6 +14,7 @@
 """Tiny models with random weights, in every size and shape the tests need: under a million parameters, built in no time."""
 
 import torch
+
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 

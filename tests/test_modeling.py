@@ -1,0 +1,455 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The model: its losses, its streams, its ears, and what transformers' users do with any model."""
+
+import pytest
+import torch
+from tiny import AUDIO_FIELDS, EOS_TOKEN_ID, spoken_prompt, tiny_config, tiny_model, training_batch
+from transformers import WhisperConfig, WhisperModel
+from transformers.cache_utils import DynamicCache, StaticCache
+
+from flow_omni.modeling_flow_omni.audio_encoder import FlowOmniAudioEncoder
+from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+
+
+LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss")
+
+
+# --- losses
+
+
+def test_total_loss_is_the_weighted_sum_of_its_parts():
+    weights = {
+        "text_loss_weight": 2.0,
+        "state_loss_weight": 3.0,
+        "speech_loss_weight": 5.0,
+        "auxiliary_loss_weight": 7.0,
+    }
+    model = tiny_model(**weights)
+    output = model(**training_batch(model.config))
+    expected = sum(weights[f"{name}_weight"] * output[name] for name in LOSSES)
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_each_part_of_the_loss_needs_only_its_own_labels(model):
+    batch = training_batch(model.config)
+    whole = model(**batch)
+    for label, parts in [
+        ("labels", ["text_loss"]),
+        ("state_labels", ["state_loss"]),
+        ("mel_labels", ["speech_loss", "auxiliary_loss"]),
+    ]:
+        others = {name for name in ("labels", "state_labels", "mel_labels") if name != label}
+        output = model(**{name: value for name, value in batch.items() if name not in others})
+        assert [name for name in LOSSES if output.get(name) is not None] == parts
+        if label == "mel_labels":
+            # the other two see the same patches
+            torch.testing.assert_close(output.speech_loss, whole.speech_loss)
+
+
+def test_text_loss_equals_that_of_the_full_vocabulary_head_though_it_runs_only_at_labels(model):
+    batch = training_batch(model.config)
+    seen = []
+    hook = model.lm_head.register_forward_hook(lambda module, args, output: seen.append(args[0].shape))
+    loss = model(**batch).text_loss
+    hook.remove()
+    assert seen == [(10, 32)]
+
+    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100
+    )
+    torch.testing.assert_close(loss, expected)
+
+
+def test_state_loss_equals_the_weighted_cross_entropy(model):
+    batch = training_batch(model.config)
+    output = model(**batch)
+    expected = torch.nn.functional.cross_entropy(
+        output.state_logits[:, :-1].flatten(0, 1),
+        batch["state_labels"][:, 1:].flatten(),
+        torch.tensor(model.config.state_class_weights),
+        ignore_index=-100,
+    )
+    torch.testing.assert_close(output.state_loss, expected)
+
+
+def test_padding_behind_a_rows_patches_is_never_read(model):
+    batch = training_batch(model.config)
+    expected = model(**batch).loss
+    batch["mel_labels"][1, 2] = 1e4
+    torch.testing.assert_close(model(**batch).loss, expected)
+
+
+def test_evaluation_losses_repeat_and_training_losses_do_not():
+    model = tiny_model()
+    batch = training_batch(model.config)
+    assert torch.equal(model(**batch).loss, model(**batch).loss)
+    model.train()
+    assert not torch.equal(model(**batch).loss, model(**batch).loss)
+
+
+def test_batch_without_speech_has_a_speech_loss_of_zero_that_can_be_differentiated(model):
+    batch = training_batch(model.config)
+    batch["speech_states"] = torch.zeros_like(batch["speech_states"])
+    output = model(**batch)
+    assert output.speech_loss.item() == output.auxiliary_loss.item() == 0.0
+    assert torch.isfinite(output.loss)
+    output.loss.backward()
+
+
+@pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
+@pytest.mark.parametrize("prediction_type", ["data", "velocity"])
+def test_every_parameter_but_the_vocoders_learns(head_type, prediction_type):
+    model = tiny_model(speech={"head_type": head_type, "prediction_type": prediction_type, "condition_dropout": 0.5})
+    model.train()
+    model(**training_batch(model.config)).loss.backward()
+    without_gradient = {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.abs().sum() > 0
+    }
+    # Whisper's positions are fixed; a key's bias has no effect on attention, and the bias of a tiny batch may miss
+    expected = {name for name in without_gradient if name.startswith("vocoder.") or "embed_positions" in name}
+    assert {name for name in without_gradient if "k_proj.bias" not in name} == expected
+    assert expected == {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def test_one_batch_is_overfitted():
+    model = tiny_model(speech={"patch_noise": 0.0, "patch_dropout": 0.0, "condition_dropout": 0.0}).train()
+    batch = training_batch(model.config)
+    batch["mel_labels"] = batch["mel_labels"] * 0.5
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
+    first = model(**batch)
+    for _ in range(150):
+        optimizer.zero_grad()
+        output = model(**batch)
+        output.loss.backward()
+        optimizer.step()
+    assert output.text_loss < 0.02 * first.text_loss
+    assert output.state_loss < 0.02 * first.state_loss
+    assert output.auxiliary_loss < 0.2 * first.auxiliary_loss
+    assert output.speech_loss < 0.2 * first.speech_loss
+
+
+def test_overfitted_quantizer_codes_its_patches():
+    model = tiny_model(speech={"head_type": "residual_vq"})
+    patches = torch.randn(64, model.config.speech_config.patch_size)
+    quantizer = model.speech_head.quantizer
+    quantizer.fit(patches, generator=torch.Generator().manual_seed(0))
+    residual = [
+        (patches - quantizer.vectors(quantizer.encode(patches))[:, :levels].sum(dim=1)).norm() for levels in (1, 2, 3)
+    ]
+    assert patches.norm() > residual[0] > residual[1] > residual[2]
+    with pytest.raises(ValueError, match="Got 3 patches for codebooks of 16 codes"):
+        quantizer.fit(patches[:3])
+
+
+# --- the streams
+
+
+def test_teacher_forcing_reads_what_generation_would_feed_back(model):
+    """`mel_labels` in one pass and `previous_patches` step by step give the same condition for every patch."""
+    batch = training_batch(model.config)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "input_features", "input_features_mask")}
+    forced = model(**batch)
+    patches, previous = model.prepare_targets(batch["mel_labels"], batch["speech_states"], None)
+    stepwise = model(**inputs, speech_states=batch["speech_states"], previous_patches=previous)
+    torch.testing.assert_close(forced.condition, stepwise.condition)
+    is_generating = batch["speech_states"] == model.config.generating_state_id
+    assert torch.equal(previous[:, 1:][is_generating[:, :-1]], patches[is_generating])
+    assert previous[:, 1:][~is_generating[:, :-1]].abs().sum() == 0
+
+
+def test_a_step_hears_nothing_of_the_patches_to_come(model):
+    batch = training_batch(model.config)
+    expected = model(**batch)
+    batch["mel_labels"][:, 1] += 1.0
+    output = model(**batch)
+    step = int((batch["speech_states"][0] == model.config.generating_state_id).nonzero()[1])
+    torch.testing.assert_close(output.condition[:, : step + 1], expected.condition[:, : step + 1])
+    assert not torch.allclose(output.condition[:, step + 1], expected.condition[:, step + 1])
+
+
+def test_language_model_reads_noised_patches_in_training_only_and_the_speech_transformer_clean_ones():
+    model = tiny_model(speech={"patch_noise": 1.0, "patch_dropout": 0.5})
+    batch, seen = training_batch(model.config), {}
+
+    def spy(name, module):
+        module.register_forward_pre_hook(lambda module, args: seen.__setitem__(name, args[0].clone()))
+
+    spy("language_model", model.model.patch_proj)
+    spy("speech_transformer", model.speech_transformer.patch_proj)
+    model.eval()(**batch)
+    assert torch.equal(seen["language_model"], seen["speech_transformer"])
+    clean = seen["speech_transformer"]
+    model.train()(**batch)
+    assert torch.equal(seen["speech_transformer"], clean)
+    assert not torch.equal(seen["language_model"], clean)
+
+
+def test_fresh_streams_leave_the_text_of_the_language_model_exactly_as_it_was():
+    torch.manual_seed(0)
+    model = FlowOmniForSpeechGeneration(tiny_config()).eval()
+    input_ids = torch.randint(0, 250, (2, 9))
+    states = torch.randint(0, 4, (2, 9))
+    patches = torch.randn(2, 9, model.config.speech_config.patch_size)
+    expected = model.lm_head(model.model.language_model(input_ids).last_hidden_state)
+    assert torch.equal(model(input_ids, speech_states=states, previous_patches=patches).logits, expected)
+
+
+def test_left_padding_changes_nothing(model):
+    padded = spoken_prompt([24, 61], [3, 9])
+    alone = spoken_prompt([24], [3])
+    kept = padded["attention_mask"][0].bool()
+    padded["input_ids"][0, kept] = alone["input_ids"][0]
+    padded["input_features"][0, :, :24] = alone["input_features"][0]
+    position_ids = (padded["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    together, single = model(**padded, position_ids=position_ids), model(**alone)
+    torch.testing.assert_close(together.logits[0, kept], single.logits[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.condition[0, kept], single.condition[0], atol=1e-5, rtol=1e-5)
+
+
+def test_logits_to_keep_keeps_the_last_ones_or_those_asked_for(model):
+    inputs = spoken_prompt([24], [5])
+    logits = model(**inputs).logits
+    torch.testing.assert_close(model(**inputs, logits_to_keep=2).logits, logits[:, -2:])
+    chosen = torch.tensor([1, 4])
+    torch.testing.assert_close(model(**inputs, logits_to_keep=chosen).logits, logits[:, chosen])
+
+
+# --- the ears
+
+
+@pytest.fixture(scope="module")
+def whisper_pair():
+    torch.manual_seed(0)
+    config = WhisperConfig(**AUDIO_FIELDS)
+    whisper = WhisperModel(config).eval()
+    encoder = FlowOmniAudioEncoder(config).eval()
+    encoder.load_state_dict(whisper.encoder.state_dict())
+    return whisper, encoder
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_encoder_equals_whispers_on_a_full_window(whisper_pair, implementation):
+    whisper, encoder = whisper_pair
+    whisper.set_attn_implementation(implementation)
+    encoder.set_attn_implementation(implementation)
+    features = torch.randn(2, 80, 3000)
+    with torch.no_grad():
+        expected = whisper.encoder(features).last_hidden_state
+        for mask in (None, torch.ones(2, 3000, dtype=torch.long)):
+            output = encoder(features, attention_mask=mask).last_hidden_state
+            torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [(9, 40), (24, 1), (2999, 16)])
+def test_encoded_row_of_a_batch_equals_the_row_alone(whisper_pair, lengths):
+    _, encoder = whisper_pair
+    features = torch.randn(2, 80, max(lengths))
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        together = encoder(features, attention_mask=mask).last_hidden_state
+        for row, length in enumerate(lengths):
+            alone = encoder(features[row : row + 1, :, :length]).last_hidden_state
+            torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=1e-5, rtol=0)
+
+
+def test_fresh_encoder_has_whispers_fixed_positions(tmp_path):
+    torch.manual_seed(0)
+    model = FlowOmniForSpeechGeneration(tiny_config())
+    expected = WhisperModel(model.config.audio_config).encoder.embed_positions.weight
+    torch.testing.assert_close(model.model.audio_encoder.embed_positions.weight, expected)
+
+
+def test_long_speech_is_encoded_in_windows(whisper_pair):
+    _, encoder = whisper_pair
+    features = torch.randn(2, 80, 6500)
+    lengths = (6500, 2000)
+    mask = torch.arange(6500) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        output = encoder(features, attention_mask=mask).last_hidden_state
+        windows = [encoder(features[:1, :, start : start + 3000]).last_hidden_state for start in (0, 3000, 6000)]
+        short = encoder(features[1:, :, :2000]).last_hidden_state
+    assert output.shape == (2, 3250, 32)
+    torch.testing.assert_close(output[0], torch.cat(windows, dim=1)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(output[1, :1000], short[0], atol=1e-5, rtol=0)
+    assert output[1, 1500:].abs().sum() == 0
+
+
+# --- as with any model of transformers
+
+
+@pytest.mark.parametrize("backbone", ["qwen2", "qwen3", "llama", "mistral"])
+def test_every_backbone_saves_and_loads(backbone, tmp_path):
+    model = tiny_model(text={"model_type": backbone, "head_dim": 8})
+    model.save_pretrained(tmp_path)
+    loaded, info = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert {path.suffix for path in tmp_path.glob("model*")} == {".safetensors"}
+    batch = training_batch(model.config)
+    torch.testing.assert_close(loaded(**batch).loss, model(**batch).loss)
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for use_checkpointing in (False, True):
+        model = tiny_model(speech={"patch_noise": 0.0, "patch_dropout": 0.0, "condition_dropout": 0.0}).train()
+        if use_checkpointing:
+            model.gradient_checkpointing_enable()
+        torch.manual_seed(1)
+        model(**training_batch(model.config)).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
+
+
+def test_attention_implementations_agree(model):
+    batch = training_batch(model.config)
+    expected = model(**batch)
+    eager = tiny_model()
+    eager.set_attn_implementation("eager")
+    output = eager(**batch, output_attentions=True)
+    torch.testing.assert_close(output.condition, expected.condition, atol=1e-5, rtol=1e-4)
+    assert len(output.attentions) == 2
+
+
+def test_bf16_model_keeps_its_mel_statistics_in_fp32():
+    model = tiny_model()
+    model.mel_normalizer.mean.fill_(-0.123456789)
+    mean = model.mel_normalizer.mean.clone()
+    model = model.to(torch.bfloat16)
+    assert torch.equal(model.mel_normalizer.mean, mean)
+    inputs = spoken_prompt([24], [3])
+    inputs["input_features"] = inputs["input_features"].to(torch.bfloat16)
+    output = model.generate(**inputs, max_new_tokens=10)
+    assert output.mel.dtype == torch.float32 and torch.isfinite(output.mel).all()
+    assert torch.isfinite(model(**training_batch(model.config)).loss)
+
+
+def test_bf16_checkpoint_keeps_its_mel_statistics_in_fp32(tmp_path):
+    model = tiny_model()
+    model.mel_normalizer.mean.fill_(-0.123456789)
+    model.save_pretrained(tmp_path)
+    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert loaded.lm_head.weight.dtype == torch.bfloat16
+    assert torch.equal(loaded.mel_normalizer.mean, model.mel_normalizer.mean)
+
+
+def test_new_tokens_extend_both_ends_of_the_vocabulary(model):
+    model = tiny_model()
+    model.resize_token_embeddings(300)
+    assert model.config.text_config.vocab_size == 300
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    assert model(torch.tensor([[299]])).logits.shape == (1, 1, 300)
+
+
+def test_cache_made_by_the_user_is_extended(model):
+    inputs = spoken_prompt([24], [3])
+    expected = model(**inputs).logits
+    for cache in (
+        DynamicCache(),
+        DynamicCache(config=model.config),
+        StaticCache(config=model.config, max_cache_len=20),
+    ):
+        output = model(**inputs, past_key_values=cache, use_cache=True)
+        torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
+        assert len(cache.layers) == 3
+
+
+def test_decode_step_compiles_without_a_graph_break(model):
+    """The step of a static cache as `generate` calls it; `aot_eager` traces all, and spares the C++ compiler."""
+    inputs = spoken_prompt([24], [3])
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    length = inputs["input_ids"].shape[1]
+    step = {
+        "input_ids": torch.tensor([[7]]),
+        "speech_states": torch.tensor([[2]]),
+        "previous_patches": torch.randn(1, 1, model.config.speech_config.patch_size),
+        "position_ids": torch.tensor([[length]]),
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+    with torch.no_grad():
+        compiled = torch.compile(model.forward, backend="aot_eager", fullgraph=True)(**step)
+        reference = DynamicCache(config=model.config)
+        model(**inputs, past_key_values=reference, use_cache=True, logits_to_keep=1)
+        expected = model(**{**step, "past_key_values": reference})
+    torch.testing.assert_close(compiled.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(compiled.condition, expected.condition, atol=1e-5, rtol=1e-5)
+
+
+def test_model_is_dispatched_by_device_map(tmp_path):
+    pytest.importorskip("accelerate")
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    inputs = spoken_prompt([24], [3])
+    expected = model.generate(**inputs, max_new_tokens=10, seed=0)
+    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, device_map={"": "cpu"})
+    torch.testing.assert_close(loaded.generate(**inputs, max_new_tokens=10, seed=0).mel, expected.mel)
+    # the speech side offloaded to disk: its weights come into memory only while it runs
+    offloaded = FlowOmniForSpeechGeneration.from_pretrained(
+        tmp_path,
+        device_map={
+            "model": "cpu",
+            "speech_transformer": "cpu",
+            "speech_head": "disk",
+            "lm_head": "cpu",
+            "state_head": "cpu",
+            "mel_normalizer": "cpu",
+            "vocoder": "cpu",
+        },
+        offload_folder=tmp_path / "offload",
+    )
+    output = offloaded.generate(**inputs, max_new_tokens=10, seed=0, flow_guidance_scale=2.0)
+    expected = model.generate(**inputs, max_new_tokens=10, seed=0, flow_guidance_scale=2.0)
+    torch.testing.assert_close(output.mel, expected.mel)
+
+
+# --- bad input
+
+
+def test_misshapen_or_missing_targets_are_refused(model):
+    batch = training_batch(model.config)
+    with pytest.raises(ValueError, match=r"\(batch_size, max_patches, 2, 20\)"):
+        model(**{**batch, "mel_labels": batch["mel_labels"].transpose(2, 3)})
+    with pytest.raises(ValueError, match="A row has 3 generating steps but only 1 patches"):
+        model(**{**batch, "mel_labels": batch["mel_labels"][:, :1]})
+    with pytest.raises(ValueError, match="need `speech_states`"):
+        model(**{**batch, "speech_states": None})
+    with pytest.raises(ValueError, match="not both"):
+        model(**batch, previous_patches=torch.zeros(2, 14, 40))
+
+
+def test_forward_takes_ids_or_embeddings_but_not_both_nor_none(model):
+    with pytest.raises(ValueError, match="exactly one"):
+        model(attention_mask=torch.ones(1, 3))
+    with pytest.raises(ValueError, match="exactly one"):
+        model(torch.tensor([[EOS_TOKEN_ID]]), inputs_embeds=torch.zeros(1, 1, 32))
+
+
+def test_language_model_of_another_build_is_refused():
+    with pytest.raises(ValueError, match="built like Llama"):
+        tiny_model(text={"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2})
+
+
+def test_truncated_checkpoint_is_refused_in_one_line_of_sense(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(Exception, match="(?i)incomplete|corrupt|deserializ|truncat"):
+        FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
