@@ -11,4 +11,57 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A speech-to-speech model with continuous speech tokens, the Hugging Face way."""
+"""Flow-Omni: any causal LLM and any Whisper encoder as one model that listens and speaks, with continuous speech tokens.
+
+Importing the package registers its classes, so that transformers' own doors (`AutoModel`, `AutoProcessor`,
+`pipeline`, ...) lead to them.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoModelForTextToWaveform,
+    AutoProcessor,
+)
+
+from .modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
+from .modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
+from .modeling_flow_omni.generation_flow_omni import FlowOmniGenerateOutput, FlowOmniStep
+from .modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration, FlowOmniModel
+from .modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
+from .processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor
+from .processing.processing_flow_omni import FlowOmniProcessor
+
+
+__version__ = "0.1.0"
+
+AutoConfig.register(FlowOmniConfig.model_type, FlowOmniConfig, exist_ok=True)
+AutoConfig.register(FlowOmniVocoderConfig.model_type, FlowOmniVocoderConfig, exist_ok=True)
+for _auto_class in (AutoModel, AutoModelForTextToWaveform, AutoModelForMultimodalLM):
+    _auto_class.register(FlowOmniConfig, FlowOmniForSpeechGeneration, exist_ok=True)
+AutoModel.register(FlowOmniVocoderConfig, FlowOmniVocoder, exist_ok=True)
+AutoFeatureExtractor.register(FlowOmniConfig, FlowOmniFeatureExtractor, exist_ok=True)
+AutoProcessor.register(FlowOmniConfig, FlowOmniProcessor, exist_ok=True)
+
+# The code travels with every checkpoint that is saved, so that `trust_remote_code=True` loads it without this package.
+FlowOmniConfig.register_for_auto_class()
+FlowOmniVocoderConfig.register_for_auto_class()
+FlowOmniForSpeechGeneration.register_for_auto_class("AutoModel")
+FlowOmniVocoder.register_for_auto_class("AutoModel")
+FlowOmniFeatureExtractor.register_for_auto_class()
+FlowOmniProcessor.register_for_auto_class()
+
+__all__ = [
+    "FlowOmniConfig",
+    "FlowOmniFeatureExtractor",
+    "FlowOmniForSpeechGeneration",
+    "FlowOmniGenerateOutput",
+    "FlowOmniModel",
+    "FlowOmniProcessor",
+    "FlowOmniSpeechConfig",
+    "FlowOmniStep",
+    "FlowOmniVocoder",
+    "FlowOmniVocoderConfig",
+]

@@ -14,6 +14,8 @@
 """Assembling a model from a pretrained Whisper, LLM and Vocos, so that none of them loses anything."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,11 +39,14 @@ def assemble_from_pretrained_parts(
     **config_fields: Any,
 ) -> PreTrainedModel:
     """The work of [`FlowOmniForSpeechGeneration.from_pretrained_parts`], which documents the arguments."""
-    audio_config, encoder_weights = load_whisper_encoder(whisper)
-    language_model = AutoModelForCausalLM.from_pretrained(llm, **({"dtype": dtype} if dtype is not None else {}))
-    tokenizer = AutoTokenizer.from_pretrained(llm)
+    with _naming("Whisper", whisper):
+        audio_config, encoder_weights = load_whisper_encoder(whisper)
+    with _naming("language model", llm):
+        language_model = AutoModelForCausalLM.from_pretrained(llm, **({"dtype": dtype} if dtype is not None else {}))
+        tokenizer = AutoTokenizer.from_pretrained(llm)
+    with _naming("vocoder", vocoder):
+        vocos = load_vocos(vocoder) if vocoder is not None else None
     audio_token_id = _make_room_for_audio_token(language_model, tokenizer)
-    vocos = load_vocos(vocoder) if vocoder is not None else None
 
     config = FlowOmniConfig(
         audio_config=audio_config,
@@ -64,6 +69,19 @@ def assemble_from_pretrained_parts(
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
     return model
+
+
+@contextmanager
+def _naming(part: str, source: str | os.PathLike | None) -> Iterator[None]:
+    """Says which part could not be found: the Hub's own message may name none."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"The {part} could not be loaded from {os.fspath(source)!r}: {reason} Pass a folder, or the id of a repository on "
+            "the Hub that this machine can reach."
+        ) from error
 
 
 def _make_room_for_audio_token(language_model: PreTrainedModel, tokenizer) -> int:

@@ -136,7 +136,9 @@ class FlowOmniStep(ModelOutput):
 class FlowOmniGenerationMixin(GenerationMixin):
     """Speech generation for a model with a text head, a state head, a speech head and perhaps a vocoder."""
 
-    def generate(self, inputs: torch.Tensor | None = None, **kwargs) -> FlowOmniGenerateOutput | torch.LongTensor:
+    def generate(
+        self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
+    ) -> FlowOmniGenerateOutput | torch.LongTensor:
         r"""
         Answers in text, or in text and speech. All that [`~transformers.GenerationMixin.generate`] takes for greedy
         search and sampling works on the text stream; beyond it:
@@ -144,6 +146,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         Args:
             inputs (`torch.LongTensor` of shape `(batch_size, prompt_length)`, *optional*):
                 The `input_ids` that [`FlowOmniProcessor`] prepared, left-padded. Also taken as `input_ids=`.
+            generation_config (`GenerationConfig`, *optional*):
+                Options for this call. It may carry those below as well.
             generation_mode (`str`, *optional*, defaults to `"speech"`):
                 `"speech"` to write and speak, `"text"` only to write, `"auto"` to let the model decide. (`"audio"`, as
                 transformers' pipelines say, is `"speech"`.)
@@ -171,7 +175,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         Returns:
             [`FlowOmniGenerateOutput`], or with `return_dict_in_generate=False` the `sequences` alone.
         """
-        return super().generate(inputs, **kwargs)
+        return super().generate(inputs, generation_config, **kwargs)
 
     def stream(self, inputs: torch.Tensor | None = None, **kwargs) -> Iterator[FlowOmniStep]:
         """
@@ -211,11 +215,6 @@ class FlowOmniGenerationMixin(GenerationMixin):
             raise ValueError(
                 f"`generation_mode` is {generation_config.generation_mode!r}: choose one of {', '.join(GENERATION_MODES)}."
             )
-        if generation_config.get_generation_mode() not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-            raise ValueError(
-                f"`num_beams` is {generation_config.num_beams}: two parallel streams can only be decoded greedily or "
-                "sampled. Leave `num_beams` at 1."
-            )
         if generation_config.num_flow_steps < 1:
             raise ValueError(f"`num_flow_steps` is {generation_config.num_flow_steps}: it must be at least 1.")
         if generation_config.flow_temperature < 0:
@@ -228,6 +227,14 @@ class FlowOmniGenerationMixin(GenerationMixin):
             raise ValueError(
                 "`return_audio=True` needs a vocoder, and this model has none: assemble it with one "
                 "(`from_pretrained_parts(vocoder=...)`), or take the mel-spectrograms from `output.mel`."
+            )
+
+    def _validate_generation_mode(self, generation_mode: GenerationMode, *args) -> None:
+        super()._validate_generation_mode(generation_mode, *args)
+        if generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            raise ValueError(
+                f"Two parallel streams can only be decoded greedily or sampled, not by {generation_mode.value}: leave "
+                "`num_beams` at 1 and pass no assistant."
             )
 
     def _prepare_cache_for_generation(

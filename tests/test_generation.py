@@ -18,7 +18,13 @@ import math
 import pytest
 import torch
 from tiny import AUDIO_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, collate, spoken_prompt, tiny_model
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 from transformers.generation.streamers import BaseStreamer
 
 
@@ -84,7 +90,9 @@ def test_text_is_padded_by_rule_after_its_end(model):
 @pytest.mark.parametrize(("delay", "text_length", "start"), [(0, 5, 0), (3, 5, 3), (3, 1, 2), (9, 0, 1)])
 def test_speech_starts_after_the_delay_or_with_the_end_of_a_shorter_text(delay, text_length, start):
     model = tiny_model(speech={"speech_delay": delay})
-    output = model.generate(**spoken_prompt([24], [3]), logits_processor=end_text_after(text_length), max_new_tokens=12)
+    output = model.generate(
+        **spoken_prompt([24], [3]), logits_processor=end_text_after(text_length), max_new_tokens=12
+    )
     assert output.speech_states[0].tolist().index(START) == start
 
 
@@ -167,17 +175,13 @@ def test_row_of_a_batch_equals_the_row_alone(model, options):
     )
     for row in range(3):
         kept = batch["attention_mask"][row].bool()
-        alone = collate(
-            [batch["input_ids"][row][kept]], [batch["input_features"][row][:, : frames[row]]]
-        )
+        alone = collate([batch["input_ids"][row][kept]], [batch["input_features"][row][:, : frames[row]]])
         output = model.generate(
             **alone, logits_processor=end_text_after(ends[row]), seed=5 + row, max_new_tokens=40, **options
         )
         num_steps, num_frames = output.speech_states.shape[1], output.mel.shape[1]
         prompt = kept.sum()
-        assert torch.equal(
-            output.sequences[0, prompt:], together.sequences[row, len(kept) : len(kept) + num_steps]
-        )
+        assert torch.equal(output.sequences[0, prompt:], together.sequences[row, len(kept) : len(kept) + num_steps])
         assert torch.equal(output.speech_states[0], together.speech_states[row, :num_steps])
         assert together.mel_lengths[row] == num_frames
         torch.testing.assert_close(output.mel[0], together.mel[row, :num_frames], atol=1e-4, rtol=0)
@@ -411,7 +415,7 @@ def test_return_audio_false_spares_the_vocoder(model):
     ("options", "message"),
     [
         ({"generation_mode": "sing"}, "choose one of speech, text, auto"),
-        ({"num_beams": 4}, "Leave `num_beams` at 1"),
+        ({"num_beams": 4}, "leave `num_beams` at 1"),
         ({"num_flow_steps": 0}, "must be at least 1"),
         ({"flow_temperature": -1.0}, "must be at least 0"),
         ({"seed": 1, "generator": torch.Generator()}, "pass one of them"),
