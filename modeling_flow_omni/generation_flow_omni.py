@@ -22,6 +22,7 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.generation import (
     EosTokenCriteria,
+    GenerateDecoderOnlyOutput,
     GenerationMode,
     LogitsProcessorList,
     StoppingCriteriaList,
@@ -50,7 +51,7 @@ GENERATION_MODES = ("speech", "text", "auto")
 
 
 @dataclass
-class FlowOmniGenerateOutput(ModelOutput):
+class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
     """
     Outputs of `FlowOmniForSpeechGeneration.generate`.
 
@@ -79,17 +80,11 @@ class FlowOmniGenerateOutput(ModelOutput):
             Keys and values of the language model's and the speech transformer's layers.
     """
 
-    sequences: torch.LongTensor | None = None
     speech_states: torch.LongTensor | None = None
     mel: torch.FloatTensor | None = None
     mel_lengths: torch.LongTensor | None = None
     audio: list[torch.FloatTensor] | None = None
     speech_truncated: torch.BoolTensor | None = None
-    scores: tuple[torch.FloatTensor, ...] | None = None
-    logits: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[tuple[torch.FloatTensor, ...], ...] | None = None
-    hidden_states: tuple[tuple[torch.FloatTensor, ...], ...] | None = None
-    past_key_values: Cache | None = None
 
 
 @dataclass

@@ -40,6 +40,8 @@ from .speech_transformer import FlowOmniSpeechTransformer
 from .zero_layers import FlowOmniZeroEmbedding, FlowOmniZeroLinear
 
 
+# the doors of transformers that lead to `FlowOmniForSpeechGeneration`
+AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForTextToWaveform")
 SPEECH_HEADS = {"flow": FlowOmniFlowHead, "residual_vq": FlowOmniResidualVQHead}
 
 
@@ -307,6 +309,13 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
                 `dtype` of the model; all else are fields of [`FlowOmniConfig`], such as `speech_config`.
         """
         return assemble_from_pretrained_parts(cls, whisper, llm, vocoder, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves as every model does, with an `auto_map` that leads each of transformers' doors to the code saved beside."""
+        auto_map = dict(getattr(self.config, "auto_map", None) or {})
+        own_name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
+        self.config.auto_map = auto_map | dict.fromkeys(AUTO_CLASSES, own_name)
+        super().save_pretrained(save_directory, **kwargs)
 
     def get_audio_features(self, *args, **kwargs):
         return self.model.get_audio_features(*args, **kwargs)

@@ -17,6 +17,8 @@ import torch
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
+from flow_omni.processing.processing_flow_omni import FlowOmniProcessor
 
 
 VOCAB_SIZE = 264
@@ -155,3 +157,8 @@ def training_batch(config: FlowOmniConfig, seed: int = 0) -> dict[str, torch.Ten
         "state_labels": torch.cat([ignored, answer_states], dim=1),
         "mel_labels": torch.randn(2, 3, speech.frames_per_step, speech.num_mel_bins, generator=generator),
     }
+
+
+def tiny_processor(config: FlowOmniConfig | None = None) -> FlowOmniProcessor:
+    """The processor of a tiny model, around a tokenizer of bytes."""
+    return FlowOmniProcessor.from_parts(byte_level_tokenizer(), config or tiny_config())
