@@ -295,7 +295,10 @@ class FlowOmniGenerationMixin(GenerationMixin):
         )
         sized_like = model_inputs.get("input_ids")
         num_steps = (sized_like if sized_like is not None else model_inputs["inputs_embeds"]).shape[1]
-        model_inputs |= {name: value[:, -num_steps:] for name, value in step_inputs.items() if value is not None}
+        for name, value in step_inputs.items():
+            if value is not None:
+                # cloned: the stride of a slice grows with the answer, and a compiled step would be compiled again for each
+                model_inputs[name] = value[:, -num_steps:].clone(memory_format=torch.contiguous_format)
 
         reads_prompt = is_first_iteration or not kwargs.get("use_cache", True)
         if features is not None and reads_prompt:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from tiny import AUDIO_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, collate, spoken_prompt, tiny_model
 from transformers import (
+    CompileConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -214,6 +215,30 @@ def test_static_cache_equals_dynamic_on_every_backbone(text):
     ]
     assert torch.equal(outputs[0].sequences, outputs[1].sequences)
     assert_same(outputs[0], outputs[1], atol=1e-4)
+
+
+def test_compiled_steps_equal_eager_ones_and_are_compiled_once_with_and_once_without_text(model):
+    inputs, options = spoken_prompt([24, 40], [3, 5]), {"seed": 1, "max_new_tokens": 20}
+    expected = model.generate(**inputs, logits_processor=end_text_after(3), **options)
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compile_config = CompileConfig(fullgraph=True, dynamic=False, backend=backend, mode=None)
+    compile_config._compile_all_devices = True
+    output = model.generate(
+        **inputs,
+        logits_processor=end_text_after(3),
+        cache_implementation="static",
+        compile_config=compile_config,
+        **options,
+    )
+    assert torch.equal(output.sequences, expected.sequences)
+    assert_same(output, expected, atol=1e-4)
+    assert len(compiled) == 2
 
 
 def test_speech_transformer_keeps_its_keys_in_the_shared_cache(model):
