@@ -60,19 +60,17 @@ def normalize_conversation(
     """
     if len(conversation) == 0:
         raise ValueError("The conversation is empty: pass at least one message.")
-    messages = []
-    for index, message in enumerate(conversation):
-        where = name_message(message, index)
-        try:
-            messages.append(normalize_message(message, where, read_audio, forbidden_text))
-        except (ValueError, TypeError, OSError) as error:
-            error.add_note(f"In {where}.")
-            raise
-    return messages
+    return [
+        normalize_message(message, name_message(message, index), read_audio, forbidden_text)
+        for index, message in enumerate(conversation)
+    ]
 
 
 def normalize_message(
-    message: Mapping, where: str, read_audio: Callable[[Mapping], Any] | None, forbidden_text: str | None
+    message: Mapping,
+    where: str,
+    read_audio: Callable[[Mapping], Any] | None = None,
+    forbidden_text: str | None = None,
 ) -> dict:
     """One checked message, its content a string or a list of `text` and `audio` items."""
     message = {key: value for key, value in message.items() if value is not None}
@@ -94,17 +92,14 @@ def normalize_message(
         )
     items = [normalize_item(item, where, forbidden_text) for item in content]
     if message["role"] == "assistant":
-        spoken_only = any(item["type"] == "audio" for item in items) and not any(
-            item["type"] == "text" for item in items
-        )
-        if spoken_only:
+        kinds = {item["type"] for item in items}
+        if kinds == {"audio"}:
             raise ValueError(
-                f"{where} has audio and no text: of the assistant's earlier answers the text is read, so add it as a "
-                '{"type": "text", "text": …} item.'
+                f'{where} has audio and no text: add what it says as a {{"type": "text", "text": …}} item. Of earlier '
+                "answers, only the text is read."
             )
         items = [item for item in items if item["type"] == "text"]
-    items = [item if item["type"] == "text" else _loaded(item, read_audio) for item in items]
-    return message | {"content": items}
+    return message | {"content": [_loaded(item, where, read_audio) for item in items]}
 
 
 def normalize_item(item: Any, where: str, forbidden_text: str | None) -> dict:
@@ -174,5 +169,14 @@ def name_message(message: Any, index: int) -> str:
     return f"Message {index} ({message.get('role')})"
 
 
-def _loaded(item: Mapping, read_audio: Callable[[Mapping], Any] | None) -> dict:
-    return {"type": "audio"} if read_audio is None else {"type": "audio", "audio": read_audio(item)}
+def _loaded(item: Mapping, where: str, read_audio: Callable[[Mapping], Any] | None) -> Mapping:
+    """The item with its waveform, or as a mere placeholder."""
+    if item["type"] == "text":
+        return item
+    if read_audio is None:
+        return {"type": "audio"}
+    try:
+        return {"type": "audio", "audio": read_audio(item)}
+    except (ValueError, TypeError, OSError) as error:
+        error.add_note(f"The audio is in {where}.")
+        raise

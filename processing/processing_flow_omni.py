@@ -24,7 +24,14 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 from .audio_io import load_audio
 from .chat_template import chat_template_for
-from .conversations import as_batch, audio_item_of, audio_source, normalize_conversation, text_of
+from .conversations import (
+    as_batch,
+    audio_item_of,
+    audio_source,
+    normalize_conversation,
+    normalize_message,
+    text_of,
+)
 from .feature_extraction_flow_omni import FlowOmniFeatureExtractor
 from .parallel_streams import (
     ParallelStreams,
@@ -166,13 +173,13 @@ class FlowOmniProcessor(ProcessorMixin):
         marker = "ANSWER"
         conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
         rendered = self.apply_chat_template(conversation, tokenize=False)
-        tail = self.tokenizer(rendered[rendered.rindex(marker) + len(marker) :], add_special_tokens=False).input_ids
+        tail = self.tokenizer(rendered.rpartition(marker)[-1], add_special_tokens=False).input_ids
         control_ids = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
         end = next((token_id for token_id in tail if token_id in control_ids), self.tokenizer.eos_token_id)
-        if end is None:
+        if marker not in rendered or end is None:
             raise ValueError(
-                f"Nothing ends an answer: the chat template writes {rendered!r}, and the tokenizer has no `eos_token`. Set "
-                "one."
+                f"The chat template renders a question {conversation[0]['content']!r} and its answer {marker!r} as "
+                f"{rendered!r}: the answer must be in it, and a special token (or the tokenizer's `eos_token`) must end it."
             )
         return end
 
@@ -373,7 +380,7 @@ class FlowOmniProcessor(ProcessorMixin):
         prompt = self.apply_chat_template(
             history, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
-        text = text_of(normalize_conversation([answer], forbidden_text=self.audio_token)[0])
+        text = text_of(normalize_message(answer, "The answer", forbidden_text=self.audio_token))
         speech = audio_item_of(answer)
         patches = None if speech is None else self._patches_of(speech)
         streams = self._lay_out(prompt["input_ids"][0].tolist(), text, patches, text_layout, word_times)
