@@ -12,3 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """The model card: its template and the code that fills it."""
+
+from .model_card import name_model_card, write_model_card
+
+
+__all__ = ["name_model_card", "write_model_card"]
