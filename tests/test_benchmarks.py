@@ -1,0 +1,163 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The benchmark command runs, and measures what its tables say. No figure is asserted: machines differ."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import spoken_prompt, tiny_config, tiny_model, training_batch
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import decoding
+import shapes
+import speed
+import stopwatch
+import training_step
+from tabulation import Table
+
+
+def test_command_prints_its_tables_and_writes_them_as_markdown_and_json(tmp_path, capsys):
+    markdown, samples = tmp_path / "table.md", tmp_path / "table.json"
+    speed.main(
+        ["--quick", "--dtypes", "fp32", "--threads", "1", "--no-training"]
+        + ["--markdown", str(markdown), "--json", str(samples)]
+    )
+    printed = capsys.readouterr().out
+    tables = json.loads(samples.read_text())
+    assert len(tables) == 4
+    for table in tables:
+        assert table["title"] in printed and f"### {table['title']}" in markdown.read_text()
+    times = tables[2]["columns"]["tiny fp32"]
+    assert all(value > 0 for row in times.values() for value in row)
+    assert any(name.startswith("first sound, non-causal") for name in times)
+
+
+@pytest.mark.slow
+def test_command_measures_training_in_processes_of_their_own(capsys):
+    speed.main(["--quick", "--dtypes", "bf16", "--threads", "1"])
+    printed = capsys.readouterr().out
+    assert "Training step" in printed and "peak memory" in printed
+
+
+@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--sizes", "huge"], ["--dtypes", "int3"]])
+def test_command_refuses_what_it_cannot_measure(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        speed.main(arguments)
+    assert exit_info.value.code == 2
+    assert arguments[1] in capsys.readouterr().err
+
+
+def test_naive_loss_is_the_same_number_from_more_rows_of_the_vocabulary_head():
+    model = tiny_model()
+    batch = training_batch(model.config)
+    num_rows = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: num_rows.append(output[..., 0].numel()))
+    ours = model(**batch)
+    with training_step.vocabulary_head_everywhere():
+        naive = model(**batch)
+    torch.testing.assert_close(naive.text_loss, ours.text_loss)
+    torch.testing.assert_close(naive.loss, ours.loss)
+    assert num_rows == [int((batch["labels"] != -100).sum()), batch["labels"].numel()]
+
+
+def test_training_batch_of_the_benchmark_trains_every_part():
+    config = tiny_config(vocoder=None)
+    model = shapes.build_model(config, torch.float32).train()
+    batch = training_step.training_batch(config, batch_size=2, num_patches=20)
+    output = model(**batch)
+    output.loss.backward()
+    assert all(part > 0 for part in (output.text_loss, output.state_loss, output.speech_loss))
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_streamed_answer_writes_and_speaks_as_much_as_asked(model):
+    times = decoding.stream_answer(model, spoken_prompt([24], [3]), num_text_tokens=6, num_patches=10)
+    assert sum(step.writes for step in times) == 6
+    assert sum(step.speaks for step in times) == 10
+    assert all(0 < sum(step.parts.values()) < step.seconds for step in times)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_first_sound_comes_at_the_step_that_the_table_names(causal):
+    model = tiny_model()
+    if not causal:
+        model.vocoder = decoding.with_both_directions(model.vocoder)
+    times = decoding.stream_answer(model, spoken_prompt([24], [3]), num_text_tokens=2, num_patches=16)
+    first = [step.has_sound for step in times].index(True)
+    assert first + 1 == decoding.steps_before_speech(model.config) + decoding.steps_to_sound(model)
+
+
+def test_part_timer_counts_each_call_once_and_leaves_the_model_as_it_was():
+    layer = torch.nn.Linear(2, 2)
+    with stopwatch.PartTimer({"layer": (layer, "forward")}) as timer:
+        layer(torch.zeros(1, 2))
+        assert timer.take()["layer"] > 0
+        assert timer.take()["layer"] == 0
+    assert "forward" not in vars(layer)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_of_the_parts_add_up_to_the_whole(tied):
+    model = shapes.build_model(tiny_config(text={"tie_word_embeddings": tied}), torch.float32)
+    counts = shapes.parameter_counts(model)
+    assert counts.pop("total") == sum(counts.values())
+    assert (counts["text head"] == 0) == tied
+
+
+def test_fast_building_leaves_no_weight_unset():
+    model = shapes.build_model(tiny_config(), torch.bfloat16)
+    assert model.dtype == torch.bfloat16 and not model.training
+    for name, parameter in model.named_parameters():
+        assert parameter.isfinite().all(), name
+        assert parameter.dim() == 1 or 0.01 < parameter.float().std() < 0.03, name
+
+
+def test_floor_counts_the_token_embeddings_only_as_the_text_head():
+    model = tiny_model()
+    embeddings = model.lm_head.weight.nbytes
+    layers = sum(parameter.nbytes for parameter in model.model.language_model.parameters()) - embeddings
+    assert shapes.llm_step_bytes(model, with_text_head=False) == layers
+    assert shapes.llm_step_bytes(model, with_text_head=True) == layers + embeddings
+    assert shapes.whole_step_bytes(model, with_text_head=False) > layers
+
+
+def test_peak_memory_sees_what_was_freed_again():
+    before = stopwatch.resident_bytes() or 0
+    torch.ones(2**24)  # 64 MiB
+    assert stopwatch.peak_resident_bytes() >= before + 2**26 * 0.9
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.00"), (0.01234, "0.012"), (0.1239, "0.124"), (1.257, "1.26"), (45.67, "45.7"), (1234.6, "1235")],
+)
+def test_numbers_are_rounded_to_what_can_be_trusted(value, text):
+    assert stopwatch.rounded(value) == text
+
+
+def test_measure_shows_its_median_and_spread():
+    assert str(stopwatch.Measure([3.0, 1.0, 2.0])) == "2.00 (1.00-3.00)"
+    assert str(stopwatch.Measure([2.0])) == "2.00"
+
+
+def test_table_fills_rows_that_a_column_lacks():
+    table = Table("Title", {"a": {"x": 1, "y": 2}, "b": {"y": 3}}, note="Note.")
+    assert table.lines() == [["", "a", "b"], ["x", "1", "-"], ["y", "2", "3"]]
+    assert table.markdown().splitlines()[2:6] == ["|  | a | b |", "|-|-|-|", "| x | 1 | - |", "| y | 2 | 3 |"]
+    assert table.aligned().splitlines()[2:] == ["   a  b", "x  1  -", "y  2  3", "Note."]
