@@ -1,0 +1,62 @@
+# Everything a newcomer and CI need: `make talk` and `make test` set up one environment by themselves, once.
+#
+# Where packages come from is pip's business: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS and pip.conf are honoured
+# as they are. On Linux plain PyPI has torch with CUDA (gigabytes); point pip at PyTorch's CPU wheels to save them.
+
+PYTHON ?= python3
+VENV := .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help talk test slow lint format benchmark clean
+
+help:  ## Show this list
+	@echo "make talk and make test are all you need. Python 3.11 or newer: make PYTHON=python3.12 talk takes another one."
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+talk: $(READY)  ## Answer the bundled spoken question: text here, speech in answer.wav, its picture in answer.png
+	@$(BIN)/flow-omni ask flow_omni/assets/question.wav --output answer.wav --picture answer.png $(ARGS)
+
+test: $(READY)  ## Run the tests (ARGS="-k vocoder" for some of them)
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(READY)  ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(READY)  ## Check style with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick" for the tiny model only)
+	$(BIN)/python benchmarks/speed.py $(ARGS)
+
+clean:  ## Remove the environment, caches and answers
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache answer.wav answer.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so a setup that was cut off starts again, and one that is done costs nothing.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "'$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing), but Flow-Omni needs Python 3.11 or newer:" \
+	        "name one, as in 'make PYTHON=python3.12 talk'."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "'$(PYTHON)' cannot make virtual environments: install its venv module" \
+	        "(on Debian: apt install python3-venv)."; exit 1; }
+	@echo "Setting up $(VENV), once: a minute or some, with what pip has to download."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@# The builders come first, pinned like all else; the sources (openai-whisper, encodec, this package) are then built
+	@# with these instead of with whatever is newest that day.
+	@$(PIP_INSTALL) --quiet pip setuptools wheel
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@# PyPI's torchaudio, which vocos imports, is linked against CUDA: beside a CPU-only torch its import fails. Without its
+	@# compiled files it is pure Python, the transforms that vocos uses included. Where the import works, nothing is touched.
+	@$(BIN)/python -c 'import torchaudio' 2>/dev/null || rm -f $(VENV)/lib/python*/site-packages/torchaudio/lib/*.so
+	@touch $@
