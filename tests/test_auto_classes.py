@@ -214,5 +214,11 @@ def test_checkpoint_speaks_in_a_process_that_cannot_import_the_package(checkpoin
 def test_saving_overwrites_nothing_of_the_processor_that_it_should_keep(checkpoint):
     """Model and processor share a folder: either's `save_pretrained` leaves the other's files whole."""
     names = {path.name for path in checkpoint.iterdir()}
-    assert {"config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "chat_template.jinja"} <= names
+    assert {
+        "config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+    } <= names
     assert AutoConfig.from_pretrained(checkpoint).speech_config.to_dict() == tiny_config().speech_config.to_dict()

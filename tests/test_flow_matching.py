@@ -17,6 +17,7 @@ import math
 
 import pytest
 import torch
+
 from flow_omni.modeling_flow_omni.flow_matching import (
     draw_times,
     flow_matching_loss,
