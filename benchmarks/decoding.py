@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from shapes import llm_step_bytes, whole_step_bytes
 from stopwatch import Measure, PartTimer, milliseconds, repeat, rounded, seconds_of
 from transformers import LogitsProcessor, LogitsProcessorList, WhisperFeatureExtractor
 
@@ -229,17 +228,6 @@ def measure_steps(
     return rows, part_rows(speaking, both)
 
 
-def floor_rows(model: FlowOmniForSpeechGeneration, bandwidth: float) -> dict[str, Measure]:
-    """What reading the weights once takes at the measured bandwidth: no step at batch size 1 can be faster."""
-    num_bytes = {
-        "floor of the LLM alone, without text head": llm_step_bytes(model, with_text_head=False),
-        "floor of the LLM alone, with text head": llm_step_bytes(model, with_text_head=True),
-        "floor of the whole step, speaking": whole_step_bytes(model, with_text_head=False),
-        "floor of the whole step, speaking and writing": whole_step_bytes(model, with_text_head=True),
-    }
-    return {name: Measure([count / bandwidth * 1000]) for name, count in num_bytes.items()}
-
-
 def part_rows(speaking: list[StepTime], both: list[StepTime]) -> dict[str, str]:
     """Milliseconds of each part of a speaking step, and its share; of the text head, what it adds while text runs."""
     total = median(step.seconds for step in speaking)
@@ -303,14 +291,12 @@ def wait_for_sound(model: FlowOmniForSpeechGeneration, waveform: torch.Tensor, e
 
 
 @torch.inference_mode()
-def measure_decoding(
-    model: FlowOmniForSpeechGeneration, effort: Effort, bandwidth: float
-) -> tuple[dict[str, Measure], dict[str, str]]:
+def measure_decoding(model: FlowOmniForSpeechGeneration, effort: Effort) -> tuple[dict[str, Measure], dict[str, str]]:
     """Everything about one model: the rows of the table of times, and those of the table of parts."""
     waveform = torch.randn(int(effort.question_seconds * 16000), generator=torch.Generator().manual_seed(0)) * 0.1
     inputs = question_features(model.config, waveform)
     inputs |= question_prompt(model.config, inputs["input_features"].shape[-1], effort.num_prompt_tokens)
     rows = measure_prefill(model, inputs, repetitions=2 * effort.num_rounds + 1)
     step_rows, parts = measure_steps(model, inputs, effort)
-    rows |= step_rows | floor_rows(model, bandwidth) | measure_first_sound(model, effort)
+    rows |= step_rows | measure_first_sound(model, effort)
     return rows, parts | measure_flow(model, inputs, effort)

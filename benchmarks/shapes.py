@@ -96,19 +96,23 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def llm_step_bytes(model: FlowOmniForSpeechGeneration, with_text_head: bool) -> int:
-    """Bytes of the weights that one decode step of the LLM alone must read; of the token embeddings only one row."""
+def step_bytes(model: FlowOmniForSpeechGeneration) -> dict[str, int]:
+    """
+    Bytes of the weights that a decode step must read, each counted once. Of the token embeddings that is one row, unless
+    they serve as the text head.
+    """
     llm = model.model.language_model
-    modules = [*llm.layers, llm.norm] + ([model.lm_head] if with_text_head else [])
-    return sum(_num_bytes(module) for module in modules)
-
-
-def whole_step_bytes(model: FlowOmniForSpeechGeneration, with_text_head: bool) -> int:
-    """The same of a whole step that speaks: LLM, speech transformer, both heads, vocoder; each weight counted once."""
-    modules = [model.model.patch_proj, model.speech_transformer, model.state_head, model.speech_head, model.vocoder]
+    llm_layers = _num_bytes(llm.layers) + _num_bytes(llm.norm)
+    text_head = _num_bytes(model.lm_head)
+    speaking = [model.model.patch_proj, model.speech_transformer, model.state_head, model.speech_head, model.vocoder]
     # the linear guess serves training only
-    unread = _num_bytes(model.speech_head.linear_guess)
-    return llm_step_bytes(model, with_text_head) + sum(_num_bytes(module) for module in modules) - unread
+    speech = sum(_num_bytes(module) for module in speaking) - _num_bytes(model.speech_head.linear_guess)
+    return {
+        "LLM alone, without text head": llm_layers,
+        "LLM alone, with text head": llm_layers + text_head,
+        "whole step, speaking": llm_layers + speech,
+        "whole step, speaking and writing": llm_layers + speech + text_head,
+    }
 
 
 def _num_bytes(module: nn.Module) -> int:

@@ -22,6 +22,7 @@ the whole, real-time factor, time to the first sound, and the cost of a training
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import sys
@@ -30,8 +31,8 @@ from pathlib import Path
 
 import torch
 from decoding import Effort, measure_decoding
-from shapes import DTYPES, SIZES, build_config, build_model, parameter_counts
-from stopwatch import describe_machine, read_bandwidth, rounded
+from shapes import DTYPES, SIZES, build_config, build_model, parameter_counts, step_bytes
+from stopwatch import Measure, describe_machine, read_bandwidth, rounded
 from tabulation import Table
 from training_step import NUM_TEXT_TOKENS, measure_training
 
@@ -63,34 +64,48 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def measure(options: argparse.Namespace, bandwidth: float) -> list[Table]:
-    """All tables, one column for each size and type."""
+def measure(options: argparse.Namespace) -> tuple[list[Table], Measure]:
+    """All tables, one column for each size and type; and the bandwidth of memory, read before and after each of them."""
     effort = Effort.quick() if options.quick else Effort()
     num_patches, repetitions = (20, 1) if options.quick else (effort.num_patches, 3)
-    parameters, times, parts, training = {}, {}, {}, {}
-    for size in options.sizes:
-        for dtype in options.dtypes:
-            column = f"{size} {dtype}"
-            say(f"building {column}")
-            model = build_model(build_config(size), DTYPES[dtype])
-            counts = parameter_counts(model)
-            parameters[size] = {part: f"{count / 1e6:.1f}" for part, count in counts.items()}
-            say(f"decoding with {column}")
-            times[column], parts[column] = measure_decoding(model, effort, bandwidth)
-            # a model still in memory would be one the less for the training step
-            del model
-            gc.collect()
-            if not options.no_training:
-                say(f"training {column}")
-                training[column] = measure_training(size, dtype, BATCH_SIZE, num_patches, repetitions)
+    parameters, times, parts, num_bytes, training = {}, {}, {}, {}, {}
+    bandwidth = read_bandwidth()
+    for size, dtype in itertools.product(options.sizes, options.dtypes):
+        column = f"{size} {dtype}"
+        say(f"building {column}")
+        model = build_model(build_config(size), DTYPES[dtype])
+        counts = parameter_counts(model)
+        parameters[size] = {part: f"{count / 1e6:.1f}" for part, count in counts.items()}
+        num_bytes[column] = step_bytes(model)
+        say(f"decoding with {column}")
+        times[column], parts[column] = measure_decoding(model, effort)
+        # a model still in memory would be one the less for the training step
+        del model
+        gc.collect()
+        bandwidth.samples += read_bandwidth().samples
+        if not options.no_training:
+            say(f"training {column}")
+            training[column] = measure_training(size, dtype, BATCH_SIZE, num_patches, repetitions)
     tables = [
         Table("Parameters (millions)", parameters),
         Table("Times (ms) and real-time factors, batch size 1", times, times_note(effort)),
         Table("Parts of the whole step, speaking (ms)", parts, PARTS_NOTE),
+        floor_table(num_bytes, bandwidth),
     ]
     if training:
         tables.append(Table("Training step, forward and backward", training, training_note(num_patches)))
-    return tables
+    return tables, bandwidth
+
+
+def floor_table(num_bytes: dict[str, dict[str, int]], bandwidth: Measure) -> Table:
+    """What reading the weights once takes; the fastest reading counts, as a neighbour's traffic would raise the floor."""
+    fastest = max(bandwidth.samples)
+    columns = {
+        column: {step: Measure([count / fastest * 1000]) for step, count in counts.items()}
+        for column, counts in num_bytes.items()
+    }
+    note = f"Weights once, at {fastest / 1e9:.1f} GB/s, the fastest reading of memory in this run."
+    return Table("Floor of a step (ms): bytes of its weights / memory bandwidth", columns, note)
 
 
 def times_note(effort: Effort) -> str:
@@ -120,10 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     start = time.perf_counter()
     machine = describe_machine()
-    bandwidth = read_bandwidth(2**27 if options.quick else 2**30)
+    tables, bandwidth = measure(options)
     machine["memory read bandwidth"] = f"{bandwidth.scaled(1e-9)} GB/s"
-    # the best of the run: a floor must not be raised by a neighbour's traffic
-    tables = measure(options, max(bandwidth.samples))
     machine["load after the run"] = f"{os.getloadavg()[0]:.2f}"
     machine["the run took"] = f"{rounded(time.perf_counter() - start)} s"
 

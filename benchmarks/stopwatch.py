@@ -111,7 +111,7 @@ class PartTimer:
             delattr(owner, method)  # the class's own method is seen again
 
 
-def read_bandwidth(num_bytes: int = 2**30, repetitions: int = 7) -> Measure:
+def read_bandwidth(num_bytes: int = 2**29, repetitions: int = 7) -> Measure:
     """
     Bytes per second at which memory is read: a sum over far more than the caches hold. A step that multiplies one vector
     by every weight can be no faster than reading the weights.

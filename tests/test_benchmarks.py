@@ -40,7 +40,7 @@ def test_command_prints_its_tables_and_writes_them_as_markdown_and_json(tmp_path
     )
     printed = capsys.readouterr().out
     tables = json.loads(samples.read_text())
-    assert len(tables) == 4
+    assert len(tables) == 5
     for table in tables:
         assert table["title"] in printed and f"### {table['title']}" in markdown.read_text()
     times = tables[2]["columns"]["tiny fp32"]
@@ -132,9 +132,11 @@ def test_floor_counts_the_token_embeddings_only_as_the_text_head():
     model = tiny_model()
     embeddings = model.lm_head.weight.nbytes
     layers = sum(parameter.nbytes for parameter in model.model.language_model.parameters()) - embeddings
-    assert shapes.llm_step_bytes(model, with_text_head=False) == layers
-    assert shapes.llm_step_bytes(model, with_text_head=True) == layers + embeddings
-    assert shapes.whole_step_bytes(model, with_text_head=False) > layers
+    num_bytes = shapes.step_bytes(model)
+    assert num_bytes["LLM alone, without text head"] == layers
+    assert num_bytes["LLM alone, with text head"] == layers + embeddings
+    assert num_bytes["whole step, speaking and writing"] - num_bytes["whole step, speaking"] == embeddings
+    assert num_bytes["whole step, speaking"] > layers
 
 
 def test_peak_memory_sees_what_was_freed_again():
