@@ -107,9 +107,9 @@ def normalize_item(item: Any, where: str, forbidden_text: str | None) -> dict:
     if isinstance(item, str):
         item = {"type": "text", "text": item}
     if not isinstance(item, Mapping) or "type" not in item:
-        shown = sorted(item) if isinstance(item, Mapping) else repr(item)
+        shown = f"keys: {sorted(item)}" if isinstance(item, Mapping) else repr(item)
         raise ValueError(
-            f'An item of {where} has no `type` (it is {shown}): write {{"type": "text", "text": …}} or '
+            f'{where} has an item without a `type` ({shown}): write {{"type": "text", "text": …}} or '
             '{"type": "audio", "path": …}.'
         )
     item = {key: value for key, value in item.items() if value is not None}
@@ -141,6 +141,22 @@ def audio_source(item: Mapping) -> Any:
         )
     source = item[found[0]]
     return decode_base64(source) if found[0] == "base64" else source
+
+
+def split_answer(conversation: Any) -> tuple[list[Mapping], Mapping]:
+    """The messages of a training conversation up to the answer, and the answer."""
+    conversations, is_batch = as_batch(conversation)
+    if is_batch:
+        raise TypeError("Got several conversations for one example: encode them one by one.")
+    conversation = conversations[0]
+    history, answer = list(conversation[:-1]), conversation[-1]
+    role = answer.get("role") if isinstance(answer, Mapping) else answer
+    if not history or role != "assistant":
+        raise ValueError(
+            f"A training conversation of {len(conversation)} message(s) ends with {role!r}: the last message must be the "
+            "assistant's answer, and at least one must come before it."
+        )
+    return history, answer
 
 
 def text_of(message: Mapping) -> str:

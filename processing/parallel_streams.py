@@ -153,7 +153,7 @@ def words_with_tokens(
 ) -> list[tuple[list[int], int]]:
     """
     Deals the tokens of `text` out to its words: each belongs to the last word that begins before the token ends, so
-    that spaces go with the word after them and punctuation with the word before.
+    that a token of a space and a word goes with that word, and punctuation with the word before it.
 
     Args:
         offsets (`Sequence[tuple[int, int]]`):

@@ -30,6 +30,7 @@ from .conversations import (
     audio_source,
     normalize_conversation,
     normalize_message,
+    split_answer,
     text_of,
 )
 from .feature_extraction_flow_omni import FlowOmniFeatureExtractor
@@ -202,11 +203,7 @@ class FlowOmniProcessor(ProcessorMixin):
             [`BatchFeature`] with `input_ids` and `attention_mask`, and `input_features` and `input_features_mask` if there
             is audio.
         """
-        given = [name for name in ("images", "videos") if kwargs.get(name) is not None]
-        if given:
-            raise ValueError(
-                f"Got `{given[0]}`: this model reads text and hears audio, and sees nothing. Leave them out."
-            )
+        _check_call(text, audio, kwargs)
         if audio is not None:
             sampling_rate = _pop_sampling_rate(kwargs)
             audio = [self._load(item, sampling_rate) for item in _flat_list(audio)]
@@ -214,13 +211,9 @@ class FlowOmniProcessor(ProcessorMixin):
         return super().__call__(text=text, audio=audio, **kwargs)
 
     def validate_inputs(self, text=None, audio=None, **kwargs) -> None:
-        if text is None and audio is None:
-            raise ValueError("Got neither `text` nor `audio`: pass at least one of them.")
         if text is None:
             return
         texts = [text] if isinstance(text, str) else text
-        if len(texts) == 0 or not all(isinstance(single, str) for single in texts):
-            raise ValueError(f"`text` is {text!r}: pass a string or a list of strings.")
         num_placeholders = sum(single.count(self.audio_token) for single in texts)
         num_waveforms = len(audio) if audio is not None else 0
         if num_placeholders != num_waveforms:
@@ -367,14 +360,7 @@ class FlowOmniProcessor(ProcessorMixin):
             word_times (`list[tuple[str, float]]`, *optional*):
                 For the timed layout: the words as they are written in the answer, and the second in which each begins.
         """
-        (conversation,), is_batch = as_batch([conversation])
-        history, answer = list(conversation[:-1]), conversation[-1]
-        if not history or not isinstance(answer, Mapping) or answer.get("role") != "assistant":
-            raise ValueError(
-                f"A training conversation of {len(conversation)} messages ends with "
-                f"{answer.get('role') if isinstance(answer, Mapping) else answer!r}: at least one message must come before "
-                "the answer, and the answer must be the assistant's."
-            )
+        history, answer = split_answer(conversation)
         if text_layout not in ("leading", "timed"):
             raise ValueError(f'`text_layout` is {text_layout!r}: choose "leading" or "timed".')
         prompt = self.apply_chat_template(
@@ -532,6 +518,18 @@ def _checked_task_prompts(task_prompts: dict[str, str] | None) -> dict[str, str]
             f"The prompt of the task 'say' is {task_prompts['say']!r}: it must hold {{text}}, where the text goes."
         )
     return task_prompts
+
+
+def _check_call(text: Any, audio: Any, options: Mapping) -> None:
+    """Whether there is something to prepare, and nothing that cannot be."""
+    for name in ("images", "videos"):
+        if options.get(name) is not None:
+            raise ValueError(f"Got `{name}`: this model reads text and hears audio, and sees nothing. Leave them out.")
+    if text is None and audio is None:
+        raise ValueError("Got neither `text` nor `audio`: pass at least one of them.")
+    is_list = isinstance(text, list | tuple) and len(text) > 0 and all(isinstance(single, str) for single in text)
+    if not is_list and not isinstance(text, str | None):
+        raise ValueError(f"`text` is {text!r}: pass a string or a list of strings.")
 
 
 def _id_of_token(tokenizer: Any, token: str) -> int:

@@ -153,7 +153,7 @@ def characters(text):
     return list(range(len(text))), [(index, index + 1) for index in range(len(text))]
 
 
-def test_spaces_go_with_the_word_after_and_punctuation_with_the_word_before():
+def test_space_in_a_words_token_goes_with_it_and_punctuation_with_the_word_before():
     text = "Well, yes."
     token_ids, offsets = [0, 1, 2, 3], [(0, 4), (4, 5), (5, 9), (9, 10)]
     words = words_with_tokens(text, token_ids, offsets, [("Well", 0.0), ("yes", 0.5)], patches_per_second=10.0)
