@@ -135,6 +135,12 @@ class FlowOmniProcessor(ProcessorMixin):
             )
         if audio_token not in tokenizer.get_vocab():
             tokenizer.add_special_tokens({"extra_special_tokens": [audio_token]}, replace_extra_special_tokens=False)
+        audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
+        if audio_token_id != config.audio_token_id:
+            raise ValueError(
+                f"The tokenizer numbers `{audio_token}` {audio_token_id}, the config says `audio_token_id` is "
+                f"{config.audio_token_id}: set the config's to {audio_token_id}, and resize the embeddings if they are fewer."
+            )
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         speech_config = config.speech_config

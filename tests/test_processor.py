@@ -302,7 +302,8 @@ def test_tokenizer_without_chatml_ends_its_turns_with_its_own_end():
     bare = type(tokenizer)(
         tokenizer_object=tokenizer.backend_tokenizer.from_str(json.dumps(vocabulary)), eos_token="<|endoftext|>"
     )
-    processor = FlowOmniProcessor.from_parts(bare, tiny_config())
+    config = tiny_config(audio_token_id=bare.convert_tokens_to_ids("<|audio|>"))
+    processor = FlowOmniProcessor.from_parts(bare, config)
     assert processor.apply_chat_template([user(text("Hi")), assistant(text("Ho"))]).endswith("Ho<|endoftext|>\n")
     assert processor.answer_end_token_id == bare.eos_token_id
 
@@ -591,7 +592,8 @@ def test_parts_give_the_geometry_of_the_model():
 def test_parts_add_the_audio_token_that_is_missing():
     tokenizer = byte_level_tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|tool|>"]})
-    processor = FlowOmniProcessor.from_parts(tokenizer, tiny_config(), audio_token="<|heard|>")
+    config = tiny_config(audio_token_id=len(tokenizer))
+    processor = FlowOmniProcessor.from_parts(tokenizer, config, audio_token="<|heard|>")
     assert processor.audio_token_id == len(tokenizer) - 1
     assert {"<|tool|>", "<|heard|>"} <= set(tokenizer.all_special_tokens)
     inputs = inputs_of(processor, [user(audio(tone()))])

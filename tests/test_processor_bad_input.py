@@ -262,6 +262,13 @@ def test_states_that_are_numbered_otherwise_are_refused():
         FlowOmniProcessor.from_parts(byte_level_tokenizer(), config)
 
 
+def test_audio_token_that_the_model_numbers_otherwise_is_refused():
+    with pytest.raises(
+        ValueError, match="numbers `<.audio.>` 259, the config says `audio_token_id` is 5: set the config's"
+    ):
+        FlowOmniProcessor.from_parts(byte_level_tokenizer(), tiny_config(audio_token_id=5))
+
+
 def test_output_without_sound_is_not_passed_off_as_sound(processor):
     for output in (torch.tensor([[1, 2]]), {"sequences": torch.tensor([[1, 2]]), "audio": None}):
         with pytest.raises(ValueError, match="no audio in what `generate` returned"):
