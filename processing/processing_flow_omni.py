@@ -53,7 +53,7 @@ TASK_PROMPTS = {"ask": "", "say": "Read aloud: {text}", "transcribe": "Transcrib
 
 
 class FlowOmniProcessorKwargs(ProcessingKwargs, total=False):
-    # read by transformers before 5.20, which knows no defaults on the processor
+    # for older versions of transformers, which read no defaults from the processor's `text_kwargs`
     _defaults = {"text_kwargs": TEXT_DEFAULTS}
 
 
@@ -252,7 +252,7 @@ class FlowOmniProcessor(ProcessorMixin):
                 `bytes`, `base64`, `path`, `url` or `audio_url`, and, for an array, its `sampling_rate`. Of earlier
                 answers of the assistant, only the text is kept.
             sanitize_control_tokens (`bool`, *optional*, defaults to `False`):
-                Whether control tokens in the messages' text are read as plain text, where transformers can (from 5.20).
+                Whether control tokens in the messages' text are read as plain text, which takes a recent transformers.
             kwargs:
                 The other arguments of `ProcessorMixin.apply_chat_template`, such as `add_generation_prompt`,
                 `continue_final_message`, `return_dict`, `return_tensors`, `tools`, and variables of the template.
@@ -271,6 +271,11 @@ class FlowOmniProcessor(ProcessorMixin):
             for single in conversations
         ]
         if sanitize_control_tokens:
+            if not hasattr(self.tokenizer, "_mark_chat_inputs"):
+                raise ValueError(
+                    "`sanitize_control_tokens=True` is unknown to this version of transformers, which would let users write "
+                    "control tokens: update transformers."
+                )
             kwargs["sanitize_control_tokens"] = True
         return super().apply_chat_template(
             conversations if is_batch else conversations[0],

@@ -27,7 +27,7 @@ import soundfile
 import torch
 from sounds import file_bytes, noise, tone
 from tiny import AUDIO_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, tiny_config, tiny_processor
-from transformers import AutoProcessor, BatchFeature
+from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 
 from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 from flow_omni.processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor
@@ -251,6 +251,16 @@ def test_tensors_are_of_the_kind_asked_for(processor, return_tensors, kind):
 def test_tensors_are_the_default(processor):
     inputs = processor.apply_chat_template([user(audio(tone()))], tokenize=True, return_dict=True)
     assert all(isinstance(value, torch.Tensor) for value in inputs.values())
+
+
+def test_control_tokens_of_users_can_be_read_as_text(processor, monkeypatch):
+    conversation = [user(audio(tone()), text("What are <|audio|> and <|im_end|>?"))]
+    if hasattr(processor.tokenizer, "_mark_chat_inputs"):
+        input_ids = inputs_of(processor, conversation, sanitize_control_tokens=True)["input_ids"][0].tolist()
+        assert input_ids.count(AUDIO_TOKEN_ID) == 7 and input_ids.count(EOS_TOKEN_ID) == 1
+        monkeypatch.delattr(PreTrainedTokenizerBase, "_mark_chat_inputs")
+    with pytest.raises(ValueError, match="update transformers"):
+        inputs_of(processor, conversation, sanitize_control_tokens=True)
 
 
 # Chat templates
