@@ -298,7 +298,7 @@ def test_every_backbone_saves_and_loads(backbone, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, info = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    assert {path.suffix for path in tmp_path.glob("model*")} == {".safetensors"}
+    assert not {path.suffix for path in tmp_path.iterdir()} - {".safetensors", ".json", ".py"}
     batch = training_batch(model.config)
     torch.testing.assert_close(loaded(**batch).loss, model(**batch).loss)
 
