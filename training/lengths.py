@@ -1,0 +1,154 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How long an example will be, in steps of the model, from texts and headers of files: nothing is decoded."""
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..processing.audio_io import existing_file, read_audio
+from .rows import file_of, has, spec_of
+
+
+def audio_seconds(row: Mapping, side: str, trust_columns: bool = True) -> float:
+    """
+    Length of a row's `question` or `answer` audio: what its column says, or else the header of the file. Only what has
+    no header to read (a URL, an array) is read.
+    """
+    if trust_columns and row.get(f"{side}_seconds") is not None:
+        return row[f"{side}_seconds"]
+    total = None
+    if side == "question" and row.get("question_end") is not None and trust_columns:
+        total = row["question_end"]
+    if total is None:
+        total = source_seconds(row[f"{side}_audio"])
+    if side != "question":
+        return total
+    end = row.get("question_end")
+    if end is not None and end > total + 0.1:
+        raise ValueError(f"The question ends at {end:g} s of a recording of {total:.2f} s: it must lie within it.")
+    return max(0.0, (total if end is None else min(end, total)) - (row.get("question_start") or 0.0))
+
+
+def source_seconds(source: Any) -> float:
+    import soundfile
+
+    file = file_of(source)
+    if file is None:
+        waveform, rate = read_audio(source)
+        if rate is None:
+            raise ValueError("An array without `sampling_rate` has no length in seconds: add it.")
+        return len(waveform) / rate
+    try:
+        header = soundfile.info(file if isinstance(file, io.BytesIO) else existing_file(file))
+    except soundfile.LibsndfileError as error:
+        name = f"'{file}'" if isinstance(file, str | os.PathLike) else "the bytes given"
+        raise ValueError(
+            f"Cannot read the header of {name} ({str(error).strip()}): convert it to wav or flac."
+        ) from error
+    if header.frames == 0:
+        raise ValueError(f"'{file}' holds no samples: pass a recording with sound in it.")
+    return header.frames / header.samplerate
+
+
+@dataclass(frozen=True)
+class RowLengths:
+    """Steps that the parts of a row take up; -1 where the row lacks the part."""
+
+    question_tokens: int
+    question_steps: int
+    answer_tokens: int
+    answer_patches: int
+    history_tokens: int = 0
+
+
+class StepCounter:
+    """
+    Counts the steps of examples before they are built, within a step or two: enough to group them by length.
+
+    Args:
+        processor (`FlowOmniProcessor`):
+            Builds the examples.
+    """
+
+    def __init__(self, processor: Any):
+        self.tokenizer = processor.tokenizer
+        extractor = processor.feature_extractor
+        self.steps_per_second_heard = extractor.sampling_rate / extractor.samples_per_step
+        self.patches_per_second = extractor.speech_steps_per_second
+        self.speech_delay = processor.speech_delay
+        self.prompt_tokens = {
+            prompt: self._prompt_tokens(processor, prompt) for prompt in ("ask", "say", "transcribe")
+        }
+
+    def measure(self, row: Mapping) -> RowLengths:
+        """The lengths of a row's parts. Raises what reading a header raises."""
+        return RowLengths(
+            question_tokens=self._num_tokens(row.get("question_text")),
+            question_steps=self._num_steps(row, "question", self.steps_per_second_heard),
+            answer_tokens=self._num_tokens(row.get("answer_text")),
+            answer_patches=self._num_steps(row, "answer", self.patches_per_second),
+            history_tokens=self._history_tokens(row),
+        )
+
+    def count(self, row: Mapping, task: str, lengths: RowLengths | None = None) -> int:
+        """Steps of the example that the row makes in this task."""
+        lengths = self.measure(row) if lengths is None else lengths
+        spec = spec_of(row, task)
+        question = (
+            lengths.question_steps
+            if spec.question == "question_audio"
+            else max(0, self._tokens(lengths, spec.question))
+        )
+        num_tokens = self._tokens(lengths, spec.answer_text) + 1
+        num_steps = num_tokens
+        if spec.answer_audio is not None:
+            num_patches = self._patches(lengths, spec.answer_audio)
+            num_steps = max(num_tokens, min(self.speech_delay, num_tokens) + num_patches + 2)
+        history = lengths.history_tokens if spec.prompt == "ask" else 0
+        return self.prompt_tokens[spec.prompt] + history + question + num_steps
+
+    def _tokens(self, lengths: RowLengths, column: str) -> int:
+        return lengths.question_tokens if column == "question_text" else lengths.answer_tokens
+
+    def _patches(self, lengths: RowLengths, column: str) -> int:
+        if column == "answer_audio":
+            return lengths.answer_patches
+        return round(lengths.question_steps * self.patches_per_second / self.steps_per_second_heard)
+
+    def _num_tokens(self, text: str | None) -> int:
+        return -1 if not text else len(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _num_steps(self, row: Mapping, side: str, steps_per_second: float) -> int:
+        if not has(row, f"{side}_audio"):
+            return -1
+        return int(-(-audio_seconds(row, side) * steps_per_second // 1))
+
+    def _history_tokens(self, row: Mapping) -> int:
+        texts = [turn["text"] for turn in row.get("history") or []] + [row["system"]] * has(row, "system")
+        # a turn's marks around its text
+        return sum(self._num_tokens(text) + 5 for text in texts)
+
+    def _prompt_tokens(self, processor: Any, prompt: str) -> int:
+        """Tokens of a rendered prompt around the user's own text or speech."""
+        if prompt == "transcribe":
+            conversation = [{"role": "user", "content": processor.task_prompts["transcribe"]}]
+            own = 0
+        else:
+            conversation = processor.make_conversation(prompt, text="a")
+            own = 1
+        rendered = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        return len(self.tokenizer(rendered, add_special_tokens=False).input_ids) - own

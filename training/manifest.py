@@ -1,0 +1,347 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Rows from where they lie: JSONL and CSV manifests, parquet shards, saved datasets and the Hub, in memory or streamed."""
+
+import csv
+import glob
+import gzip
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from .row_checks import check_columns, check_row
+from .rows import COLUMNS, RowError
+
+
+logger = logging.getLogger(__name__)
+
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+# Manifests up to this size are held in memory; larger ones are written to the cache of `datasets` and mapped.
+MAX_BYTES_IN_MEMORY = 64 * 2**20
+
+
+def load_rows(
+    source: Any,
+    split: str | None = None,
+    streaming: bool = False,
+    columns: Mapping[str, str] | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+):
+    """
+    Rows as a `datasets.Dataset`, or an `IterableDataset` with `streaming=True`. Audio is never decoded here.
+
+    Args:
+        source (`str`, `Path`, `list` of them, `Dataset` or `IterableDataset`):
+            A manifest (`.jsonl`, `.csv`, `.tsv`, gzipped or not), parquet files, a pattern such as `shards/*.parquet`, a
+            folder with any of these, a folder written by `save_to_disk`, or the id of a dataset on the Hub.
+        split (`str`, *optional*, defaults to `"train"` where there are several):
+            Which split of a dataset with splits.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to read the rows as they are needed. Several files are needed to read them in parallel.
+        columns (`dict[str, str]`, *optional*):
+            For a dataset that names its columns otherwise: our name to theirs, such as `{"question_text": "sentence"}`.
+        on_error (`str`, *optional*, defaults to `"stop"`):
+            What to do with a wrong row of a manifest: `"stop"`, or `"skip"` it and count.
+    """
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
+    files = _files_of(source)
+    if files and all(_kind_of(file) != "parquet" for file in files):
+        return _from_manifests(files, dict(columns or {}), streaming, on_error)
+    return _with_our_columns(_from_datasets(source, files, split, streaming), dict(columns or {}), str(source))
+
+
+def raw_rows(source: Any, split: str | None = None) -> Iterator[tuple[str, str | None, Any]]:
+    """
+    Every row as it was read with where it stands (`file.jsonl:12`, `row 12 of NAME`) and the folder its paths are
+    relative to. A line that cannot be read comes as the [`RowError`] that says why.
+    """
+    files = _files_of(source)
+    if files and all(_kind_of(file) != "parquet" for file in files):
+        for file in files:
+            for number, raw in _lines_of(file):
+                yield f"{file}:{number}", os.path.dirname(file), raw
+        return
+    rows = _undecoded(_from_datasets(source, files, split, streaming=True))
+    name = source if isinstance(source, str | os.PathLike) else "the dataset"
+    for number, raw in enumerate(rows, start=1):
+        yield f"row {number} of {name}", None, raw
+
+
+def write_rows(path: str | os.PathLike, rows: Any) -> int:
+    """
+    Writes rows as a JSONL manifest, which appears only when it is complete, and returns how many there were. Paths of
+    audio inside the manifest's folder are written relative to it, so that the folder can move.
+    """
+    path, num_rows = Path(path), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    folder = path.parent.resolve()
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(_relative_to(folder, row), ensure_ascii=False) + "\n")
+                num_rows += 1
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return num_rows
+
+
+def _relative_to(folder: Path, row: Mapping) -> dict:
+    row = dict(row)
+    for name in ("question_audio", "answer_audio"):
+        if isinstance(row.get(name), str | os.PathLike) and "://" not in str(row[name]):
+            path = Path(os.path.abspath(row[name]))
+            row[name] = str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+    return row
+
+
+def _files_of(source: Any) -> list[str]:
+    """The manifest or parquet files that `source` names; none if it is something else."""
+    if isinstance(source, list | tuple):
+        return [file for item in source for file in _files_of(item)]
+    if not isinstance(source, str | os.PathLike):
+        return []
+    path = os.path.expanduser(os.fspath(source))
+    if any(character in path for character in "*?["):
+        found = sorted(glob.glob(path, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"No file matches {path!r}: check the pattern.")
+        return found
+    if os.path.isfile(path):
+        if _kind_of(path) is None:
+            raise ValueError(
+                f"'{path}' is no manifest: it must end in {', '.join(TEXT_SUFFIXES)} (or that .gz), or .parquet."
+            )
+        return [path]
+    if _is_saved_dataset(path):
+        return []
+    if os.path.isdir(path):
+        found = sorted(str(file) for file in Path(path).iterdir() if file.is_file() and _kind_of(file) is not None)
+        kinds = {_kind_of(file) == "parquet" for file in found}
+        if not found or len(kinds) == 2:
+            what = (
+                "manifests beside parquet files"
+                if found
+                else "neither manifests nor parquet files nor a saved dataset"
+            )
+            raise ValueError(f"The folder '{path}' holds {what}: name the files to read.")
+        return found
+    if _kind_of(path) is not None or path.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"There is no '{path}': check the path of the manifest.")
+    return []
+
+
+def _kind_of(path: str | os.PathLike) -> str | None:
+    name = os.fspath(path).lower().removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return "parquet"
+    return next((suffix for suffix in TEXT_SUFFIXES if name.endswith(suffix)), None)
+
+
+def _is_saved_dataset(path: str) -> bool:
+    return any(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_dict.json"))
+
+
+def _lines_of(file: str) -> Iterator[tuple[int, Any]]:
+    """The rows of a manifest with the number of their line, or the error in the place of a row."""
+    opened: Callable = gzip.open if file.endswith(".gz") else open
+    # utf-8-sig: spreadsheet programs put a byte order mark in front, which would become part of the first field
+    with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
+        if _kind_of(file) in (".csv", ".tsv"):
+            yield from _csv_lines(lines, file)
+        else:
+            yield from _json_lines(lines, file)
+
+
+def _csv_lines(lines: Any, file: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(lines, delimiter="\t" if _kind_of(file) == ".tsv" else ",")
+    for row in reader:
+        if None in row:
+            problem = f"the line has {len(row[None])} values more than there are columns: quote values that hold the separator."
+            yield reader.line_num, RowError(f"{file}:{reader.line_num}", "", problem)
+        else:
+            yield reader.line_num, row
+
+
+def _json_lines(lines: Any, file: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            shown = line.strip() if len(line) <= 80 else f"{line.strip()[:80]}…"
+            problem = f"the line is no JSON ({error.msg} at column {error.colno}): {shown} Write one object a line."
+            yield number, RowError(f"{file}:{number}", "", problem)
+
+
+def rows_of_manifests(
+    files: Sequence[str], columns: Mapping[str, str], on_error: str, changed: Any = None
+) -> Iterator[dict[str, Any]]:
+    """Checked rows, every column present. `changed` is what tells one version of the files from another to the cache."""
+    for file in files:
+        num_skipped = 0
+        for number, raw in _lines_of(file):
+            try:
+                if isinstance(raw, RowError):
+                    raise raw
+                row = check_row(_renamed(raw, columns), f"{file}:{number}", os.path.dirname(os.path.abspath(file)))
+            except RowError as error:
+                if on_error == "stop":
+                    raise
+                num_skipped += 1
+                logger.warning("Skipped %s", error)
+                continue
+            yield {name: _as_cell(row.get(name), column.kind) for name, column in COLUMNS.items()}
+        if num_skipped:
+            logger.warning("Skipped %d rows of '%s'.", num_skipped, file)
+
+
+def _as_cell(value: Any, kind: str) -> Any:
+    if kind != "audio" or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {"bytes": value.get("bytes"), "path": value.get("path")}
+    return {"bytes": None, "path": value}
+
+
+def _renamed(raw: Any, columns: Mapping[str, str]) -> Any:
+    if not columns or not isinstance(raw, Mapping):
+        return raw
+    theirs = {their: our for our, their in columns.items()}
+    return {theirs.get(name, name): value for name, value in raw.items()}
+
+
+def row_features():
+    """The columns in `datasets` terms. Audio is stored as `Audio(decode=False)` stores it, which needs no decoder."""
+    from datasets import Features, List, Value
+
+    kinds = {
+        "text": Value("string"),
+        "audio": {"bytes": Value("binary"), "path": Value("string")},
+        "seconds": Value("float64"),
+        "times": List(Value("float64")),
+        "messages": List({"role": Value("string"), "text": Value("string")}),
+    }
+    return Features({name: kinds[column.kind] for name, column in COLUMNS.items()})
+
+
+def _from_manifests(files: list[str], columns: dict[str, str], streaming: bool, on_error: str):
+    datasets = _datasets()
+    kwargs = {"files": files, "columns": columns, "on_error": on_error}
+    if streaming:
+        return datasets.IterableDataset.from_generator(rows_of_manifests, row_features(), gen_kwargs=kwargs)
+    sizes = [(os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]
+    if sum(size for size, _ in sizes) <= MAX_BYTES_IN_MEMORY:
+        rows = list(rows_of_manifests(**kwargs))
+        if not rows:
+            raise ValueError(f"There are no rows in {', '.join(files)}: pass a manifest with at least one.")
+        return datasets.Dataset.from_list(rows, features=row_features())
+    try:
+        # a tuple: a list would be taken for shards, to be read apart
+        return datasets.Dataset.from_generator(
+            rows_of_manifests, row_features(), gen_kwargs=kwargs | {"changed": tuple(sizes)}
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from error.__cause__
+
+
+def _from_datasets(source: Any, files: list[str], split: str | None, streaming: bool):
+    """Parquet files, a saved dataset, a dataset on the Hub, or one that is loaded already."""
+    datasets = _datasets()
+    if isinstance(source, datasets.Dataset | datasets.IterableDataset):
+        loaded = source
+    elif isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
+        loaded = _chosen_split(source, split, "the dataset")
+    elif files:
+        loaded = datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+    elif isinstance(source, str | os.PathLike) and os.path.isdir(source):
+        loaded = datasets.load_from_disk(os.fspath(source))
+        if isinstance(loaded, datasets.DatasetDict):
+            loaded = _chosen_split(loaded, split, f"'{source}'")
+    elif isinstance(source, str):
+        loaded = _from_hub(source, split, streaming)
+    else:
+        raise TypeError(
+            f"Rows cannot be read from a `{type(source).__name__}`: pass a manifest, parquet files, the folder of a saved "
+            "dataset, the id of one on the Hub, or a `datasets.Dataset`."
+        )
+    if streaming and isinstance(loaded, datasets.Dataset):
+        loaded = loaded.to_iterable_dataset(num_shards=min(64, max(1, len(loaded))))
+    return loaded
+
+
+def _from_hub(name: str, split: str | None, streaming: bool):
+    datasets = _datasets()
+    try:
+        loaded = datasets.load_dataset(name, split=split, streaming=streaming)
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        raise ValueError(
+            f"Cannot load the dataset {name!r} ({' '.join(str(error).split())[:200]}): there is neither a file or folder of this name "
+            "here nor, within reach, such a dataset on the Hub. Check the name."
+        ) from error
+    return loaded if split is not None else _chosen_split(loaded, None, f"'{name}'")
+
+
+def _chosen_split(splits: Any, split: str | None, name: str):
+    if not isinstance(splits, Mapping):
+        return splits
+    chosen = split or ("train" if "train" in splits or len(splits) > 1 else next(iter(splits)))
+    if chosen not in splits:
+        raise ValueError(f"{name} has no split {chosen!r}: choose one of {', '.join(splits)}.")
+    return splits[chosen]
+
+
+def _with_our_columns(rows: Any, columns: dict[str, str], name: str):
+    names = rows.column_names or list(next(iter(rows)))
+    missing = [their for their in columns.values() if their not in names]
+    if missing:
+        raise ValueError(f"{name} lacks the column {missing[0]!r} of `columns`: it has {', '.join(names)}.")
+    check_columns(_names_after(names, columns), name)
+    # first: renaming a stream decodes what is not marked by then
+    rows = _undecoded(rows)
+    renamed = {their: our for our, their in columns.items() if their != our}
+    return rows.rename_columns(renamed) if renamed else rows
+
+
+def _names_after(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    theirs = {their: our for our, their in columns.items()}
+    return [theirs.get(name, name) for name in names]
+
+
+def _undecoded(rows: Any):
+    """The dataset with its audio columns as files: decoding is the business of the workers, and of our own reader."""
+    from datasets import Audio
+
+    for name, feature in (rows.features or {}).items():
+        if isinstance(feature, Audio) and feature.decode:
+            rows = rows.cast_column(name, Audio(decode=False))
+    return rows
+
+
+def _datasets():
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"`datasets` is needed to read training data ({error}): `pip install flow-omni[train]`."
+        ) from error
+    return datasets
