@@ -73,6 +73,7 @@ class RowLengths:
     answer_tokens: int
     answer_patches: int
     history_tokens: int = 0
+    system_tokens: int = 0
 
 
 class StepCounter:
@@ -102,6 +103,7 @@ class StepCounter:
             answer_tokens=self._num_tokens(row.get("answer_text")),
             answer_patches=self._num_steps(row, "answer", self.patches_per_second),
             history_tokens=self._history_tokens(row),
+            system_tokens=self._system_tokens(row),
         )
 
     def count(self, row: Mapping, task: str, lengths: RowLengths | None = None) -> int:
@@ -119,7 +121,7 @@ class StepCounter:
             num_patches = self._patches(lengths, spec.answer_audio)
             num_steps = max(num_tokens, min(self.speech_delay, num_tokens) + num_patches + 2)
         history = lengths.history_tokens if spec.prompt == "ask" else 0
-        return self.prompt_tokens[spec.prompt] + history + question + num_steps
+        return self.prompt_tokens[spec.prompt] + lengths.system_tokens + history + question + num_steps
 
     def _tokens(self, lengths: RowLengths, column: str) -> int:
         return lengths.question_tokens if column == "question_text" else lengths.answer_tokens
@@ -138,17 +140,17 @@ class StepCounter:
         return int(-(-audio_seconds(row, side) * steps_per_second // 1))
 
     def _history_tokens(self, row: Mapping) -> int:
-        texts = [turn["text"] for turn in row.get("history") or []] + [row["system"]] * has(row, "system")
-        # a turn's marks around its text
-        return sum(self._num_tokens(text) + 5 for text in texts)
+        return sum(self._num_tokens(turn["text"]) + self.turn_tokens for turn in row.get("history") or [])
+
+    def _system_tokens(self, row: Mapping) -> int:
+        return self._num_tokens(row["system"]) + self.system_tokens if has(row, "system") else 0
 
     def _prompt_tokens(self, processor: Any, prompt: str) -> int:
         """Tokens of a rendered prompt around the user's own text or speech."""
         if prompt == "transcribe":
-            conversation = [{"role": "user", "content": processor.task_prompts["transcribe"]}]
-            own = 0
-        else:
-            conversation = processor.make_conversation(prompt, text="a")
-            own = 1
+            return self._rendered(processor, [{"role": "user", "content": processor.task_prompts["transcribe"]}])
+        return self._rendered(processor, processor.make_conversation(prompt, text="a")) - self._num_tokens("a")
+
+    def _rendered(self, processor: Any, conversation: list[dict]) -> int:
         rendered = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-        return len(self.tokenizer(rendered, add_special_tokens=False).input_ids) - own
+        return len(self.tokenizer(rendered, add_special_tokens=False).input_ids)

@@ -1,0 +1,228 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From a row to a training example: which task, how it is built, and what becomes of rows that cannot be used."""
+
+import difflib
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..processing.audio_io import check_length, check_sampling_rate, read_audio
+from .row_checks import check_row
+from .rows import COLUMNS, TASKS, RowError, audio_of, conversation_of, spec_of, tasks_of, word_times_of
+
+
+TextLayout = Literal["leading", "timed", "auto"]
+SkipReason = Literal["corrupt audio", "wrong row", "too long", "no task"]
+
+
+@dataclass
+class Example:
+    """An example as [`FlowOmniProcessor.encode_training_example`] makes it, and where it comes from."""
+
+    inputs: dict[str, Any]
+    id: str
+    task: str
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.inputs["input_ids"])
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is not used, and why."""
+
+    id: str
+    reason: SkipReason
+    message: str
+
+
+@dataclass
+class SkipReport:
+    """How many rows were used, how many skipped for which reason, and the first of these in words."""
+
+    num_used: int = 0
+    counts: Counter = field(default_factory=Counter)
+    first: list[str] = field(default_factory=list)
+    max_shown: int = 10
+
+    @property
+    def num_skipped(self) -> int:
+        return sum(self.counts.values())
+
+    def add(self, num_used: int, skipped: Iterable[Skipped]) -> None:
+        """Counts what a worker says of a batch."""
+        self.num_used += num_used
+        for row in skipped:
+            self.counts[row.reason] += 1
+            if len(self.first) < self.max_shown:
+                self.first.append(f"{row.id}: {row.message}" if row.id not in row.message else row.message)
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
+        head = f"{self.num_used} rows used, {self.num_skipped} skipped" + (f" ({reasons})" if reasons else "")
+        return "\n".join([head, *(f"  {message}" for message in self.first)])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_used": self.num_used, "counts": dict(self.counts), "first": list(self.first)}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self.num_used, self.counts, self.first = state["num_used"], Counter(state["counts"]), list(state["first"])
+
+
+class ExampleBuilder:
+    """
+    Builds examples in the workers of a data loader.
+
+    Args:
+        processor (`FlowOmniProcessor`):
+            Makes the inputs.
+        tasks (`dict[str, float]`, *optional*):
+            The share of each task, among those that a row offers; tasks that are not named are not trained. All tasks
+            alike by default.
+        seed (`int`, *optional*, defaults to 0):
+            Decides, with the epoch and the row, which task is drawn: in any process the same.
+        text_layout (`str`, *optional*, defaults to `"leading"`):
+            `"leading"`, `"timed"` (every spoken answer must have its `answer_word_times`), or `"auto"`: timed where
+            there are times.
+        max_steps (`int`, *optional*):
+            Longest example to use; longer ones are skipped and counted.
+        on_error (`str`, *optional*, defaults to `"skip"`):
+            Whether a row whose audio is corrupt or that is wrong otherwise is skipped and counted, or raised (`"stop"`).
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        tasks: Mapping[str, float] | None = None,
+        seed: int = 0,
+        text_layout: TextLayout = "leading",
+        max_steps: int | None = None,
+        on_error: Literal["stop", "skip"] = "skip",
+    ):
+        if text_layout not in ("leading", "timed", "auto"):
+            raise ValueError(f'`text_layout` is {text_layout!r}: choose "leading", "timed" or "auto".')
+        if on_error not in ("stop", "skip"):
+            raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
+        if max_steps is not None and max_steps < 1:
+            raise ValueError(f"`max_steps` is {max_steps!r}: it must be a number of steps, 1 or more.")
+        self.processor = processor
+        self.tasks = checked_shares(tasks)
+        self.seed = seed
+        self.text_layout = text_layout
+        self.max_steps = max_steps
+        self.on_error = on_error
+
+    def draw_task(self, row: Mapping, key: Any, epoch: int = 0) -> str | None:
+        """The task of a row in an epoch, or `None` if it offers none of those trained."""
+        offered = [task for task in tasks_of(row) if self.tasks.get(task, 0.0) > 0.0]
+        if len(offered) < 2:
+            return offered[0] if offered else None
+        point = uniform(self.seed, epoch, key) * sum(self.tasks[task] for task in offered)
+        for task in offered:
+            point -= self.tasks[task]
+            if point < 0.0:
+                return task
+        return offered[-1]
+
+    def build(self, row: Mapping, key: Any, epoch: int = 0) -> Example | Skipped:
+        """
+        The example of a row, or why there is none.
+
+        Args:
+            row (`Mapping`):
+                The row, as [`load_rows`] reads it.
+            key (`int` or `str`):
+                What tells it from other rows, for the draw of its task.
+            epoch (`int`, *optional*, defaults to 0):
+                Each epoch draws anew.
+        """
+        where = str(row.get("id") or f"row {key}")
+        try:
+            row = check_row({name: row[name] for name in COLUMNS if name in row}, where)
+            task = self.draw_task(row, key, epoch)
+            if task is None:
+                offers = ", ".join(tasks_of(row))
+                return Skipped(where, "no task", f"it offers {offers}, and {', '.join(self.tasks)} are trained")
+            row = self._with_waveforms(row, task, where)
+            inputs = self._encode(row, task)
+        except (ValueError, TypeError, OSError) as error:
+            if self.on_error == "stop":
+                error.add_note(f"The row is {where}.")
+                raise
+            is_audio = isinstance(error, CorruptAudioError)
+            return Skipped(where, "corrupt audio" if is_audio else "wrong row", " ".join(str(error).split()))
+        example = Example(inputs, where, task)
+        if self.max_steps is not None and example.num_steps > self.max_steps:
+            message = f"it has {example.num_steps} steps as {task}, and `max_steps` is {self.max_steps}"
+            return Skipped(where, "too long", message)
+        return example
+
+    def _with_waveforms(self, row: Mapping, task: str, where: str) -> dict[str, Any]:
+        """The row with the audio that the task needs decoded, so that a broken file is told from a broken row."""
+        row = dict(row)
+        for name in spec_of(row, task).needs:
+            if COLUMNS[name].kind != "audio":
+                continue
+            try:
+                source = audio_of(row, name)
+                waveform, rate = read_audio(source, self.processor.max_audio_seconds)
+                check_sampling_rate(rate)
+                check_length(len(waveform) / rate, self.processor.max_audio_seconds)
+            except (ValueError, TypeError, OSError, RuntimeError) as error:
+                raise CorruptAudioError(where, name, f"`{name}`: {error}") from error
+            row[name] = {"array": waveform, "sampling_rate": rate}
+            if name == "question_audio":
+                row.pop("question_start", None)
+                row.pop("question_end", None)
+        return row
+
+    def _encode(self, row: Mapping, task: str) -> dict[str, Any]:
+        conversation = conversation_of(row, task, self.processor)
+        word_times = None if self.text_layout == "leading" else word_times_of(row, task)
+        layout = self.text_layout
+        if layout == "auto" or spec_of(row, task).answer_audio is None:
+            layout = "leading" if word_times is None else "timed"
+        return self.processor.encode_training_example(conversation, text_layout=layout, word_times=word_times)
+
+
+class CorruptAudioError(RowError):
+    """The audio of a row cannot be read."""
+
+
+def checked_shares(tasks: Mapping[str, float] | None) -> dict[str, float]:
+    """The shares of the tasks, those of 0 left out."""
+    if tasks is None:
+        return dict.fromkeys(TASKS, 1.0)
+    for task, share in tasks.items():
+        if task not in TASKS:
+            likely = difflib.get_close_matches(task, TASKS, n=1)
+            hint = f" Did you mean `{likely[0]}`?" if likely else ""
+            raise ValueError(f"`tasks` names {task!r}: the tasks are {', '.join(TASKS)}.{hint}")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 <= share < math.inf:
+            raise ValueError(f"The share of the task {task!r} is {share!r}: it must be a number, 0 or more.")
+    shares = {task: float(share) for task, share in tasks.items() if share > 0.0}
+    if not shares:
+        raise ValueError(f"`tasks` is {dict(tasks)}: give at least one task a share above 0.")
+    return shares
+
+
+def uniform(*key: Any) -> float:
+    """A number in [0, 1) that depends on the key alone: on no state, no process, no order."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
