@@ -1,0 +1,66 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The arguments of the Trainer: those of transformers, with what this model needs as defaults, and a few more."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .stages import STAGES
+
+
+@dataclass
+class FlowOmniTrainingArguments(TrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`], and:
+
+    Args:
+        stage (`str`, *optional*):
+            `"align"` or `"finetune"`: what trains. `None` leaves it as the parameters' `requires_grad` says.
+        ema_decay (`float`, *optional*):
+            Keeps a moving average of the weights, for example with 0.999; evaluation and the final model use it.
+        mel_statistics_batches (`int`, *optional*, defaults to 200):
+            Batches over which the mel statistics are measured before the first step, unless the model has some; 0 leaves
+            those of the config.
+        stop_on_nan (`bool`, *optional*, defaults to `True`):
+            Whether a loss or gradient that is not finite stops the run, with the batch saved.
+    """
+
+    stage: str | None = field(default=None, metadata={"help": "What trains: align or finetune."})
+    ema_decay: float | None = field(default=None, metadata={"help": "Decay of the moving average of the weights."})
+    mel_statistics_batches: int = field(default=200, metadata={"help": "Batches to measure the mel statistics on."})
+    stop_on_nan: bool = field(default=True, metadata={"help": "Stop where the loss is not finite."})
+
+    # The collator makes the model's inputs: there are no columns to remove.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep as it is."})
+    # All rows have text labels. Of those that the Trainer would find by itself, text answers have no `mel_labels`, and it
+    # would take their batches for unlabelled.
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Keep as it is."})
+    # Logits of all steps of all batches would fill the memory, for metrics that need generation anyway.
+    prediction_loss_only: bool = field(default=True, metadata={"help": "Keep as it is."})
+    # `stop_on_nan` looks at every loss; the filter would hide it behind the mean of those before.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+    # Every batch reaches every module (`unused_modules.py`), so that DDP need not look for those it does not.
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Keep as it is."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.stage is not None and self.stage not in STAGES:
+            raise ValueError(f"`stage` is {self.stage!r}: it must be one of {', '.join(map(repr, STAGES))}, or None.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` is {self.ema_decay}: it must lie between 0 and 1, for example 0.999.")
+        if self.mel_statistics_batches < 0:
+            raise ValueError(
+                f"`mel_statistics_batches` is {self.mel_statistics_batches}: it must be a number of batches, 0 or more."
+            )

@@ -1,0 +1,98 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Checkpoints that are there whole or not at all: written aside, brought to the disk, and only then given their name."""
+
+import os
+import shutil
+from pathlib import Path
+
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+
+# Begins with a dot and not with `checkpoint-`: nothing that looks for checkpoints finds one that is being written.
+STAGING = ".unfinished"
+
+
+class CheckpointNotWrittenError(OSError):
+    """A checkpoint could not be written. Earlier ones are as they were."""
+
+
+def staging_folder(run_folder: str | os.PathLike) -> Path:
+    return Path(run_folder) / STAGING
+
+
+def clear_staging(run_folder: str | os.PathLike) -> None:
+    """Removes what a run that was killed while it wrote has left."""
+    shutil.rmtree(staging_folder(run_folder), ignore_errors=True)
+
+
+def publish(staged: Path, final: Path) -> None:
+    """
+    Gives a complete folder its name. An older one of that name goes first, aside: `rename` is atomic, but does not replace
+    a folder with files in it.
+    """
+    bring_to_disk(staged)
+    replaced = staged.with_name(f"replaced-{final.name}")
+    if final.exists():
+        os.replace(final, replaced)
+    os.replace(staged, final)
+    _sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def publish_files(staged: Path, folder: Path) -> None:
+    """Moves the files of a complete folder into another one, each at once."""
+    bring_to_disk(staged)
+    for path in sorted(staged.rglob("*")):
+        if path.is_file():
+            target = folder / path.relative_to(staged)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    _sync(folder)
+
+
+def bring_to_disk(folder: Path) -> None:
+    """Waits until the files are on the disk: a rename may reach it sooner than what it names, and then power fails."""
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def last_checkpoint(run_folder: str | os.PathLike) -> str | None:
+    """The latest checkpoint of a run, or `None` if it has none yet."""
+    return get_last_checkpoint(run_folder) if os.path.isdir(run_folder) else None
+
+
+def not_written(step: int, run_folder: str | os.PathLike, reason: BaseException) -> CheckpointNotWrittenError:
+    """The error to raise where a checkpoint failed: how much room there is, and what is left to go on with."""
+    free = shutil.disk_usage(run_folder).free / 2**30
+    last = last_checkpoint(run_folder)
+    left = (
+        f"'{last}' is whole: make room and resume from it"
+        if last
+        else "There is no earlier one: make room and start anew"
+    )
+    return CheckpointNotWrittenError(
+        f"{PREFIX_CHECKPOINT_DIR}-{step} could not be written to '{run_folder}', where {free:.2f} GiB are free "
+        f"({type(reason).__name__}: {reason}). {left}; `save_total_limit` bounds the number of checkpoints, `save_only_model` "
+        "their size."
+    )
