@@ -94,6 +94,10 @@ class StepCounter:
         self.prompt_tokens = {
             prompt: self._prompt_tokens(processor, prompt) for prompt in ("ask", "say", "transcribe")
         }
+        system, user, answer = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
+        alone, own = self._rendered(processor, [user]), self._num_tokens("a")
+        self.turn_tokens = (self._rendered(processor, [user, answer, user]) - alone) // 2 - own
+        self.system_tokens = self._rendered(processor, [system, user]) - alone - own
 
     def measure(self, row: Mapping) -> RowLengths:
         """The lengths of a row's parts. Raises what reading a header raises."""
