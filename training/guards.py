@@ -34,7 +34,8 @@ def diverged(
     folder: Path,
 ) -> TrainingDivergedError:
     """Saves the batch whose loss is not finite to `folder`, and makes the error that tells of it."""
-    path = save_batch(batch, {"step": step, "loss": float(loss), **losses, "rows": row_ids}, folder)
+    value = loss.item()
+    path = save_batch(batch, {"step": step, "loss": value, **losses, "rows": row_ids}, folder)
     culprits = inputs_that_are_not_finite(batch)
     if culprits:
         remedy = f"Its {', '.join(culprits)} hold values that are not finite: take these rows out of the data."
@@ -45,7 +46,7 @@ def diverged(
         )
     rows = f" of the rows {', '.join(map(str, row_ids))}" if row_ids else f" of {len(batch['input_ids'])} rows"
     return TrainingDivergedError(
-        f"The loss at step {step} is {float(loss)} ({_in_words(losses)}). The batch{rows} was saved to '{path}'. {remedy} "
+        f"The loss at step {step} is {value} ({_in_words(losses)}). The batch{rows} was saved to '{path}'. {remedy} "
         "The step was not taken; the last checkpoint is whole."
     )
 
