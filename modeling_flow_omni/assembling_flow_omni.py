@@ -55,6 +55,7 @@ def assemble_from_pretrained_parts(
         audio_token_id=audio_token_id,
         **_with_geometry_of(vocos, config_fields),
     )
+    _forget_folders(config)
     weights = {f"model.audio_encoder.{name}": weight for name, weight in encoder_weights.items()}
     backbone = language_model.base_model.state_dict()
     weights |= {f"model.language_model.{name}": weight for name, weight in backbone.items()}
@@ -100,6 +101,13 @@ def _with_geometry_of(vocos: PreTrainedModel | None, config_fields: dict[str, An
     geometry = {name: getattr(vocos.config, name) for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins")}
     geometry["mel_padding"] = vocos.config.padding
     return config_fields | {"speech_config": geometry | (config_fields.get("speech_config") or {})}
+
+
+def _forget_folders(config: FlowOmniConfig) -> None:
+    """Where a part came from is worth keeping if it is a Hub id; the path of a folder on this machine is nobody's business."""
+    for part in (config.audio_config, config.text_config, config.vocoder_config):
+        if part is not None and os.path.exists(part.name_or_path):
+            part.name_or_path = ""
 
 
 def _ends_of_answers(generation_config, tokenizer) -> list[int]:
