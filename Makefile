@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 ARGS ?=
 
+# Each worker has torch in memory, hence no more than four.
+WORKERS := -n logical --maxprocesses 4
+
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
@@ -22,10 +25,10 @@ talk: $(READY)  ## Answer the bundled spoken question: text here, speech in answ
 	@$(BIN)/flow-omni ask flow_omni/assets/question.wav --output answer.wav --picture answer.png $(ARGS)
 
 test: $(READY)  ## Run the tests (ARGS="-k vocoder" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 slow: $(READY)  ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "" $(ARGS)
 
 lint: $(READY)  ## Check style with ruff
 	$(BIN)/ruff check .
