@@ -21,6 +21,7 @@ from training_runs import (
     assert_same_weights,
     encoded_examples,
     make_trainer,
+    text_batches,
     weights_of,
 )
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -134,6 +135,49 @@ def test_callbacks_and_schedulers_of_transformers_work(tmp_path):
     best = min(losses, key=losses.get)
     assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
     assert (tmp_path / f"checkpoint-{best}" / "model.safetensors").is_file()
+
+
+# Ready batches
+
+
+def options_for_batches(**options):
+    return {"save_strategy": "steps", "save_steps": 3, "max_steps": 9, "gradient_accumulation_steps": 2} | options
+
+
+def test_a_run_on_ready_batches_resumes_in_the_middle_of_an_epoch(tmp_path):
+    """Seven batches an epoch, two a step: the checkpoints lie within the first, the second and the third epoch."""
+    runs = {}
+    for name, checkpoint in {"whole": None, "resumed": str(tmp_path / "whole" / "checkpoint-6")}.items():
+        batches = text_batches(14, max_rows_per_batch=2)
+        assert len(batches) == 7
+        runs[name] = make_trainer(tmp_path / name, train_batches=batches, **options_for_batches())
+        runs[name].train(resume_from_checkpoint=checkpoint)
+    assert_same_weights(weights_of(runs["whole"].model), weights_of(runs["resumed"].model))
+    assert losses_logged(runs["whole"])[6:] == losses_logged(runs["resumed"])[6:]
+    assert runs["whole"].state.epoch == runs["resumed"].state.epoch == pytest.approx(18 / 7)
+
+
+def test_epochs_of_ready_batches_become_steps(tmp_path):
+    batches = text_batches(14, max_rows_per_batch=2)
+    trainer = make_trainer(
+        tmp_path, train_batches=batches, max_steps=-1, num_train_epochs=2, gradient_accumulation_steps=2
+    )
+    trainer.train()
+    assert trainer.state.global_step == 7
+
+
+def test_every_evaluation_is_on_the_same_batches(tmp_path):
+    eval_batches = text_batches(6, max_rows_per_batch=2, shuffle=False)
+    trainer = make_trainer(tmp_path, train_batches=text_batches(2), eval_batches=eval_batches)
+    assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def test_measuring_leaves_ready_batches_where_they_were(tmp_path):
+    batches = text_batches(14, max_rows_per_batch=2)
+    trainer = make_trainer(tmp_path, train_batches=batches, mel_statistics_batches=3)
+    before = batches.state_dict()
+    trainer.measure_mel_statistics()
+    assert batches.state_dict() == before
 
 
 # The mel statistics

@@ -22,6 +22,8 @@ from test_learning import conversations
 from tiny import tiny_config, tiny_model, tiny_processor
 
 from flow_omni.training.arguments import FlowOmniTrainingArguments
+from flow_omni.training.batches import Batches, make_batches
+from flow_omni.training.examples import ExampleBuilder
 from flow_omni.training.trainer import FlowOmniTrainer
 
 
@@ -38,6 +40,17 @@ def _examples() -> tuple[dict, ...]:
 def encoded_examples(copies: int = 2) -> list[dict]:
     """Examples of every task, of unequal lengths: text to text, text to speech, speech to text, speech to speech."""
     return list(_examples()) * copies
+
+
+def text_batches(num_rows: int = 2, **options: Any) -> Batches:
+    """Batches of rows of text: a question and an answer each."""
+    names = ["first", "second", *map(str, range(2, num_rows))][:num_rows]
+    rows = [
+        {"id": name, "question_text": f"the {name}", "answer_text": name * (2 + index % 3)}
+        for index, name in enumerate(names)
+    ]
+    builder = ExampleBuilder(tiny_processor(tiny_config()))
+    return make_batches(rows, builder, **({"max_steps_per_batch": 1000} | options))
 
 
 def make_trainer(folder: Path, model=None, examples=None, **options: Any) -> FlowOmniTrainer:

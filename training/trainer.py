@@ -13,9 +13,11 @@
 # limitations under the License.
 """The Trainer: transformers' own, whose losses are means over a whole step, and whose checkpoints survive being killed."""
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
@@ -31,8 +32,10 @@ from transformers.utils import logging
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from . import mel_statistics
 from .arguments import FlowOmniTrainingArguments
+from .batches import Batches, TrainingCollator
 from .checkpoints import clear_staging, not_written, publish, publish_files, staging_folder
 from .ema import ExponentialMovingAverage
+from .endless_batches import EndlessBatches
 from .guards import check_finite_gradient, diverged
 from .lora import freeze_inside
 from .loss_shares import PARTS, LossParts, count_targets, loss_of_parts, shares_of
@@ -42,16 +45,13 @@ from .unused_modules import with_all_modalities
 
 logger = logging.get_logger(__name__)
 
-# The key under which a batch may name its rows, for messages; the model does not see it.
-ROW_IDS = "example_ids"
-
 
 class FlowOmniTrainer(Trainer):
     """
     Args:
-        train_batches, eval_batches (`DataLoader`, *optional*):
-            Loaders of ready batches, which each process reads its own share of, in the place of `train_dataset` and
-            `eval_dataset`: what `training.batches.make_batches` makes.
+        train_batches, eval_batches ([`Batches`], *optional*):
+            Ready batches in the place of `train_dataset` and `eval_dataset`, as `training.batches.make_batches` makes
+            them: under a budget of steps, each process its own share.
         generation_metrics (`Callable`, *optional*):
             Called with the model, the step and this Trainer at each evaluation, returns what it measured by generation
             (`training.generation_metrics.GenerationMetrics`).
@@ -64,24 +64,32 @@ class FlowOmniTrainer(Trainer):
         self,
         model: nn.Module,
         args: FlowOmniTrainingArguments,
-        train_batches: DataLoader | None = None,
-        eval_batches: DataLoader | None = None,
+        train_batches: Batches | None = None,
+        eval_batches: Batches | None = None,
         generation_metrics: Callable[..., dict[str, float]] | None = None,
         **kwargs: Any,
     ):
         processor = kwargs.get("processing_class")
         if kwargs.get("data_collator") is None and processor is not None:
-            kwargs["data_collator"] = _Collator(processor)
+            kwargs["data_collator"] = TrainingCollator(processor)
         if args.stage is not None:
             _freeze(model, args.stage)
+        if train_batches is not None:
+            # it would count batches to skip; ours know where they are
+            args.ignore_data_skip = True
+            args.max_steps = max_steps_of(args, train_batches)
+        if eval_batches is not None and kwargs.get("eval_dataset") is None:
+            kwargs["eval_dataset"] = eval_batches.rows  # asked for where evaluation is
         super().__init__(model, args, **kwargs)
-        self.train_batches, self.eval_batches = train_batches, eval_batches
+        self.train_batches = EndlessBatches(train_batches) if train_batches is not None else None
+        self.eval_batches = eval_batches
         self.generation_metrics = generation_metrics
         self.parts, self._shares, self._staged_run = LossParts(), deque(), None
         self.ema = ExponentialMovingAverage(args.ema_decay) if args.ema_decay is not None else None
         if self.ema is not None and self.is_fsdp_enabled:
             raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
-        self.add_callback(_Epochs())
+        if self.train_batches is not None:
+            self.add_callback(_Epochs(self.train_batches))
         if self.ema is not None:
             self.add_callback(_AverageWeights(self.ema))
 
@@ -93,13 +101,16 @@ class FlowOmniTrainer(Trainer):
 
     # Data
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> Iterable[dict[str, torch.Tensor]]:
         return self.train_batches if self.train_batches is not None else super().get_train_dataloader()
 
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        if eval_dataset is None and self.eval_batches is not None:
-            return self.eval_batches
-        return super().get_eval_dataloader(eval_dataset)
+    def get_eval_dataloader(self, eval_dataset=None) -> Iterable[dict[str, torch.Tensor]]:
+        is_own = eval_dataset is None or eval_dataset is self.eval_dataset
+        if self.eval_batches is None or not is_own:
+            return super().get_eval_dataloader(eval_dataset)
+        # every evaluation on the same tasks
+        self.eval_batches.set_epoch(0)
+        return self.eval_batches
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
         if self.args.should_save:
@@ -121,17 +132,26 @@ class FlowOmniTrainer(Trainer):
             self.flow_omni.config.generating_state_id,
             getattr(self.flow_omni.speech_head, "quantizer", None),
         )
-        with torch.random.fork_rng(devices=[]):
-            batches = islice(self.get_train_dataloader(), num_batches)
+        with self._first_batches(num_batches) as batches:
             statistics = mel_statistics.measure(batches, normalizer, state_id)
-            statistics.reduce(self._sum_over_processes)
-            mel_statistics.store(statistics, normalizer)
-            logger.info(f"Measured the mel statistics on {int(statistics.count):,} frames.")
-            if quantizer is not None:
-                batches = islice(self.get_train_dataloader(), num_batches)
+        statistics.reduce(self._sum_over_processes)
+        mel_statistics.store(statistics, normalizer)
+        logger.info(f"Measured the mel statistics on {int(statistics.count):,} frames.")
+        if quantizer is not None:
+            with self._first_batches(num_batches) as batches:
                 mel_statistics.fit_codebooks(quantizer, batches, normalizer, state_id)
-                # each process has seen its own share: all go on with the first one's
-                broadcast(quantizer.codebooks.data)
+            # each process has seen its own share: all go on with the first one's
+            broadcast(quantizer.codebooks.data)
+
+    @contextmanager
+    def _first_batches(self, num_batches: int) -> Iterator[Iterable[dict[str, torch.Tensor]]]:
+        """Batches to look at before training, which then begins as if nobody had."""
+        batches = self.train_batches.batches if self.train_batches is not None else None
+        position = batches.state_dict() if batches is not None else None
+        with torch.random.fork_rng(devices=[]):
+            yield islice(self.get_train_dataloader(), num_batches)
+        if batches is not None:
+            batches.load_state_dict(position)
 
     # The loss
 
@@ -146,7 +166,6 @@ class FlowOmniTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
         config, batch = self.flow_omni.config, dict(inputs)
-        row_ids = batch.pop(ROW_IDS, None)
         if model.training and self._shares:
             counts, shares = self._shares.popleft()
         else:
@@ -158,14 +177,15 @@ class FlowOmniTrainer(Trainer):
         loss = loss_of_parts(outputs, config, shares)
         self.parts.add(outputs, counts)
         if model.training and self.args.stop_on_nan:
-            self._check_finite(loss, batch, outputs, row_ids)
+            self._check_finite(loss, inputs, outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def _check_finite(self, loss: torch.Tensor, batch: dict, outputs: Mapping, row_ids: list[str] | None) -> None:
+    def _check_finite(self, loss: torch.Tensor, batch: Mapping[str, torch.Tensor], outputs: Mapping) -> None:
         if torch.isfinite(loss):
             return
         step = self.state.global_step + 1
         losses = {name: outputs[name].item() for name in PARTS if outputs.get(name) is not None}
+        row_ids = self.train_batches.batches.ids_of(batch) if self.train_batches is not None else None
         folder = Path(self.args.output_dir) / f"diverged-step-{step}-process-{self.args.process_index}"
         raise diverged(loss, batch, losses, row_ids, step, folder)
 
@@ -254,10 +274,17 @@ class FlowOmniTrainer(Trainer):
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.train_batches is not None:
+            self.train_batches.save(output_dir, self.args.process_index)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.ema is not None and checkpoint is not None:
             self.ema.load(checkpoint, self.model)
+        if self.train_batches is not None and checkpoint is not None:
+            self.train_batches.load(checkpoint, self.args.process_index)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -285,22 +312,15 @@ class FlowOmniTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
 
-class _Collator:
-    """`processor.collate` as an object that worker processes can be given."""
-
-    def __init__(self, processor):
-        self.processor = processor
-
-    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        return dict(self.processor.collate(examples))
-
-
 class _Epochs(TrainerCallback):
-    """Tells the loader of ready batches which epoch begins; for its own loaders the Trainer does."""
+    """Puts the true epoch in the place of the Trainer's, which thinks there is only one."""
 
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        if hasattr(train_dataloader, "set_epoch"):
-            train_dataloader.set_epoch(int(state.epoch or 0))
+    def __init__(self, batches: EndlessBatches):
+        self.batches = batches
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.batches.epoch is not None:
+            state.epoch = self.batches.epoch
 
 
 class _AverageWeights(TrainerCallback):
@@ -309,6 +329,15 @@ class _AverageWeights(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.ema.update(model)
+
+
+def max_steps_of(args: FlowOmniTrainingArguments, batches: Batches) -> int:
+    """Optimizer steps to take: as said, or as many as the epochs make, reckoned by the length of the first."""
+    if args.max_steps > 0:
+        return args.max_steps
+    if not hasattr(batches, "__len__"):
+        raise ValueError("A stream has no length to make epochs of: say how long to train with `max_steps`.")
+    return math.ceil(args.num_train_epochs * len(batches) / args.gradient_accumulation_steps)
 
 
 def _freeze(model: nn.Module, stage: str) -> None:

@@ -1,0 +1,66 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Ready batches as the Trainer reads them: epoch after epoch without end, and taken up again where a checkpoint left them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from .batches import Batches
+
+
+class EndlessBatches:
+    """
+    The Trainer divides steps into epochs of one length. Ours are not: each draws other tasks, which make other batches. So
+    it gets one endless epoch, and the position in the data is saved with each checkpoint, instead of being reckoned
+    from the number of steps.
+    """
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        is_empty = False
+        while not is_empty:
+            is_empty = True
+            for batch in self.batches:
+                is_empty = False
+                yield batch
+
+    @property
+    def epoch(self) -> float | None:
+        """Epochs gone through so far; `None` of a stream, whose length nobody knows."""
+        if not hasattr(self.batches, "position"):
+            return None
+        return self.batches.epoch + self.batches.position / len(self.batches)
+
+    def save(self, folder: str | os.PathLike, rank: int) -> None:
+        """Writes the position of this process into a checkpoint."""
+        torch.save(self.batches.state_dict(), _file(folder, rank))
+
+    def load(self, folder: str | os.PathLike, rank: int) -> None:
+        path = _file(folder, rank)
+        if not path.is_file():
+            found = len(list(Path(folder).glob("batches_*.pt")))
+            raise FileNotFoundError(
+                f"There is no '{path}': the run was on {found} processes, each of which reads its own share of the data. Resume "
+                "on as many."
+            )
+        self.batches.load_state_dict(torch.load(path, weights_only=True))
+
+
+def _file(folder: str | os.PathLike, rank: int) -> Path:
+    return Path(folder) / f"batches_{rank}.pt"
