@@ -23,7 +23,7 @@ from tiny import tiny_processor
 
 from flow_omni.training.examples import Example, ExampleBuilder, Skipped, SkipReport
 from flow_omni.training.lengths import StepCounter
-from flow_omni.training.rows import TASKS, RowError, conversation_of
+from flow_omni.training.rows import TASKS, RowError, conversation_of, tasks_of
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def row():
 def test_tasks_are_drawn_in_the_shares_given(processor, row):
     shares = {"transcribe": 1, "say": 2, "speech_to_speech": 5, "text_to_text": 0}
     builder = ExampleBuilder(processor, shares)
-    drawn = Counter(builder.draw_task(row, key) for key in range(4000))
+    drawn = Counter(builder.draw_task(tasks_of(row), key) for key in range(4000))
     assert drawn.keys() == {"transcribe", "say", "speech_to_speech"}
     for task in drawn:
         assert drawn[task] / 4000 == pytest.approx(shares[task] / 8, abs=0.03)
@@ -55,14 +55,14 @@ def test_tasks_are_drawn_in_the_shares_given(processor, row):
 def test_shares_are_among_what_a_row_offers(processor, row):
     del row["answer_audio"]
     builder = ExampleBuilder(processor, {"transcribe": 1, "say": 8, "speech_to_text": 1})
-    drawn = Counter(builder.draw_task(row, key) for key in range(1000))
+    drawn = Counter(builder.draw_task(tasks_of(row), key) for key in range(1000))
     assert drawn.keys() == {"transcribe", "speech_to_text"}
     assert drawn["transcribe"] == pytest.approx(500, abs=60)
 
 
 def test_a_draw_depends_on_seed_epoch_and_row_alone(processor, row):
     def draws(seed, epoch):
-        return [ExampleBuilder(processor, seed=seed).draw_task(row, key, epoch) for key in range(50)]
+        return [ExampleBuilder(processor, seed=seed).draw_task(tasks_of(row), key, epoch) for key in range(50)]
 
     assert draws(0, 0) == draws(0, 0)
     assert draws(0, 0) != draws(0, 1)

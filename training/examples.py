@@ -128,17 +128,17 @@ class ExampleBuilder:
         self.max_steps = max_steps
         self.on_error = on_error
 
-    def draw_task(self, row: Mapping, key: Any, epoch: int = 0) -> str | None:
-        """The task of a row in an epoch, or `None` if it offers none of those trained."""
-        offered = [task for task in tasks_of(row) if self.tasks.get(task, 0.0) > 0.0]
-        if len(offered) < 2:
-            return offered[0] if offered else None
-        point = uniform(self.seed, epoch, key) * sum(self.tasks[task] for task in offered)
-        for task in offered:
+    def draw_task(self, offered: Iterable[str], key: Any, epoch: int = 0) -> str | None:
+        """The task of a row in an epoch among those it offers ([`tasks_of`]), or `None` if none of them is trained."""
+        trained = [task for task in offered if task in self.tasks]
+        if len(trained) < 2:
+            return trained[0] if trained else None
+        point = uniform(self.seed, epoch, key) * sum(self.tasks[task] for task in trained)
+        for task in trained:
             point -= self.tasks[task]
             if point < 0.0:
                 return task
-        return offered[-1]
+        return trained[-1]
 
     def build(self, row: Mapping, key: Any, epoch: int = 0) -> Example | Skipped:
         """
@@ -155,10 +155,10 @@ class ExampleBuilder:
         where = str(row.get("id") or f"row {key}")
         try:
             row = check_row({name: row[name] for name in COLUMNS if name in row}, where)
-            task = self.draw_task(row, key, epoch)
+            offered = tasks_of(row)
+            task = self.draw_task(offered, key, epoch)
             if task is None:
-                offers = ", ".join(tasks_of(row))
-                return Skipped(where, "no task", f"it offers {offers}, and {', '.join(self.tasks)} are trained")
+                return self.without_task(where, offered)
             row = self._with_waveforms(row, task, where)
             inputs = self._encode(row, task)
         except (ValueError, TypeError, OSError) as error:
@@ -172,6 +172,9 @@ class ExampleBuilder:
             message = f"it has {example.num_steps} steps as {task}, and `max_steps` is {self.max_steps}"
             return Skipped(where, "too long", message)
         return example
+
+    def without_task(self, where: str, offered: Iterable[str]) -> Skipped:
+        return Skipped(where, "no task", f"it offers {', '.join(offered)}, and {', '.join(self.tasks)} are trained")
 
     def _with_waveforms(self, row: Mapping, task: str, where: str) -> dict[str, Any]:
         """The row with the audio that the task needs decoded, so that a broken file is told from a broken row."""

@@ -15,8 +15,9 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from ..processing.audio_io import existing_file, read_audio
@@ -66,10 +67,11 @@ def source_seconds(source: Any) -> float:
 
 @dataclass(frozen=True)
 class RowLengths:
-    """Steps that the parts of a row take up; -1 where the row lacks the part."""
+    """Steps that the parts of a row take up, a recorded question both as heard and as said; 0 for what is not needed."""
 
     question_tokens: int
     question_steps: int
+    question_patches: int
     answer_tokens: int
     answer_patches: int
     history_tokens: int = 0
@@ -99,49 +101,37 @@ class StepCounter:
         self.turn_tokens = (self._rendered(processor, [user, answer, user]) - alone) // 2 - own
         self.system_tokens = self._rendered(processor, [system, user]) - alone - own
 
-    def measure(self, row: Mapping) -> RowLengths:
-        """The lengths of a row's parts. Raises what reading a header raises."""
+    def measure(self, row: Mapping, tasks: Iterable[str]) -> RowLengths:
+        """The lengths of the parts of a row that these tasks need. Raises what reading a header raises."""
+        needed = {name for task in tasks for name in spec_of(row, task).needs}
+        seconds = {side: audio_seconds(row, side) for side in ("question", "answer") if f"{side}_audio" in needed}
         return RowLengths(
             question_tokens=self._num_tokens(row.get("question_text")),
-            question_steps=self._num_steps(row, "question", self.steps_per_second_heard),
+            question_steps=ceil(seconds.get("question", 0.0) * self.steps_per_second_heard),
+            question_patches=ceil(seconds.get("question", 0.0) * self.patches_per_second),
             answer_tokens=self._num_tokens(row.get("answer_text")),
-            answer_patches=self._num_steps(row, "answer", self.patches_per_second),
+            answer_patches=ceil(seconds.get("answer", 0.0) * self.patches_per_second),
             history_tokens=self._history_tokens(row),
             system_tokens=self._system_tokens(row),
         )
 
     def count(self, row: Mapping, task: str, lengths: RowLengths | None = None) -> int:
         """Steps of the example that the row makes in this task."""
-        lengths = self.measure(row) if lengths is None else lengths
+        lengths = self.measure(row, [task]) if lengths is None else lengths
         spec = spec_of(row, task)
-        question = (
-            lengths.question_steps
-            if spec.question == "question_audio"
-            else max(0, self._tokens(lengths, spec.question))
-        )
-        num_tokens = self._tokens(lengths, spec.answer_text) + 1
-        num_steps = num_tokens
+        steps = {"question_audio": lengths.question_steps} | self._texts(lengths)
+        patches = {"question_audio": lengths.question_patches, "answer_audio": lengths.answer_patches}
+        num_steps = num_tokens = self._texts(lengths)[spec.answer_text] + 1
         if spec.answer_audio is not None:
-            num_patches = self._patches(lengths, spec.answer_audio)
-            num_steps = max(num_tokens, min(self.speech_delay, num_tokens) + num_patches + 2)
+            num_steps = max(num_tokens, min(self.speech_delay, num_tokens) + patches[spec.answer_audio] + 2)
         history = lengths.history_tokens if spec.prompt == "ask" else 0
-        return self.prompt_tokens[spec.prompt] + lengths.system_tokens + history + question + num_steps
+        return self.prompt_tokens[spec.prompt] + lengths.system_tokens + history + steps[spec.question] + num_steps
 
-    def _tokens(self, lengths: RowLengths, column: str) -> int:
-        return lengths.question_tokens if column == "question_text" else lengths.answer_tokens
-
-    def _patches(self, lengths: RowLengths, column: str) -> int:
-        if column == "answer_audio":
-            return lengths.answer_patches
-        return round(lengths.question_steps * self.patches_per_second / self.steps_per_second_heard)
+    def _texts(self, lengths: RowLengths) -> dict[str, int]:
+        return {"question_text": lengths.question_tokens, "answer_text": lengths.answer_tokens}
 
     def _num_tokens(self, text: str | None) -> int:
-        return -1 if not text else len(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def _num_steps(self, row: Mapping, side: str, steps_per_second: float) -> int:
-        if not has(row, f"{side}_audio"):
-            return -1
-        return int(-(-audio_seconds(row, side) * steps_per_second // 1))
+        return 0 if not text else len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _history_tokens(self, row: Mapping) -> int:
         return sum(self._num_tokens(turn["text"]) + self.turn_tokens for turn in row.get("history") or [])

@@ -1,0 +1,406 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Batches: within the budget, little padding, the same for any number of workers and processes, resumable anywhere."""
+
+import itertools
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from sounds import file_bytes, noise
+from tiny import tiny_processor
+
+from flow_omni.training.batches import BatchOptions, group_by_length, make_batches
+from flow_omni.training.examples import ExampleBuilder
+from flow_omni.training.planned_batches import PlannedBatches
+
+
+datasets = pytest.importorskip("datasets")
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+NUM_ROWS = 60
+BUDGET = 400
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@cache
+def row(index):
+    """A row of a length of its own; every third one is spoken."""
+    generator = np.random.default_rng(index)
+    text = "".join(generator.choice(list("abcde "), size=int(generator.integers(1, 60)))) + str(index)
+    if index % 3:
+        return {"id": str(index), "question_text": text, "answer_text": text[::-1]}
+    sound = file_bytes(noise(float(generator.uniform(0.1, 0.5)), seed=index))
+    return {"id": str(index), "question_text": text, "question_audio": sound}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [row(index) for index in range(NUM_ROWS)]
+
+
+def generate(shards, size):
+    for shard in shards:
+        for index in range(shard * size, (shard + 1) * size):
+            yield row(index)
+
+
+def stream(num_shards=10):
+    size = NUM_ROWS // num_shards
+    return datasets.IterableDataset.from_generator(
+        generate, gen_kwargs={"shards": list(range(num_shards)), "size": size}
+    )
+
+
+def batches_of(source, processor, builder=None, **options):
+    builder = builder or ExampleBuilder(processor)
+    return make_batches(source, builder, **{"max_steps_per_batch": BUDGET, **options})
+
+
+def as_source(kind, rows):
+    """Rows that can be counted, a stream of as many shards as lanes or more, and one of fewer."""
+    if kind == "planned":
+        return rows, {}
+    return stream(10 if kind == "streamed" else 3), {"num_epochs": 1, "window": 2, "num_lanes": 4}
+
+
+KINDS = ["planned", "streamed", "streamed in few shards"]
+
+
+def assert_same(ours, theirs):
+    ours, theirs = list(ours), list(theirs)
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs):
+        assert mine.keys() == other.keys()
+        for name in mine:
+            assert torch.equal(mine[name], other[name]), name
+
+
+def ids(batches):
+    return [batches.ids_of(batch) for batch in batches]
+
+
+def test_groups_keep_to_the_budget_and_hold_every_row_once():
+    lengths = np.random.default_rng(0).integers(1, 120, 500).tolist()
+    groups = group_by_length(lengths, 300, max_rows=20)
+    assert sorted(itertools.chain(*groups)) == list(range(500))
+    for group in groups:
+        assert len(group) <= 20
+        assert len(group) * max(lengths[index] for index in group) <= 300
+    assert group_by_length([500, 3], 300) == [[0], [1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_has_every_row_once_within_the_budget(rows, processor, kind):
+    source, options = as_source(kind, rows)
+    batches = batches_of(source, processor, **options)
+    seen = []
+    for batch in batches:
+        assert batch["input_ids"].numel() <= BUDGET * 1.05
+        assert len(batch["input_ids"]) == len(batches.ids_of(batch))
+        seen += batches.ids_of(batch)
+    assert sorted(seen, key=int) == [str(index) for index in range(NUM_ROWS)]
+    assert batches.report.num_used == NUM_ROWS
+    assert batches.report.num_skipped == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_change_nothing(rows, processor, kind):
+    source, options = as_source(kind, rows)
+    alone = batches_of(source, processor, **options)
+    expected = list(alone)
+    for num_workers in (1, 3):
+        helped = batches_of(source, processor, num_workers=num_workers, **options)
+        assert_same(helped, expected)
+        assert str(helped.report) == str(alone.report)
+        assert helped.padding_share == alone.padding_share
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_share_the_epoch_of_one(rows, processor, kind, world_size):
+    source, options = as_source(kind, rows)
+    alone = ids(batches_of(source, processor, **options))
+    shares = [
+        ids(batches_of(source, processor, rank=rank, world_size=world_size, **options)) for rank in range(world_size)
+    ]
+    together = list(itertools.chain(*shares))
+    assert sorted(itertools.chain(*together), key=int) == sorted(itertools.chain(*alone), key=int)
+    if kind == "planned":
+        assert len({len(share) for share in shares}) == 1
+    else:
+        assert sorted(together) == sorted(alone)
+
+
+def test_processes_take_turns_in_the_batches_of_one(processor):
+    def first_batches(num_batches, **options):
+        batches = batches_of(stream(), processor, window=2, num_lanes=4, **options)
+        return list(itertools.islice(ids_as_they_come(batches), num_batches))
+
+    alone = first_batches(60)
+    shares = [first_batches(30, rank=rank, world_size=2) for rank in range(2)]
+    assert list(itertools.chain(*zip(*shares))) == alone
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 5])
+def test_processes_have_as_many_batches_even_of_too_few_rows(rows, processor, num_rows):
+    shares = [ids(batches_of(rows[:num_rows], processor, rank=rank, world_size=3)) for rank in range(3)]
+    assert len({len(share) for share in shares}) == 1
+    assert {name for share in shares for batch in share for name in batch} == {str(i) for i in range(num_rows)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rank", "num_workers"), [(0, 0), (1, 0), (1, 2)])
+def test_training_goes_on_at_any_batch(rows, processor, kind, rank, num_workers):
+    source, options = as_source(kind, rows)
+    options |= {"num_workers": num_workers, "rank": rank, "world_size": 2}
+    if kind != "planned":
+        options["num_epochs"] = 2
+    whole = list(batches_of(source, processor, **options))
+    middle = len(whole) // 2
+    for position in [middle] if num_workers else [0, 1, middle, len(whole) - 1, len(whole)]:
+        first = batches_of(source, processor, **options)
+        begun = list(itertools.islice(first, position))
+        second = batches_of(source, processor, **options)
+        second.load_state_dict(first.state_dict())
+        if kind == "planned" and position == len(whole):
+            assert (second.epoch, second.position) == (1, 0)
+            continue
+        assert_same(begun + list(second), whole)
+        assert second.report.num_used == sum(len(batch["input_ids"]) for batch in whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_can_be_skipped(rows, processor, kind):
+    source, options = as_source(kind, rows)
+    whole = list(batches_of(source, processor, **options))
+    batches = batches_of(source, processor, **options)
+    batches.skip(3)
+    assert_same(batches, whole[3:])
+
+
+def test_every_epoch_has_another_order_and_other_tasks_and_comes_back(rows, processor):
+    batches = batches_of(rows, processor)
+    epochs = [list(batches) for _ in range(3)]
+    assert (batches.epoch, batches.position) == (3, 0)
+    again = batches_of(rows, processor)
+    again.set_epoch(2)
+    assert_same(again, epochs[2])
+    assert not torch.equal(epochs[0][0]["input_ids"], epochs[1][0]["input_ids"])
+    other = batches_of(rows, processor, seed=1)
+    assert not torch.equal(epochs[0][0]["input_ids"], next(iter(other))["input_ids"])
+
+
+def test_setting_the_epoch_under_way_keeps_its_position(rows, processor):
+    batches = batches_of(rows, processor)
+    begun = list(itertools.islice(batches, 2))
+    batches.set_epoch(0)
+    assert_same(begun + list(batches), batches_of(rows, processor))
+    batches.set_epoch(0)
+    assert batches.position == 0
+
+
+@pytest.mark.parametrize("kind", ["planned", "streamed"])
+def test_without_shuffling_rows_come_in_their_order_but_for_the_grouping(rows, processor, kind):
+    source, options = as_source(kind, rows)
+    options |= {"shuffle": False, "window": 2} | ({"num_lanes": 1} if kind == "streamed" else {})
+    seen = [int(name) for batch in ids(batches_of(source, processor, **options)) for name in batch]
+    assert max(abs(position - index) for position, index in enumerate(seen)) < 25
+    assert seen != sorted(seen)
+
+
+def test_a_stream_without_end_goes_through_its_rows_again(processor):
+    batches = batches_of(stream(), processor, num_lanes=2)
+    seen = [name for batch in itertools.islice(ids_as_they_come(batches), 90) for name in batch]
+    assert len(seen) > 2 * NUM_ROWS
+    assert len(set(seen)) == NUM_ROWS
+
+
+def ids_as_they_come(batches):
+    for batch in batches:
+        yield batches.ids_of(batch)
+
+
+def test_a_stream_is_read_no_further_than_its_windows(processor):
+    num_read = 0
+
+    def generate_endlessly():
+        nonlocal num_read
+        for index in itertools.count():
+            num_read += 1
+            yield row(index % NUM_ROWS)
+
+    endless = datasets.IterableDataset.from_generator(generate_endlessly)
+    batches = iter(batches_of(endless, processor, window=2, num_lanes=1))
+    next(batches)
+    assert num_read <= 64
+
+
+def test_parquet_shards_are_streamed_and_taken_up_again(rows, processor, tmp_path):
+    table = datasets.Dataset.from_list(
+        [row | {"question_audio": row.get("question_audio"), "answer_text": row.get("answer_text")} for row in rows]
+    )
+    for index in range(4):
+        table.shard(4, index).to_parquet(tmp_path / f"{index}.parquet")
+
+    def batches():
+        loaded = datasets.load_dataset(
+            "parquet", data_files=str(tmp_path / "*.parquet"), split="train", streaming=True, cache_dir=str(tmp_path)
+        )
+        return batches_of(loaded, processor, window=1, num_lanes=2, num_epochs=1)
+
+    whole = list(batches())
+    assert sum(len(batch["input_ids"]) for batch in whole) == NUM_ROWS
+    for position in (1, 4):
+        first, second = batches(), batches()
+        begun = list(itertools.islice(first, position))
+        second.load_state_dict(first.state_dict())
+        assert_same(begun + list(second), whole)
+
+
+def broken(rows, every=5):
+    """The rows with corrupt audio in some that are only spoken."""
+    return [
+        {"id": row["id"], "question_audio": b"no sound", "question_text": "a"} if index % every == 0 else row
+        for index, row in enumerate(rows)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["planned", "streamed"])
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_corrupt_audio_is_counted_whichever_worker_meets_it(rows, processor, kind, num_workers):
+    source = broken(rows)
+    options = {"num_workers": num_workers}
+    if kind == "streamed":
+        source = datasets.Dataset.from_list([row | {"answer_text": row.get("answer_text")} for row in source])
+        source = source.to_iterable_dataset(num_shards=4)
+        options |= {"num_lanes": 2, "num_epochs": 1, "window": 2}
+    batches = batches_of(source, processor, **options)
+    seen = sorted(int(name) for batch in ids(batches) for name in batch)
+    assert seen == [index for index in range(NUM_ROWS) if index % 5]
+    assert batches.report.counts == {"corrupt audio": NUM_ROWS // 5}
+    assert batches.report.num_used == NUM_ROWS - NUM_ROWS // 5
+    assert "Cannot read the header of the bytes given" in str(batches.report)
+
+
+def test_what_is_skipped_adds_up_over_processes(rows, processor):
+    reports = []
+    for rank in range(3):
+        batches = batches_of(broken(rows), processor, rank=rank, world_size=3)
+        ids(batches)
+        reports.append(batches.report)
+    assert sum(report.counts["corrupt audio"] for report in reports) == NUM_ROWS // 5
+
+
+def truncated(seconds=0.3):
+    """A file whose header is fine and whose sound is not."""
+    return file_bytes(noise(seconds), kind="FLAC")[:200]
+
+
+def test_a_batch_of_which_nothing_can_be_used_is_replaced(rows, processor):
+    spoilt = [{"id": f"x{index}", "question_audio": truncated(), "question_text": "a"} for index in range(4)]
+    batches = batches_of([*spoilt, *rows[:6]], processor, max_rows_per_batch=1)
+    assert len(list(batches)) == 10
+    assert batches.report.counts == {"corrupt audio": 4}
+
+
+def test_too_many_broken_rows_stop_the_training(processor):
+    good = {"question_text": "a", "answer_text": "b"}
+    spoilt = {"question_audio": truncated(), "question_text": "a"}
+    mixed = [spoilt if index % 3 == 0 else good for index in range(400)]
+    with pytest.raises(RuntimeError, match=r"of \d+ rows are broken, more than `max_skipped_share` \(0.2\) allows"):
+        list(batches_of(mixed, processor))
+
+
+def test_nothing_but_broken_rows_says_so(processor):
+    spoilt = [{"id": "x", "question_audio": b"no sound", "question_text": "a"}]
+    with pytest.raises(ValueError, match="None of 1 rows can be used. The first of them, x: .*Cannot read the header"):
+        list(batches_of(spoilt, processor))
+    spoilt[0]["question_audio"] = truncated()
+    with pytest.raises(RuntimeError, match="None of the rows of a batch can be used"):
+        list(batches_of(spoilt, processor))
+
+
+@pytest.mark.parametrize("kind", ["planned", "streamed"])
+def test_rows_longer_than_the_budget_are_counted(rows, processor, kind):
+    source, options = as_source(kind, rows)
+    batches = batches_of(source, processor, **options | {"max_steps_per_batch": 100})
+    used = sum(len(batch) for batch in ids(batches))
+    assert 0 < used < NUM_ROWS
+    assert batches.report.counts == {"too long": NUM_ROWS - used}
+
+
+def test_tasks_that_are_not_trained_leave_their_rows_out(rows, processor):
+    batches = batches_of(rows, processor, ExampleBuilder(processor, {"transcribe": 1}))
+    assert sum(len(batch) for batch in ids(batches)) == NUM_ROWS // 3
+    assert batches.report.counts == {"no task": NUM_ROWS - NUM_ROWS // 3}
+
+
+def test_a_batch_is_known_even_when_its_tensors_moved(rows, processor):
+    batches = batches_of(rows, processor)
+    held = [(batch, batches.info_of(batch)) for batch in batches]
+    for batch, info in held:
+        moved = {name: tensor.clone() for name, tensor in batch.items()}
+        assert batches.info_of(moved) is info
+        assert len(info.tasks) == len(info.ids)
+    with pytest.raises(KeyError, match="was not yielded lately"):
+        batches.ids_of({"input_ids": torch.zeros(1, 3)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_stays_under_a_tenth(processor, kind):
+    """Lengths as of chat: most answers are short, some long."""
+    lengths = np.clip(np.random.default_rng(1).lognormal(3.5, 0.7, 1000), 1, 400).astype(int)
+    source = [{"id": str(index), "question_text": "q", "answer_text": "a" * n} for index, n in enumerate(lengths)]
+    options = {}
+    if kind != "planned":
+        num_shards = 2 if kind == "streamed" else 1
+        source = datasets.Dataset.from_list(source).to_iterable_dataset(num_shards=num_shards)
+        options = {"num_lanes": 2, "num_epochs": 1}
+    batches = batches_of(source, processor, max_steps_per_batch=2000, **options)
+    masks = [batch["attention_mask"] for batch in batches]
+    padding = 1 - sum(mask.sum().item() for mask in masks) / sum(mask.numel() for mask in masks)
+    assert batches.padding_share == pytest.approx(padding)
+    assert 0.0 < padding < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps_per_batch": 0}, "`max_steps_per_batch` is 0: it must be at least 1"),
+        ({"rank": 2, "world_size": 2}, "`rank` is 2 of `world_size` 2: ranks count from 0 to 1"),
+        ({"num_workers": -1}, "`num_workers` is -1: it must be at least 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        BatchOptions(**options)
+
+
+def test_wrong_sources_are_refused(rows, processor):
+    builder = ExampleBuilder(processor)
+    with pytest.raises(ValueError, match="There are no rows to make batches of"):
+        PlannedBatches([], builder, BatchOptions())
+    with pytest.raises(ValueError, match="`num_epochs` is 2: it is for streams"):
+        make_batches(rows, builder, num_epochs=2)
+    with pytest.raises(ValueError, match="must be a multiple of the 2 processes, such as 4"):
+        make_batches(stream(), builder, num_lanes=3, world_size=2)
+    batches = make_batches(stream(), builder, num_lanes=4)
+    with pytest.raises(ValueError, match="is that of 4 lanes, and there are 8: pass `num_lanes=4`"):
+        make_batches(stream(), builder).load_state_dict(batches.state_dict())

@@ -1,0 +1,242 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Batches of rows that can be counted: an epoch is planned whole, and dealt out to processes and workers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length
+from .examples import ExampleBuilder, Skipped
+from .lengths import StepCounter
+from .row_checks import check_row
+from .rows import COLUMNS, TASKS, RowError, tasks_of
+
+
+# Full batches among whose rows those of like length are found, unless told otherwise.
+WINDOW = 64
+NOT_OFFERED = -1
+# Measured by the main process alone; to start workers for fewer takes longer.
+MAX_MEASURED_ALONE = 2000
+# Other rows to try in the place of a batch of which none can be used.
+MAX_SUBSTITUTES = 100
+
+
+class PlannedBatches(Batches):
+    """
+    Batches of a dataset whose rows can be counted. Every process makes the same plan of an epoch from the lengths of the
+    rows, and builds its own share of it; workers get whole batches to build, so that their number changes nothing.
+
+    `len` is the number of batches of this process in the current epoch; all processes have as many. An iteration goes
+    to the end of the epoch and moves on to the next one. [`state_dict`] tells the epoch and the batch.
+    """
+
+    def __init__(self, rows: Any, builder: ExampleBuilder, options: BatchOptions):
+        super().__init__(builder, options)
+        if len(rows) == 0:
+            raise ValueError("There are no rows to make batches of: pass at least one.")
+        self.rows = rows
+        self.epoch = 0
+        self.position = 0
+        self._steps: np.ndarray | None = None
+        self._unmeasured: dict[int, Skipped] = {}
+        self._plan: tuple[int, list[list[int]], list[tuple[int, Skipped]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.plan()) // self.options.world_size
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        epoch, options = self.epoch, self.options
+        share = self.plan()[options.rank :: options.world_size]
+        if self.position == 0:
+            mine = [row for index, row in self._plan[2] if index % options.world_size == options.rank]
+            self._count(BatchInfo(skipped=mine))
+        todo = [(epoch, indices) for indices in share[self.position :]]
+        dataset = _BatchDataset(self.rows, self.builder, options.max_steps_per_batch)
+        for batch, info in DataLoader(dataset, sampler=todo, **options.loader_kwargs()):
+            self.position += 1
+            if self.position == len(share):
+                self.epoch, self.position = epoch + 1, 0
+            yield self._yielded(batch, info)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the start of an epoch; stays where it is if this epoch is under way."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def skip(self, num_batches: int) -> None:
+        """Leaves out the next batches of this epoch, unbuilt."""
+        self.position = min(self.position + num_batches, len(self))
+        if self.position == len(self):
+            self.epoch, self.position = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._common_state() | {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        self._load_common_state(state)
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def plan(self) -> list[list[int]]:
+        """The batches of the current epoch over all processes, as indices of rows."""
+        if self._plan is None or self._plan[0] != self.epoch:
+            self._plan = (self.epoch, *self._planned(self.epoch))
+        return self._plan[1]
+
+    @property
+    def steps_by_task(self) -> np.ndarray:
+        """Steps that each row makes in each task, in the order of `TASKS`: (num_rows, num_tasks)"""
+        if self._steps is None:
+            self._measure_rows()
+        return self._steps
+
+    def _planned(self, epoch: int) -> tuple[list[list[int]], list[tuple[int, Skipped]]]:
+        """All batches of an epoch, and the rows left out with their indices."""
+        options = self.options
+        generator = np.random.default_rng((options.seed, epoch))
+        order = generator.permutation(len(self.rows)) if options.shuffle else np.arange(len(self.rows))
+        lengths, skipped = self._lengths(epoch)
+        usable = [index for index in order.tolist() if lengths[index] > 0]
+        batches = []
+        for rows in _windows(usable, lengths, (options.window or WINDOW) * options.max_steps_per_batch):
+            groups = group_by_length(
+                [lengths[index] for index in rows], options.max_steps_per_batch, options.max_rows_per_batch
+            )
+            batches += [[rows[index] for index in group] for group in groups]
+        if not batches:
+            raise ValueError(
+                f"None of {len(self.rows)} rows can be used. The first of them, {skipped[0][1].id}: {skipped[0][1].message}."
+            )
+        if options.shuffle:
+            batches = [batches[index] for index in generator.permutation(len(batches))]
+        return _multiple_of(options.world_size, batches), skipped
+
+    def _lengths(self, epoch: int) -> tuple[list[int], list[tuple[int, Skipped]]]:
+        """Steps of every row in the task drawn for it, 0 for those left out, and why these are."""
+        builder, names = self.builder, list(TASKS)
+        limit = min(self.options.max_steps_per_batch, builder.max_steps or self.options.max_steps_per_batch)
+        steps = self.steps_by_task.tolist()
+        lengths, skipped = [0] * len(steps), []
+        for index, row_steps in enumerate(steps):
+            offered = [name for name, count in zip(names, row_steps) if count != NOT_OFFERED]
+            task = builder.draw_task(offered, index, epoch)
+            if index in self._unmeasured:
+                skipped.append((index, self._unmeasured[index]))
+            elif task is None:
+                skipped.append((index, builder.without_task(f"row {index}", offered)))
+            elif row_steps[names.index(task)] > limit:
+                message = (
+                    f"it has about {row_steps[names.index(task)]} steps as {task}, and at most {limit} fit in a batch"
+                )
+                skipped.append((index, Skipped(f"row {index}", "too long", message)))
+            else:
+                lengths[index] = row_steps[names.index(task)]
+        return lengths, skipped
+
+    def _measure_rows(self) -> None:
+        num_workers = self.options.num_workers if len(self.rows) > MAX_MEASURED_ALONE else 0
+        dataset = _LengthDataset(self.rows, self.builder)
+        loader = DataLoader(dataset, batch_size=256, num_workers=num_workers, collate_fn=list)
+        measured = [result for chunk in loader for result in chunk]
+        self._unmeasured = {index: row for index, (_, row) in enumerate(measured) if row is not None}
+        self._steps = np.array([steps for steps, _ in measured], dtype=np.int32)
+
+
+class _LengthDataset(Dataset):
+    """For each row the steps that it makes in each task, or why it cannot be measured."""
+
+    def __init__(self, rows: Any, builder: ExampleBuilder):
+        self.rows, self.builder = rows, builder
+        self.counter = StepCounter(builder.processor)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[list[int], Skipped | None]:
+        return measure_row(self.rows[index], f"row {index}", self.builder, self.counter)
+
+
+def measure_row(
+    row: Mapping, where: str, builder: ExampleBuilder, counter: StepCounter
+) -> tuple[list[int], Skipped | None]:
+    """Steps that the row makes in each task (`NOT_OFFERED` where it does not), or why it cannot be measured."""
+    where = str(row.get("id") or where)
+    try:
+        row = check_row({name: row[name] for name in COLUMNS if name in row}, where)
+        offered = [task for task in tasks_of(row) if task in builder.tasks]
+        lengths = counter.measure(row, offered)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        if builder.on_error == "stop":
+            error.add_note(f"The row is {where}.")
+            raise
+        reason = "wrong row" if isinstance(error, RowError) else "corrupt audio"
+        return [NOT_OFFERED] * len(TASKS), Skipped(where, reason, " ".join(str(error).split()))
+    return [counter.count(row, task, lengths) if task in offered else NOT_OFFERED for task in TASKS], None
+
+
+class _BatchDataset(Dataset):
+    """Builds the batch that an item of the plan names: an epoch and the indices of rows."""
+
+    def __init__(self, rows: Any, builder: ExampleBuilder, max_steps: int):
+        self.rows = rows
+        self.build = BatchBuilder(builder)
+        self.max_steps = max_steps
+
+    def __getitem__(self, item: tuple[int, Sequence[int]]) -> tuple[dict[str, torch.Tensor], BatchInfo]:
+        epoch, indices = item
+        batch, info = self.build([(index, self.rows[index]) for index in indices], epoch)
+        skipped = info.skipped
+        # every process must get its batch: the others wait for it
+        for offset in range(1, MAX_SUBSTITUTES + 1):
+            if batch is not None:
+                break
+            index = (indices[0] + offset) % len(self.rows)
+            batch, info = self.build([(index, self.rows[index])], epoch)
+            if batch is not None and info.num_padded_steps > self.max_steps:
+                batch = None
+        if batch is None:
+            raise RuntimeError(
+                f"None of the rows of a batch can be used, nor any of {MAX_SUBSTITUTES} others. The first: "
+                f"{skipped[0].id}: {skipped[0].message}"
+            )
+        info.skipped = skipped
+        return batch, info
+
+
+def _windows(indices: Sequence[int], lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:
+    """The rows in parts of about so many steps."""
+    rows, num_steps = [], 0
+    for index in indices:
+        rows.append(index)
+        num_steps += lengths[index]
+        if num_steps >= max_steps:
+            yield rows
+            rows, num_steps = [], 0
+    if rows:
+        yield rows
+
+
+def _multiple_of(world_size: int, batches: list[list[int]]) -> list[list[int]]:
+    """As many batches as all processes can have alike: the largest are halved, so that no row is lost or doubled."""
+    batches = list(batches)
+    while len(batches) % world_size:
+        largest = max(range(len(batches)), key=lambda index: len(batches[index]))
+        rows = batches[largest]
+        # single rows cannot be halved: these few are used twice
+        batches[largest] = rows[: (len(rows) + 1) // 2]
+        batches.append(rows[(len(rows) + 1) // 2 :] or rows)
+    return batches

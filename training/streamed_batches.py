@@ -1,0 +1,285 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Batches of a stream: nothing but a window of rows is in memory, and it can be taken up again at any batch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length
+from .examples import ExampleBuilder, Skipped
+from .lengths import StepCounter
+from .planned_batches import measure_row
+from .rows import TASKS
+
+
+# Full batches whose rows a lane holds at once (paths, or the bytes of their files), unless told otherwise.
+WINDOW = 24
+LANES_PER_PROCESS = 8
+ROWS_READ_AT_ONCE = 32
+
+
+class StreamedBatches(Batches):
+    """
+    Batches of a `datasets.IterableDataset`.
+
+    The stream is divided into *lanes*: each reads its own part of the data (whole shards if there are enough, else every
+    n-th row), gathers a window of rows, groups them by length and builds batches. Batch i of all processes together comes
+    from lane i modulo `num_lanes`. So neither the number of processes nor of workers changes what is yielded: they
+    only say who builds which lanes.
+
+    A stream cannot be counted, so it goes on epoch after epoch unless `num_epochs` is given, and then processes may have
+    unequal numbers of batches: train for a number of steps. [`state_dict`] is that of this process: keep one for each.
+
+    Args:
+        rows (`datasets.IterableDataset`):
+            The stream, undivided: every process passes the same.
+        builder ([`ExampleBuilder`]):
+            Makes examples of the rows.
+        options ([`BatchOptions`]):
+            How rows become batches. `window` is that of a lane.
+        num_lanes (`int`, *optional*):
+            A multiple of the number of processes; 8 for each by default. Workers beyond the lanes of their process are
+            idle. With the same `num_lanes`, any number of processes yields the same batches.
+        num_epochs (`int`, *optional*):
+            How often to go through the data. Without it there is no end.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        builder: ExampleBuilder,
+        options: BatchOptions,
+        num_lanes: int | None = None,
+        num_epochs: int | None = None,
+    ):
+        super().__init__(builder, options)
+        world_size = options.world_size
+        if num_lanes is None:
+            num_lanes = LANES_PER_PROCESS * world_size
+        if num_lanes < 1 or num_lanes % world_size:
+            raise ValueError(
+                f"`num_lanes` is {num_lanes}: it must be a multiple of the {world_size} processes, such as "
+                f"{-(-max(num_lanes, 1) // world_size) * world_size}."
+            )
+        self.rows, self.num_lanes, self.num_epochs = rows, num_lanes, num_epochs
+        self.lanes = list(range(options.rank, num_lanes, world_size))
+        self._positions: dict[int, dict] = {}
+        self._next = 0
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        dataset = _LaneDataset(self, dict(self._positions), self._next)
+        for item in DataLoader(dataset, **self.options.loader_kwargs()):
+            if item is None:
+                continue
+            lane, batch, info = item
+            self._positions[lane] = info.position
+            self._next = (self.lanes.index(lane) + 1) % len(self.lanes)
+            if batch is None:
+                self._count(info)
+            else:
+                yield self._yielded(batch, info)
+        self._positions, self._next = {}, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Streams count their epochs themselves: this is for trainers that set it, and does nothing."""
+
+    def skip(self, num_batches: int) -> None:
+        """Leaves out the next batches. They are built all the same: [`load_state_dict`] is faster."""
+        for _, _ in zip(range(num_batches), self):
+            continue
+
+    def state_dict(self) -> dict[str, Any]:
+        lanes = {str(lane): position for lane, position in self._positions.items()}
+        return self._common_state() | {"lanes": lanes, "next": self._next, "num_lanes": self.num_lanes}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        if state["num_lanes"] != self.num_lanes:
+            raise ValueError(
+                f"The state is that of {state['num_lanes']} lanes, and there are {self.num_lanes}: pass "
+                f"`num_lanes={state['num_lanes']}`, and as many processes as before."
+            )
+        self._load_common_state(state)
+        self._positions = {int(lane): position for lane, position in state["lanes"].items()}
+        self._next = state["next"]
+
+
+class _LaneDataset(IterableDataset):
+    """
+    What a worker does: it takes turns among its lanes, and yields `None` for the turn of a lane that it has not, or that is
+    over, so that the workers, asked one after another, yield the lanes in order.
+    """
+
+    def __init__(self, batches: StreamedBatches, positions: dict[int, dict], first: int):
+        self.reader = LaneReader(batches.rows, batches.builder, batches.options, batches.num_lanes, batches.num_epochs)
+        self.lanes, self.positions, self.first = batches.lanes, positions, first
+
+    def __iter__(self) -> Iterator[tuple[int, dict, BatchInfo] | None]:
+        worker = get_worker_info()
+        worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        num_turns = -(-len(self.lanes) // num_workers)
+        turns = [turn * num_workers + worker_id for turn in range(num_turns)]
+        streams = {
+            turn: self.reader.read(self.lanes[turn], self.positions.get(self.lanes[turn]))
+            for turn in turns
+            if turn < len(self.lanes)
+        }
+        is_first_round = True
+        while streams:
+            for turn in turns:
+                if turn not in streams or (is_first_round and turn < self.first):
+                    yield None
+                    continue
+                item = next(streams[turn], None)
+                if item is None:
+                    del streams[turn]
+                yield None if item is None else (self.lanes[turn], *item)
+            is_first_round = False
+
+
+@dataclass
+class Window:
+    """Rows of a lane that are grouped together: where it begins in its shard, what is in it, and what is left out."""
+
+    row: int
+    state: Any
+    rows: list[tuple[str, dict]] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+class LaneReader:
+    """Reads a lane of a stream and builds its batches."""
+
+    def __init__(
+        self, rows: Any, builder: ExampleBuilder, options: BatchOptions, num_lanes: int, num_epochs: int | None
+    ):
+        self.rows, self.builder, self.options = rows, builder, options
+        self.num_lanes, self.num_epochs = num_lanes, num_epochs
+        self.num_shards = rows.num_shards
+        self.by_shards = self.num_shards >= num_lanes
+        self.build = BatchBuilder(builder)
+        self.counter = StepCounter(builder.processor)
+
+    def read(self, lane: int, position: Mapping | None = None) -> Iterator[tuple[dict | None, BatchInfo]]:
+        """
+        Batches of a lane from a position on: the epoch, the shard in its order, the rows of the shard read before the
+        window with the state of the dataset there, and the batch in the window. At the end of an epoch there may be a
+        batch that is `None`: rows were skipped after the last one, which are to be counted.
+        """
+        start = {"shard": 0, "row": 0, "state": None, "batch": 0}
+        position = {"epoch": 0} | start | dict(position or {})
+        while self.num_epochs is None or position["epoch"] < self.num_epochs:
+            is_whole = not (position["shard"] or position["row"] or position["batch"])
+            is_empty, skipped = True, []
+            for batch, info in self._read_epoch(lane, position, skipped):
+                is_empty = False
+                yield batch, info
+            if is_empty and is_whole and self.num_epochs is None:
+                raise ValueError(
+                    f"Lane {lane} of {self.num_lanes} found no usable row in a whole epoch: pass fewer `num_lanes`, or look "
+                    "into the data with `flow-omni prepare validate`."
+                )
+            position = {"epoch": position["epoch"] + 1} | start
+            if skipped:
+                yield None, BatchInfo(skipped=skipped, position=position)
+
+    def _read_epoch(self, lane: int, start: Mapping, skipped: list[Skipped]) -> Iterator[tuple[dict, BatchInfo]]:
+        """Batches of a lane to the end of its epoch. `skipped` gathers the rows left out until a batch tells of them."""
+        epoch = start["epoch"]
+        for number, shard in list(enumerate(self._shards(lane, epoch)))[start["shard"] :]:
+            is_resumed = number == start["shard"]
+            row, state = (start["row"], start["state"]) if is_resumed else (0, None)
+            for window in self._windows(lane, shard, epoch, row, state):
+                at = {"epoch": epoch, "shard": number, "row": window.row, "state": window.state}
+                first = start["batch"] if is_resumed and window.row == start["row"] else 0
+                # what was left out was told with the first batch
+                skipped += window.skipped if first == 0 else []
+                for index, keyed_rows in list(enumerate(self._grouped(window, (epoch, lane, number))))[first:]:
+                    batch, info = self.build(keyed_rows, epoch)
+                    skipped += info.skipped
+                    if batch is None:
+                        continue
+                    info.skipped = list(skipped)
+                    skipped.clear()
+                    info.position = at | {"batch": index + 1}
+                    yield batch, info
+
+    def _shards(self, lane: int, epoch: int) -> list[int]:
+        """The shards that a lane reads in an epoch, in its order."""
+        order = np.arange(self.num_shards)
+        if self.options.shuffle:
+            order = np.random.default_rng((self.options.seed, epoch)).permutation(self.num_shards)
+        return order[lane :: self.num_lanes].tolist() if self.by_shards else order.tolist()
+
+    def _windows(self, lane: int, shard: int, epoch: int, row: int, state: Any) -> Iterator[Window]:
+        """A shard in windows, from a row on."""
+        source = self.rows.shard(num_shards=self.num_shards, index=shard)
+        if state is not None:
+            source.load_state_dict(state)
+        num_steps = (self.options.window or WINDOW) * self.options.max_steps_per_batch
+        window = Window(row, state)
+        # `iter` and not the dataset itself: that would divide its shards among the workers once more
+        for chunk in source.iter(batch_size=ROWS_READ_AT_ONCE):
+            num_rows = len(next(iter(chunk.values())))
+            for index in range(num_rows):
+                if self.by_shards or (row + index) % self.num_lanes == lane:
+                    key = f"{shard}:{row + index}"
+                    self._take(window, key, {name: values[index] for name, values in chunk.items()}, epoch)
+            row += num_rows
+            if sum(window.lengths) >= num_steps:
+                yield window
+                window = Window(row, source.state_dict())
+        if window.rows or window.skipped:
+            yield window
+
+    def _take(self, window: Window, key: str, row: dict, epoch: int) -> None:
+        """Adds a row to a window, or to what it leaves out."""
+        length, left_out = self._length(row, key, epoch)
+        if left_out is None:
+            window.rows.append((key, row))
+            window.lengths.append(length)
+        else:
+            window.skipped.append(left_out)
+
+    def _grouped(self, window: Window, place: tuple[int, ...]) -> list[list[tuple[str, dict]]]:
+        """The rows of a window in batches, in an order that depends on its place alone."""
+        options, rows, lengths = self.options, window.rows, window.lengths
+        generator = np.random.default_rng((options.seed, *place, window.row))
+        order = generator.permutation(len(rows)).tolist() if options.shuffle else range(len(rows))
+        rows, lengths = [rows[index] for index in order], [lengths[index] for index in order]
+        groups = group_by_length(lengths, options.max_steps_per_batch, options.max_rows_per_batch)
+        if options.shuffle:
+            groups = [groups[index] for index in generator.permutation(len(groups))]
+        return [[rows[index] for index in group] for group in groups]
+
+    def _length(self, row: Mapping, key: str, epoch: int) -> tuple[int, Skipped | None]:
+        """Steps of the row in the task drawn for it, or why it is left out."""
+        limit = min(self.options.max_steps_per_batch, self.builder.max_steps or self.options.max_steps_per_batch)
+        where = str(row.get("id") or f"row {key}")
+        steps, left_out = measure_row(row, where, self.builder, self.counter)
+        if left_out is not None:
+            return 0, left_out
+        offered = {task: count for task, count in zip(TASKS, steps) if count >= 0}
+        task = self.builder.draw_task(offered, key, epoch)
+        if task is None:
+            return 0, self.builder.without_task(where, offered)
+        if offered[task] > limit:
+            message = f"it has about {offered[task]} steps as {task}, and at most {limit} fit in a batch"
+            return 0, Skipped(where, "too long", message)
+        return offered[task], None
