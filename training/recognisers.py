@@ -1,0 +1,86 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Who listens to spoken answers in evaluation: another recogniser, or the model itself."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from .extras import needs
+
+
+class Recogniser(Protocol):
+    """Writes down what is said."""
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str: ...
+
+
+class OwnEars:
+    """The model that is being trained. Costs nothing to install, and flatters: it may understand what nobody else does."""
+
+    def __init__(self, model: Any, processor: Any, max_new_tokens: int = 256):
+        self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        sound = {"array": waveform, "sampling_rate": sampling_rate}
+        inputs = self.processor.apply_chat_template(
+            self.processor.make_conversation("transcribe", audio=sound),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self.model.device)
+        output = self.model.generate(
+            **inputs, generation_mode="text", max_new_tokens=self.max_new_tokens, do_sample=False
+        )
+        return self.processor.decode(output)[0]["text"]
+
+
+class OpenAIWhisper:
+    """openai-whisper, by the name of a model or the path of a `.pt` file."""
+
+    def __init__(self, name: str, language: str | None = None):
+        self.model, self.language = needs("whisper").load_model(name), language
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        from soxr import resample
+
+        waveform = resample(waveform, sampling_rate, 16000).astype(np.float32)
+        return self.model.transcribe(waveform, language=self.language, fp16=False)["text"]
+
+
+class HubRecogniser:
+    """Any model for `automatic-speech-recognition`, by its folder or its id on the Hub."""
+
+    def __init__(self, name: str, device: Any = None):
+        from transformers import pipeline
+
+        self.pipeline = pipeline("automatic-speech-recognition", name, device=device)
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        return self.pipeline({"raw": waveform, "sampling_rate": sampling_rate})["text"]
+
+
+def recogniser_of(name: str | None, model: Any, processor: Any, language: str | None = None) -> Recogniser | None:
+    """
+    The recogniser of a name: `own` is the model itself, `whisper:NAME` one of openai-whisper's, all else a folder or an id
+    on the Hub. `None` listens to nothing.
+    """
+    if name is None:
+        return None
+    if name == "own":
+        return OwnEars(model, processor)
+    if name.startswith("whisper:"):
+        return OpenAIWhisper(name.removeprefix("whisper:"), language)
+    return HubRecogniser(name, device=model.device)
