@@ -19,7 +19,7 @@ import gzip
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,13 +162,18 @@ def _is_saved_dataset(path: str) -> bool:
 
 def _lines_of(file: str) -> Iterator[tuple[int, Any]]:
     """The rows of a manifest with the number of their line, or the error in the place of a row."""
-    opened: Callable = gzip.open if file.endswith(".gz") else open
-    # utf-8-sig: spreadsheet programs put a byte order mark in front, which would become part of the first field
-    with opened(file, "rt", encoding="utf-8-sig", newline="") as lines:
+    with open_text(file) as lines:
         if _kind_of(file) in (".csv", ".tsv"):
             yield from _csv_lines(lines, file)
         else:
             yield from _json_lines(lines, file)
+
+
+def open_text(path: str | os.PathLike) -> Any:
+    """A text file, gzipped or not, opened for reading."""
+    opener = gzip.open if os.fspath(path).endswith(".gz") else open
+    # utf-8-sig: spreadsheet programs put a byte order mark in front, which would become part of the first field
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _csv_lines(lines: Any, file: str) -> Iterator[tuple[int, Any]]:
