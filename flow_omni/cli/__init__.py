@@ -11,4 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The `flow-omni` command line."""
+"""The command line: `flow-omni ask`, `say`, `transcribe`, `chat`, `init`, `push` and `info`."""
+
+from .app import main
+
+
+__all__ = ["main"]

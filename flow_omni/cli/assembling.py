@@ -1,0 +1,168 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The command `init`: a model and its processor from a pretrained Whisper, language model and Vocos."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import note, progress, write
+from .errors import UserError, one_line, users_mistakes
+from .files import check_new_folder, new_folder
+from .options import DType, DTypeOption
+from .parts import PARTS, columns, parts_table
+
+
+def init(
+    whisper: Annotated[
+        str,
+        typer.Option(
+            "--whisper",
+            help="The ears: a folder, a Hub id, an openai-whisper .pt file, or the name of one of its models.",
+            show_default=False,
+        ),
+    ],
+    llm: Annotated[
+        str, typer.Option("--llm", help="The mind: folder or Hub id of a causal language model.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to create.", show_default=False)],
+    vocoder: Annotated[
+        str | None,
+        typer.Option(
+            "--vocoder",
+            help="The voice: folder or Hub id of a Vocos. Without it the model returns mel-spectrograms only.",
+            show_default=False,
+        ),
+    ] = None,
+    speech_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--speech-config",
+            metavar="KEY=VALUE",
+            help="A field of the speech side, such as frames_per_step=8. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: DTypeOption = DType.auto,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the checkpoint that is in the folder.")
+    ] = False,
+):
+    """
+    Assemble a model from pretrained parts.
+
+    None of the parts loses anything. What connects them is new, and wants training before the model can speak.
+
+    Examples:
+
+        flow-omni init --whisper openai/whisper-tiny \\
+            --llm Qwen/Qwen2-0.5B-Instruct \\
+            --vocoder charactr/vocos-mel-24khz --output my-model
+        flow-omni init --whisper tiny.pt --llm ./llm --output my-model \\
+            --speech-config frames_per_step=8 \\
+            --speech-config head_num_layers=6
+    """
+    folder = check_new_folder(output, overwrite)
+    fields = parse_fields(speech_config or [])
+    check_speech_config(fields)
+    parts = {"whisper": whisper, "llm": llm, "vocoder": vocoder}
+    with progress("Reading the parts …"):
+        model, processor = assemble(parts, fields, dtype)
+    with progress(f"Saving {output} …"), new_folder(folder) as unfinished:
+        _save(model, processor, parts, unfinished)
+    _describe(model, output)
+
+
+def assemble(parts: dict[str, str | None], speech_config: dict[str, Any], dtype: DType) -> tuple[Any, Any]:
+    """The model of these parts, and its processor."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+    from ..processing.processing_flow_omni import FlowOmniProcessor
+    from .loading import LOADING_ERRORS
+
+    torch_dtype = None if dtype is DType.auto else getattr(torch, dtype)
+    try:
+        model = FlowOmniForSpeechGeneration.from_pretrained_parts(
+            **parts, speech_config=speech_config, dtype=torch_dtype
+        )
+        processor = FlowOmniProcessor.from_parts(AutoTokenizer.from_pretrained(parts["llm"]), model.config)
+    except LOADING_ERRORS as error:
+        raise UserError(one_line(error)) from error
+    align_special_tokens(model.generation_config, processor)
+    return model, processor
+
+
+def _save(model: Any, processor: Any, parts: dict[str, str | None], folder: Path) -> None:
+    """The checkpoint, with a card that tells from what it was assembled, and how."""
+    from ..hub_card import write_model_card
+
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_model_card(folder, base_models=parts, command=shlex.join(["flow-omni", *sys.argv[1:]]))
+
+
+def align_special_tokens(generation_config: Any, processor: Any) -> None:
+    """Makes answers end where the chat template ends them, and rows be padded as the processor pads them."""
+    ends = generation_config.eos_token_id
+    ends = list(ends) if isinstance(ends, list) else [ends]
+    ends = [processor.answer_end_token_id, *ends]
+    generation_config.eos_token_id = list(dict.fromkeys(end for end in ends if end is not None))
+    generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    # one that was derived from the model's config would be derived again, and forget this
+    generation_config._from_model_config = False
+
+
+def parse_fields(assignments: list[str]) -> dict[str, Any]:
+    """`["frames_per_step=8", "head_type=flow"]` -> `{"frames_per_step": 8, "head_type": "flow"}`"""
+    fields = {}
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator or not name.strip():
+            raise UserError(f"`--speech-config {assignment}` is no KEY=VALUE: write it like `frames_per_step=8`.")
+        try:
+            fields[name.strip()] = json.loads(value)
+        except ValueError:
+            # a word, such as "flow"
+            fields[name.strip()] = value
+    return fields
+
+
+def check_speech_config(fields: dict[str, Any]) -> None:
+    """Raises for fields that a speech config does not have, or values that they cannot take: before the downloads."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig
+
+    try:
+        with users_mistakes():
+            FlowOmniSpeechConfig(**fields)
+    except StrictDataclassError as error:
+        raise UserError(one_line(error)) from error
+
+
+def _describe(model: Any, output: Path) -> None:
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    origins = dict(PARTS.values())
+    rows = parts_table(sizes)
+    rows = [(part, f"{count}  {origins[part]}" if part in origins else count) for part, count in rows]
+    write(columns(rows) + "\n")
+    note(f"{output}: saved. Its parts named `new` are untrained: train them before you expect sense of its speech.")
+    if model.vocoder is None:
+        note("It has no vocoder, and returns mel-spectrograms only: add one with `--vocoder`.")

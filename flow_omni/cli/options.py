@@ -1,0 +1,147 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The options that several commands share, and what they mean to `generate`."""
+
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Mode(StrEnum):
+    speech = "speech"
+    text = "text"
+    auto = "auto"
+
+
+class DType(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+MODEL_PANEL = "Model"
+ANSWER_PANEL = "Answer"
+SPEECH_PANEL = "Speech"
+
+
+def _at_least(minimum: float) -> Callable[[float | None], float | None]:
+    """Checks a number, and says what is wrong with it; typer's own check does not name the value in every version."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and not minimum <= value < math.inf:
+            raise typer.BadParameter(f"{value} is out of range: it must be a number of at least {minimum}.")
+        return value
+
+    return check
+
+
+def _option(*names: str, help: str, panel: str, **kwargs: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **kwargs)
+
+
+ModelOption = Annotated[
+    str | None,
+    _option(
+        "--model",
+        "-m",
+        help="Folder of a checkpoint, or its id on the Hub. Default: the tiny model that comes with the package.",
+        panel=MODEL_PANEL,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    _option(
+        "--device", help="cpu, cuda, cuda:1, mps … Default: cuda where there is one, else cpu.", panel=MODEL_PANEL
+    ),
+]
+DTypeOption = Annotated[
+    DType, _option("--dtype", help="Type of the weights. Default: auto, as they were saved.", panel=MODEL_PANEL)
+]
+PictureOption = Annotated[
+    Path | None,
+    _option(
+        "--picture",
+        help="Draw the mel-spectrogram and the two streams into this .png, .svg or .pdf (needs matplotlib).",
+        panel=ANSWER_PANEL,
+    ),
+]
+SeedOption = Annotated[
+    int | None, _option("--seed", help="Makes the answer reproducible.", panel=ANSWER_PANEL, callback=_at_least(0))
+]
+MaxNewTokensOption = Annotated[
+    int | None,
+    _option(
+        "--max-new-tokens",
+        help="Steps of the answer at the most, of text and speech alike: `flow-omni info` says how many make a second.",
+        panel=ANSWER_PANEL,
+        callback=_at_least(1),
+    ),
+]
+SampleOption = Annotated[
+    bool, _option("--sample", help="Draw the words at random. Default: always the likeliest.", panel=ANSWER_PANEL)
+]
+TemperatureOption = Annotated[
+    float | None,
+    _option(
+        "--temperature",
+        help="How random: 0.7 is tame, 1.2 wild. Implies --sample.",
+        panel=ANSWER_PANEL,
+        callback=_at_least(0.01),
+    ),
+]
+NumFlowStepsOption = Annotated[
+    int | None,
+    _option(
+        "--num-flow-steps",
+        help="Steps of the flow for each patch. Default: 2.",
+        panel=SPEECH_PANEL,
+        callback=_at_least(1),
+    ),
+]
+FlowTemperatureOption = Annotated[
+    float | None,
+    _option(
+        "--flow-temperature",
+        help="How much the voice varies; 0 is always the same. Default: 1.",
+        panel=SPEECH_PANEL,
+        callback=_at_least(0.0),
+    ),
+]
+FlowGuidanceOption = Annotated[
+    float | None,
+    _option(
+        "--flow-guidance-scale",
+        help="Classifier-free guidance: above 1 clearer, and flatter. Default: 1, which is none.",
+        panel=SPEECH_PANEL,
+        callback=_at_least(0.0),
+    ),
+]
+
+
+def generation_options(
+    mode: Mode | str, sample: bool = False, temperature: float | None = None, **options: Any
+) -> dict[str, Any]:
+    """Arguments of `generate`. What was not said is left to the model's generation config."""
+    options = {name: value for name, value in options.items() if value is not None}
+    options["generation_mode"] = str(mode)
+    if temperature is not None:
+        options["temperature"] = temperature
+    if sample or temperature is not None:
+        options["do_sample"] = True
+    return options

@@ -1,0 +1,228 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The commands of one turn: `ask`, `say` and `transcribe`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import write
+from .errors import UserError, users_mistakes
+from .files import AUDIO_SUFFIXES, PICTURE_SUFFIXES, URLS, check_output, heard
+from .options import (
+    ANSWER_PANEL,
+    DeviceOption,
+    DType,
+    DTypeOption,
+    FlowGuidanceOption,
+    FlowTemperatureOption,
+    MaxNewTokensOption,
+    Mode,
+    ModelOption,
+    NumFlowStepsOption,
+    PictureOption,
+    SampleOption,
+    SeedOption,
+    TemperatureOption,
+    generation_options,
+)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="An audio file (wav, flac, ogg, mp3), or words with `--text`.")],
+    text: Annotated[bool, typer.Option("--text", "-t", help="QUESTION is the question itself, in writing.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to write the spoken answer. Default: answer.wav.",
+            rich_help_panel=ANSWER_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    picture: PictureOption = None,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            "--mode",
+            help="speech writes and speaks, text only writes, auto lets the model decide.",
+            rich_help_panel=ANSWER_PANEL,
+        ),
+    ] = Mode.speech,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = DType.auto,
+    seed: SeedOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
+    sample: SampleOption = False,
+    temperature: TemperatureOption = None,
+    num_flow_steps: NumFlowStepsOption = None,
+    flow_temperature: FlowTemperatureOption = None,
+    flow_guidance_scale: FlowGuidanceOption = None,
+):
+    """
+    Answer a spoken or written question, in text and speech.
+
+    The text is printed as it comes; the speech goes into a file. Text alone goes to stdout, all else to stderr.
+
+    Examples:
+
+        flow-omni ask question.wav
+        flow-omni ask question.wav --output answer.flac --picture answer.png
+        flow-omni ask --text "What is the capital of France?" --mode text
+        flow-omni ask question.wav --model ./my-model --seed 1 --temperature 0.7
+    """
+    options = generation_options(
+        mode,
+        sample,
+        temperature,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        num_flow_steps=num_flow_steps,
+        flow_temperature=flow_temperature,
+        flow_guidance_scale=flow_guidance_scale,
+    )
+    if mode is Mode.text:
+        if output is not None or picture is not None:
+            raise UserError("With `--mode text` nothing is spoken: leave out `--output` and `--picture`, or the mode.")
+    else:
+        output = output or Path("answer.wav")
+    asked = {"text": question} if text else {"audio": _heard_question(question)}
+    _speak(("ask", asked), (model, device, dtype), options, output, picture)
+
+
+def say(
+    text: Annotated[str, typer.Argument(help="What to say.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Where to write the speech.", rich_help_panel=ANSWER_PANEL),
+    ] = Path("speech.wav"),
+    picture: PictureOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = DType.auto,
+    seed: SeedOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
+    sample: SampleOption = False,
+    temperature: TemperatureOption = None,
+    num_flow_steps: NumFlowStepsOption = None,
+    flow_temperature: FlowTemperatureOption = None,
+    flow_guidance_scale: FlowGuidanceOption = None,
+):
+    """
+    Read a text aloud into a file.
+
+    The words are printed as the model says them.
+
+    Examples:
+
+        flow-omni say "Good morning." --output morning.wav
+        flow-omni say "Good morning." --num-flow-steps 8 --seed 3
+        flow-omni say "$(cat letter.txt)" -o letter.mp3 --model ./my-model
+    """
+    if not text.strip():
+        raise UserError('The text to say is empty: pass some words, as in `flow-omni say "Good morning."`.')
+    options = generation_options(
+        Mode.speech,
+        sample,
+        temperature,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        num_flow_steps=num_flow_steps,
+        flow_temperature=flow_temperature,
+        flow_guidance_scale=flow_guidance_scale,
+    )
+    _speak(("say", {"text": text}), (model, device, dtype), options, output, picture)
+
+
+def transcribe(
+    files: Annotated[list[str], typer.Argument(help="Audio files (wav, flac, ogg, mp3).", show_default=False)],
+    as_json: Annotated[
+        bool, typer.Option("--json", help='Print one object a line: {"file": …, "text": …, "seconds": …}.')
+    ] = False,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = DType.auto,
+    seed: SeedOption = None,
+    max_new_tokens: MaxNewTokensOption = None,
+    sample: SampleOption = False,
+    temperature: TemperatureOption = None,
+):
+    """
+    Write down what is said in audio files.
+
+    The text of one file is printed alone; of several files, each line begins with the name of its file.
+
+    Examples:
+
+        flow-omni transcribe speech.wav
+        flow-omni transcribe recordings/*.flac > recordings.txt
+        flow-omni transcribe *.wav --json --model ./my-model
+    """
+    from .answering import answer, prepare
+    from .loading import load_model
+
+    options = generation_options(Mode.text, sample, temperature, seed=seed, max_new_tokens=max_new_tokens)
+    sounds = [heard(file) for file in files]
+    loaded = load_model(model, device, dtype)
+    for file, sound in zip(files, sounds):
+        inputs = prepare(loaded, loaded.processor.make_conversation("transcribe", audio=sound))
+        prefix = None if as_json else f"{file}: " if len(files) > 1 else ""
+        result = answer(loaded, inputs, prefix, **options)
+        if as_json:
+            text = loaded.processor.decode(result.token_ids, skip_special_tokens=True)
+            seconds = round(len(sound["array"]) / sound["sampling_rate"], 3)
+            write(json.dumps({"file": file, "text": text, "seconds": seconds}, ensure_ascii=False) + "\n")
+
+
+def _heard_question(question: str) -> dict[str, Any]:
+    """The sound of a question. Words are never guessed to be meant: a mistyped path would be answered."""
+    if not question.startswith(URLS) and not Path(question).expanduser().exists():
+        raise UserError(
+            f"There is no audio file '{question}': check the path, or ask in writing with `flow-omni ask --text \"…\"`."
+        )
+    return heard(question)
+
+
+def _speak(
+    task: tuple[str, dict],
+    source: tuple[str | None, str | None, DType],
+    options: dict,
+    output: Path | None,
+    picture: Path | None,
+) -> None:
+    """Carries out a task whose answer is spoken (or only written, without `output`), and writes its files."""
+    output = check_output(output, AUDIO_SUFFIXES)
+    picture = check_output(picture, PICTURE_SUFFIXES)
+    if picture is not None:
+        from ..picture import check_matplotlib
+
+        with users_mistakes():
+            check_matplotlib()
+    from .answering import answer, check_can_speak, prepare, save_picture, save_speech
+    from .loading import load_model
+
+    loaded = load_model(*source)
+    if output is not None:
+        check_can_speak(loaded)
+    name, arguments = task
+    inputs = prepare(loaded, loaded.processor.make_conversation(name, **arguments))
+    result = answer(loaded, inputs, **options)
+    if output is not None:
+        save_speech(loaded, result, output)
+    if picture is not None:
+        save_picture(loaded, result, picture)
