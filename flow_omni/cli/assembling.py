@@ -15,7 +15,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +76,8 @@ def init(
             --speech-config frames_per_step=8 \\
             --speech-config head_num_layers=6
     """
+    from ..hub_card import write_model_card
+
     folder = check_new_folder(output, overwrite)
     fields = parse_fields(speech_config or [])
     check_speech_config(fields)
@@ -84,7 +85,9 @@ def init(
     with progress("Reading the parts …"):
         model, processor = assemble(parts, fields, dtype)
     with progress(f"Saving {output} …"), new_folder(folder) as unfinished:
-        _save(model, processor, parts, unfinished)
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        write_model_card(unfinished, base_models=parts, command=command_of(parts, speech_config or [], dtype))
     _describe(model, output)
 
 
@@ -109,13 +112,16 @@ def assemble(parts: dict[str, str | None], speech_config: dict[str, Any], dtype:
     return model, processor
 
 
-def _save(model: Any, processor: Any, parts: dict[str, str | None], folder: Path) -> None:
-    """The checkpoint, with a card that tells from what it was assembled, and how."""
-    from ..hub_card import write_model_card
-
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_model_card(folder, base_models=parts, command=shlex.join(["flow-omni", *sys.argv[1:]]))
+def command_of(parts: dict[str, str | None], assignments: list[str], dtype: DType) -> str:
+    """The command that assembles these parts, for the model card."""
+    words = ["flow-omni", "init"]
+    for part, source in parts.items():
+        words += [f"--{part}", source] if source is not None else []
+    for assignment in assignments:
+        words += ["--speech-config", assignment]
+    if dtype is not DType.auto:
+        words += ["--dtype", str(dtype)]
+    return shlex.join(words)
 
 
 def align_special_tokens(generation_config: Any, processor: Any) -> None:
