@@ -35,10 +35,14 @@ class EndlessBatches:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         is_empty = False
         while not is_empty:
-            is_empty = True
-            for batch in self.batches:
-                is_empty = False
-                yield batch
+            batches = iter(self.batches)
+            # A data loader draws a seed as it begins. A run that is resumed begins it once more than one that was not.
+            with torch.random.fork_rng(devices=[]):
+                first = next(batches, None)
+            is_empty = first is None
+            if not is_empty:
+                yield first
+                yield from batches
 
     @property
     def epoch(self) -> float | None:

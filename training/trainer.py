@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The Trainer: transformers' own, whose losses are means over a whole step, and whose checkpoints survive being killed."""
+"""The Trainer: transformers' own, with losses that are means over a whole step, and every part of them logged."""
 
 import math
 import os
@@ -25,28 +25,27 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast
 from torch import nn
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from . import mel_statistics
 from .arguments import FlowOmniTrainingArguments
 from .batches import Batches, TrainingCollator
-from .checkpoints import clear_staging, not_written, publish, publish_files, staging_folder
 from .ema import ExponentialMovingAverage
 from .endless_batches import EndlessBatches
-from .guards import check_finite_gradient, diverged
+from .guards import diverged
 from .lora import freeze_inside
 from .loss_shares import PARTS, LossParts, count_targets, loss_of_parts, shares_of
 from .stages import freeze_for
 from .unused_modules import with_all_modalities
+from .whole_checkpoints import WholeCheckpointTrainer
 
 
 logger = logging.get_logger(__name__)
 
 
-class FlowOmniTrainer(Trainer):
+class FlowOmniTrainer(WholeCheckpointTrainer):
     """
     Args:
         train_batches, eval_batches ([`Batches`], *optional*):
@@ -84,7 +83,7 @@ class FlowOmniTrainer(Trainer):
         self.train_batches = EndlessBatches(train_batches) if train_batches is not None else None
         self.eval_batches = eval_batches
         self.generation_metrics = generation_metrics
-        self.parts, self._shares, self._staged_run = LossParts(), deque(), None
+        self.parts, self._shares = LossParts(), deque()
         self.ema = ExponentialMovingAverage(args.ema_decay) if args.ema_decay is not None else None
         if self.ema is not None and self.is_fsdp_enabled:
             raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
@@ -113,9 +112,6 @@ class FlowOmniTrainer(Trainer):
         return self.eval_batches
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
-        if self.args.should_save:
-            clear_staging(self.args.output_dir)
-        self.accelerator.wait_for_everyone()
         if not resume_from_checkpoint:
             self.measure_mel_statistics()
             if self.ema is not None:
@@ -189,18 +185,6 @@ class FlowOmniTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"diverged-step-{step}-process-{self.args.process_index}"
         raise diverged(loss, batch, losses, row_ids, step, folder)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        # the scaler of fp16 meets infinite gradients on its way, and skips these steps itself
-        if self.args.stop_on_nan and getattr(self.accelerator, "scaler", None) is None:
-            check_finite_gradient(norm, self.state.global_step + 1)
-        return norm
-
-    def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.args.world_size == 1:
-            return tensor
-        return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
-
     # What is logged
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -232,43 +216,6 @@ class FlowOmniTrainer(Trainer):
 
     # Checkpoints
 
-    def _get_output_dir(self, trial) -> str:
-        return self._staged_run or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        """The Trainer's, written aside and published when it is whole."""
-        run_folder = self._get_output_dir(trial)
-        staged = staging_folder(run_folder) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        final = Path(run_folder) / staged.name
-        self._staged_run = os.fspath(staged.parent)
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._correct_best_checkpoint(staged, final)
-                publish(staged, final)
-        except (OSError, RuntimeError) as error:
-            clear_staging(run_folder)
-            raise not_written(self.state.global_step, run_folder, error) from error
-        finally:
-            self._staged_run = None
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(os.fspath(final))
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(run_folder, self.args.save_total_limit, best, use_mtime=True)
-
-    def _correct_best_checkpoint(self, staged: Path, final: Path) -> None:
-        """If this checkpoint is the best one, its state names the place where it was written."""
-        if self.state.best_model_checkpoint == os.fspath(staged):
-            self.state.best_model_checkpoint = os.fspath(final)
-            self.state.save_to_json(os.fspath(staged / "trainer_state.json"))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staged_run is None:
-            super()._push_from_checkpoint(checkpoint_folder)
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.ema is not None and self.args.should_save:
@@ -297,19 +244,18 @@ class FlowOmniTrainer(Trainer):
         if self.ema is not None:
             self.ema.load(self.state.best_model_checkpoint, self.model)
 
+    def load_checkpoint(self, checkpoint: str | os.PathLike) -> None:
+        super().load_checkpoint(checkpoint)
+        if self.ema is not None:
+            self.ema.load(checkpoint, self.model)
+
     def save_final(self, folder: str | os.PathLike | None = None) -> None:
         """Saves the trained model (its average, if one was kept) and its processor, to `output_dir` by default."""
-        folder = Path(folder or self.args.output_dir)
-        staged = staging_folder(folder) / "final"
-        if self.ema is not None and self.ema.averages:
-            with self.ema.applied_to(self.model):
-                self.save_model(os.fspath(staged), _internal_call=True)
-        else:
-            self.save_model(os.fspath(staged), _internal_call=True)
-        if self.args.should_save:
-            publish_files(staged, folder)
-            clear_staging(folder)
-        self.accelerator.wait_for_everyone()
+        if self.ema is None or not self.ema.averages:
+            super().save_final(folder)
+            return
+        with self.ema.applied_to(self.model):
+            super().save_final(folder)
 
 
 class _Epochs(TrainerCallback):

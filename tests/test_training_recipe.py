@@ -1,0 +1,100 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Recipes: every key is known or refused by name, and overrides reach everywhere."""
+
+import pytest
+
+from flow_omni.training.recipe import RecipeError, load_recipe
+
+
+NEEDED = ["model=a-model", "data.train=train.jsonl", "training.output_dir=out"]
+
+
+@pytest.mark.parametrize("name", ["align", "finetune", "vocoder"])
+def test_the_recipes_that_come_along_lack_only_what_is_the_users(name):
+    recipe = load_recipe(name, NEEDED)
+    assert recipe.stage == name
+    assert isinstance(recipe.training["learning_rate"], float)
+
+
+@pytest.mark.parametrize("name", ["align", "finetune", "vocoder"])
+def test_every_key_of_their_training_arguments_exists(name, tmp_path):
+    from flow_omni.training.arguments import FlowOmniTrainingArguments
+
+    fields = load_recipe(name, NEEDED).training | {"output_dir": str(tmp_path), "bf16": False, "report_to": "none"}
+    FlowOmniTrainingArguments(**fields | {"eval_strategy": "no"}, use_cpu=True)
+
+
+@pytest.mark.parametrize("missing", ["model", "data.train", "training.output_dir"])
+def test_what_is_missing_is_named(missing):
+    given = [override for override in NEEDED if not override.startswith(f"{missing}=")]
+    with pytest.raises(RecipeError, match=f"`{missing}` is missing"):
+        load_recipe("align", given)
+
+
+def test_overrides_set_nested_keys_and_their_types():
+    recipe = load_recipe(
+        "align",
+        [*NEEDED, "training.learning_rate=3e-4", "data.tasks.say=2", "lora.rank=4", "data.columns={question_text: s}"],
+    )
+    assert recipe.training["learning_rate"] == 3e-4
+    assert recipe.data.tasks == {"transcribe": 1, "say": 2}
+    assert recipe.lora.rank == 4
+    assert recipe.data.columns == {"question_text": "s"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stgae=align", "unknown key `stgae`: did you mean `stage`?"),
+        ("data.tain=x", "unknown key `data.tain`: did you mean `data.train`?"),
+        ("lora.rnak=4", "unknown key `lora.rnak`: did you mean `lora.rank`?"),
+        ("training.lerning_rate=1", "unknown key `training.lerning_rate`: did you mean `training.learning_rate`?"),
+        ("data.zzz=1", "unknown key `data.zzz`: the keys here are columns, eval"),
+        ("data.max_steps_per_batch=many", "`data.max_steps_per_batch` is 'many': it must be int"),
+        ("data.streaming=3", "`data.streaming` is 3: it must be bool"),
+        ("stage=aline", "`stage` is 'aline': it must be one of align, finetune, vocoder"),
+        ("model.x=3", "`model` holds a value and no keys"),
+        ("model", "`model` is no override: write `key=value`"),
+        ("lora=3", "`lora` is 3: it must hold keys and values"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(override, message):
+    import re
+
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe("align", [*NEEDED, override])
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("stage: align\nmodel: m\ndata: {train: t.jsonl}\ntraining: {output_dir: o, learning_rate: 2e-4}\n")
+    assert load_recipe(str(path)).training["learning_rate"] == 2e-4
+
+
+def test_what_is_no_recipe_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="no recipe 'nothing'.*align, finetune, vocoder"):
+        load_recipe("nothing")
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [1,\n")
+    with pytest.raises(RecipeError, match="is no YAML"):
+        load_recipe(str(path))
+    path.write_text("- a list\n")
+    with pytest.raises(RecipeError, match="holds list"):
+        load_recipe(str(path))
+
+
+def test_lora_is_not_for_the_vocoder():
+    with pytest.raises(RecipeError, match="`lora` is for the language model"):
+        load_recipe("vocoder", [*NEEDED, "lora.rank=4"])

@@ -1,0 +1,210 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The command `train`: from a manifest and a checkpoint to a trained checkpoint, through both stages, and killed between."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sounds import file_bytes, tone
+from tiny import tiny_model, tiny_processor
+from typer import Typer
+from typer.testing import CliRunner
+
+from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from flow_omni.training.dry_run import estimate_memory, kept_for_backward
+from flow_omni.training.recipe import RecipeError, load_recipe
+from flow_omni.training.report import figures_of
+from flow_omni.training.speech_run import make_run
+from flow_omni.training.train_command import train
+
+
+app = Typer()
+app.command()(train)
+
+
+def run_command(*arguments: str):
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    """A folder with a checkpoint, and a manifest of twelve exchanges whose recordings are tones."""
+    folder = tmp_path_factory.mktemp("material")
+    model = tiny_model()
+    model.save_pretrained(folder / "model")
+    tiny_processor(model.config).save_pretrained(folder / "model")
+    rows = []
+    for index in range(12):
+        for kind, rate, frequency in (("question", 16000, 300), ("answer", 8000, 600)):
+            sound = tone(0.2 + 0.02 * index, rate, frequency + 20 * index)
+            (folder / f"{kind}{index}.wav").write_bytes(file_bytes(sound, rate))
+        rows.append(
+            {
+                "id": f"row-{index}",
+                "question_text": f"what is {index}",
+                "question_audio": f"question{index}.wav",
+                "answer_text": f"it is {index}",
+                "answer_audio": f"answer{index}.wav",
+            }
+        )
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    return folder
+
+
+def overrides(material, output, **changes) -> list[str]:
+    settings = {
+        "model": material / "model",
+        "data.train": material / "train.jsonl",
+        "data.max_steps_per_batch": 400,
+        "training.output_dir": output,
+        "training.max_steps": 4,
+        "training.save_steps": 2,
+        "training.logging_steps": 1,
+        "training.warmup_steps": 0,
+        "training.dataloader_num_workers": 0,
+        "training.bf16": "false",
+        "training.report_to": "none",
+        "training.use_cpu": "true",
+        "training.disable_tqdm": "true",
+        "evaluation.max_new_tokens": 10,
+        "evaluation.questions": 3,
+    } | changes
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def test_both_stages_by_their_recipes(material, tmp_path):
+    align = overrides(material, tmp_path / "align", **{"data.eval": material / "eval.jsonl", "training.eval_steps": 2})
+    result = run_command("align", *align)
+    assert "trained for 4 steps" in result.output
+    assert "eval_transcribe_wer" in result.output or "eval_say_cer" in result.output
+    names = {path.name for path in (tmp_path / "align").iterdir()}
+    assert {"model.safetensors", "processor_config.json", "README.md", "training_curves.png", "checkpoint-4"} <= names
+    aligned = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "align")
+    start = FlowOmniForSpeechGeneration.from_pretrained(material / "model")
+    assert torch.equal(aligned.lm_head.weight, start.lm_head.weight)
+    assert not torch.equal(aligned.state_head.weight, start.state_head.weight)
+    assert not torch.equal(aligned.mel_normalizer.mean, start.mel_normalizer.mean)
+
+    finetune = overrides(material, tmp_path / "finetune", model=tmp_path / "align")
+    run_command("finetune", *finetune)
+    finetuned = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "finetune")
+    assert not torch.equal(finetuned.lm_head.weight, aligned.lm_head.weight)
+    assert torch.equal(finetuned.mel_normalizer.mean, aligned.mel_normalizer.mean)
+
+
+def test_the_same_command_resumes(material, tmp_path):
+    run_command("align", *overrides(material, tmp_path / "whole"))
+    run_command("align", *overrides(material, tmp_path / "cut"))
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-4")
+    (tmp_path / "cut" / "model.safetensors").unlink()
+    run_command("align", *overrides(material, tmp_path / "cut"))
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_finished_run_is_not_trained_on(material, tmp_path):
+    run_command("align", *overrides(material, tmp_path))
+    before = load_file(tmp_path / "model.safetensors")
+    result = run_command("align", *overrides(material, tmp_path))
+    assert "trained for 4 steps" in result.output
+    after = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_lora_leaves_adapters_and_a_merged_model(material, tmp_path):
+    run_command("align", *overrides(material, tmp_path, **{"lora.rank": 2, "training.ema_decay": 0.5}))
+    assert (tmp_path / "adapters" / "adapter_model.safetensors").is_file()
+    merged = FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
+    start = FlowOmniForSpeechGeneration.from_pretrained(material / "model")
+    projection = "model.language_model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(merged.get_parameter(projection), start.get_parameter(projection))
+    assert torch.equal(merged.lm_head.weight, start.lm_head.weight)
+
+
+def test_a_dry_run_tells_what_would_train_and_writes_nothing(material, tmp_path):
+    output = run_command("align", *overrides(material, tmp_path / "run"), "--dry-run").output
+    model = tiny_model()
+    assert f"{sum(p.numel() for p in model.state_head.parameters()):,}" in output
+    assert "optimizer steps: 4" in output
+    assert "12, of which 12 are used" in output
+    assert "GiB" in output
+    frozen = sum(p.numel() for p in model.model.language_model.parameters())
+    line = next(line for line in output.splitlines() if line.startswith("language model"))
+    assert line.split() == ["language", "model", "0", f"{frozen:,}"]
+    assert not list((tmp_path / "run").glob("checkpoint-*")) if (tmp_path / "run").exists() else True
+
+
+def test_the_estimate_of_memory_counts_what_backward_keeps():
+    """Of a linear layer and a square: the input of the layer, and what is squared."""
+
+    class Squares(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 4, bias=False)
+
+        def forward(self, input_ids):
+            from types import SimpleNamespace
+
+            return SimpleNamespace(loss=self.layer(input_ids).square().sum())
+
+    batch = {"input_ids": torch.randn(16, 8)}
+    assert kept_for_backward(Squares(), batch) == 4 * (16 * 8 + 16 * 4)
+
+
+def test_frozen_weights_need_no_gradients_and_no_optimizer(material, tmp_path):
+    run = make_run(load_recipe("align", overrides(material, tmp_path)))
+    batch = next(iter(run.train_batches))
+    memory = estimate_memory(run.trainer.model, run.args, batch, 400)
+    trained = sum(p.numel() for p in run.trainer.model.parameters() if p.requires_grad)
+    assert memory["gradients"] == 4 * trained
+    assert memory["optimizer"] == 8 * trained
+    assert memory["activations"] > 0
+
+
+def test_data_that_lacks_what_the_tasks_need_is_refused(material, tmp_path):
+    rows = [{"question_text": "one", "answer_text": "two"}]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="None of 1 rows can be used.*transcribe, say are trained"):
+        run_command("align", *overrides(material, tmp_path / "run", **{"data.train": tmp_path / "text.jsonl"}))
+
+
+def test_a_column_that_is_not_known_is_refused(material, tmp_path):
+    (tmp_path / "wrong.jsonl").write_text(json.dumps({"question": "one", "answer_text": "two"}) + "\n")
+    with pytest.raises(ValueError, match="question"):
+        run_command(
+            "align",
+            *overrides(
+                material, tmp_path / "run", **{"data.train": tmp_path / "wrong.jsonl", "data.on_error": "stop"}
+            ),
+        )
+
+
+def test_an_unknown_key_stops_before_anything_is_loaded(material, tmp_path):
+    with pytest.raises(RecipeError, match="did you mean `training.learning_rate`"):
+        run_command("align", *overrides(material, tmp_path), "training.learning_rat=1")
+
+
+def test_figures_for_the_card_are_those_of_the_hub():
+    figures = figures_of({"eval_transcribe_wer": 0.12345, "eval_loss": 1.0}, "held-out rows")
+    assert len(figures) == 1
+    assert figures[0]["metric_type"] == "wer"
+    assert figures[0]["metric_value"] == 0.1235
+    assert figures[0]["task_type"] == "automatic-speech-recognition"

@@ -1,0 +1,172 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a run would train, on how much data, for how long, and in how much memory: told before it begins."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .batches import Batches
+from .stages import count_parameters
+
+
+# The parts of the model in the order in which speech passes through it, by the names of their modules.
+PARTS = {
+    "Whisper encoder": "model.audio_encoder",
+    "adapter": "model.audio_adapter",
+    "language model": "model.language_model",
+    "state embedding": "model.state_embedding",
+    "patch projection": "model.patch_proj",
+    "text head": "lm_head",
+    "speech transformer": "speech_transformer",
+    "state head": "state_head",
+    "speech head": "speech_head",
+    "vocoder": "vocoder",
+}
+GIB = 2**30
+
+
+def describe_parameters(model: nn.Module) -> str:
+    """A table of the parts: parameters that train, and that do not. Weights that are shared count once."""
+    rows, counted = [("part", "trained", "frozen")], set()
+    for part, (trained, frozen) in parameters_of_parts(model, counted).items():
+        rows.append((part, f"{trained:,}", f"{frozen:,}"))
+    rows.append(("all", *(f"{number:,}" for number in count_parameters(model))))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        f"{part:<{widths[0]}}  {trained:>{widths[1]}}  {frozen:>{widths[2]}}" for part, trained, frozen in rows
+    )
+
+
+def parameters_of_parts(model: nn.Module, counted: set[int]) -> Mapping[str, tuple[int, int]]:
+    """For each part the numbers of its trained and frozen parameters."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    parts = {}
+    for part, name in PARTS.items():
+        module = base
+        for step in name.split("."):
+            module = getattr(module, step, None)
+        if module is None:
+            continue
+        trained = frozen = 0
+        for parameter in module.parameters():
+            if id(parameter) in counted:
+                continue
+            counted.add(id(parameter))
+            trained += parameter.numel() * parameter.requires_grad
+            frozen += parameter.numel() * (not parameter.requires_grad)
+        parts[part] = (trained, frozen)
+    return parts
+
+
+def describe_data(batches: Batches) -> str:
+    """Rows, tasks, batches and padding of an epoch, from the lengths alone; of a stream, nothing is known."""
+    if not hasattr(batches, "plan"):
+        return "rows: a stream, which is not counted"
+    plan = batches.plan()
+    num_rows = sum(map(len, plan))
+    hours = {side: _hours(batches.rows, side) for side in ("question", "answer")}
+    return "\n".join(
+        [
+            f"rows: {len(batches.rows):,}, of which {num_rows:,} are used in an epoch",
+            f"speech: {hours['question']:.2f} h of questions, {hours['answer']:.2f} h of answers",
+            f"batches: {len(plan):,} in an epoch, {num_rows / len(plan):.1f} rows each on average",
+        ]
+    )
+
+
+def _hours(rows: Any, side: str) -> float:
+    from .lengths import audio_seconds
+    from .rows import has
+
+    return sum(audio_seconds(row, side) for row in rows if has(row, f"{side}_audio")) / 3600
+
+
+def describe_steps(args: Any, batches: Batches) -> str:
+    """Optimizer steps, and what one of them sees."""
+    lines = [f"optimizer steps: {args.max_steps:,}"]
+    if hasattr(batches, "plan"):
+        epochs = args.max_steps * args.gradient_accumulation_steps / len(batches)
+        lines[0] += f", {epochs:.2f} epochs"
+    steps = batches.options.max_steps_per_batch
+    total = steps * args.gradient_accumulation_steps * args.world_size
+    lines.append(
+        f"each sees at most {total:,} steps of sequences: {steps:,} in a batch, {args.gradient_accumulation_steps} batches, "
+        f"{args.world_size} processes"
+    )
+    return "\n".join(lines)
+
+
+def estimate_memory(
+    model: nn.Module, args: Any, batch: Mapping[str, torch.Tensor], max_steps: int
+) -> dict[str, float]:
+    """
+    Bytes that a process needs without FSDP: weights, gradients, the two moments of Adam, the average if one is kept, and
+    what a batch leaves behind for the backward pass. The last is measured on one batch and scaled up to a full one.
+    """
+    trained, frozen = count_parameters(model)
+    size = next(model.parameters()).element_size()
+    memory = {
+        "weights": (trained + frozen) * size,
+        "gradients": trained * size,
+        "optimizer": trained * 8 if "adam" in str(args.optim).lower() else 0,
+    }
+    if args.ema_decay is not None:
+        memory["average"] = trained * 4
+    memory["activations"] = kept_for_backward(model, batch, args.bf16) * max_steps / batch["input_ids"].numel()
+    return memory
+
+
+def kept_for_backward(model: nn.Module, batch: Mapping[str, torch.Tensor], is_bf16: bool = False) -> int:
+    """Bytes that a forward pass keeps for the backward pass, beside the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    was_training = model.training
+    device = next(model.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            loss = model.train()(**batch).loss  # held until all is counted: freed storages would share addresses
+    model.train(was_training)
+    del loss
+    return sum(kept.values())
+
+
+def describe_memory(memory: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.items())
+    return f"memory of a process: about {sum(memory.values()) / GIB:.2f} GiB ({parts})"
+
+
+def describe(run: Any) -> str:
+    """All of it."""
+    batch = next(iter(run.train_batches))
+    memory = estimate_memory(run.trainer.model, run.args, batch, run.train_batches.options.max_steps_per_batch)
+    return "\n\n".join(
+        [
+            f"stage {run.recipe.stage} of {run.recipe.model}",
+            describe_parameters(run.trainer.model),
+            describe_data(run.train_batches),
+            describe_steps(run.args, run.train_batches),
+            describe_memory(memory),
+        ]
+    )

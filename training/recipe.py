@@ -1,0 +1,230 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Recipes: a YAML file says what a run is, `key=value` on the command line changes it, and no key is silently ignored."""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .arguments import FlowOmniTrainingArguments
+from .lora import LoraOptions
+from .stages import STAGES
+from .vocoder_options import VocoderOptions
+
+
+class RecipeError(ValueError):
+    """A recipe says something that cannot be: the message names the key, and what can."""
+
+
+@dataclass
+class DataRecipe:
+    """
+    Where the rows are and how they become batches; `training.manifest.load_rows`, `ExampleBuilder` and `BatchOptions`
+    document the fields.
+    """
+
+    train: str | list[str] | None = None
+    eval: str | list[str] | None = None
+    split: str | None = None
+    eval_split: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    streaming: bool = False
+    on_error: str = "skip"
+    tasks: dict[str, float] | None = None
+    text_layout: str = "leading"
+    max_steps: int | None = None
+    max_steps_per_batch: int = 4096
+    max_rows_per_batch: int | None = None
+    max_skipped_share: float = 0.2
+
+
+@dataclass
+class EvaluationRecipe:
+    """What is asked at each evaluation, and who listens: see `training.generation_metrics` and `training.recognisers`."""
+
+    questions: int = 16
+    recogniser: str | None = None
+    language: str | None = None
+    batch_size: int = 4
+    max_new_tokens: int = 400
+    num_flow_steps: int | None = None
+
+
+@dataclass
+class CardRecipe:
+    """What only its author knows of a model, for its card: see `hub_card.write_model_card`."""
+
+    model_id: str | None = None
+    base_models: list[str] | None = None
+    datasets: list[str] | None = None
+    languages: list[str] | None = None
+    license: str | None = None
+
+
+@dataclass
+class Recipe:
+    """
+    A run.
+
+    Args:
+        stage (`str`):
+            `align`, `finetune` or `vocoder`.
+        model (`str`):
+            The checkpoint to begin with, a folder or an id on the Hub: what `flow-omni init` made, or an earlier stage.
+        data, evaluation, card:
+            See their classes.
+        training (`dict`):
+            Fields of [`FlowOmniTrainingArguments`], which has all those of `transformers.TrainingArguments`.
+        lora ([`LoraOptions`], *optional*):
+            Trains adapters of the language model in the place of its weights.
+        merge_lora (`bool`, *optional*, defaults to `True`):
+            Whether the final model is a plain checkpoint, with the adapters added in; they are in its folder `adapters` too.
+        vocoder ([`VocoderOptions`]):
+            For the stage of that name.
+    """
+
+    stage: str
+    model: str
+    training: dict[str, Any] = field(default_factory=dict)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    lora: LoraOptions | None = None
+    merge_lora: bool = True
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    vocoder: VocoderOptions = field(default_factory=VocoderOptions)
+    card: CardRecipe = field(default_factory=CardRecipe)
+
+    def __post_init__(self):
+        stages = (*STAGES, "vocoder")
+        if self.stage not in stages:
+            raise RecipeError(f"`stage` is {self.stage!r}: it must be one of {', '.join(stages)}.")
+        if not self.data.train:
+            raise RecipeError("`data.train` is missing: name a manifest, parquet files, or a dataset on the Hub.")
+        check_keys(self.training, (item.name for item in dataclasses.fields(FlowOmniTrainingArguments)), "training.")
+        if not self.training.get("output_dir"):
+            raise RecipeError("`training.output_dir` is missing: name the folder that the checkpoints go to.")
+        if self.lora is not None and self.stage == "vocoder":
+            raise RecipeError("`lora` is for the language model, and the stage `vocoder` has none: leave it out.")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes `1e-4` for a word, for want of a dot."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """
+    The recipe of a file, or one that comes with the package (`align`, `finetune`, `vocoder`), after `key=value` overrides
+    such as `training.learning_rate=1e-4`.
+    """
+    fields = _read(_path_of(name))
+    for override in overrides:
+        _override(fields, override)
+    return build(Recipe, fields)
+
+
+def _path_of(name: str) -> Any:
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    packaged = resources.files(__package__) / "recipes"
+    names = sorted(file.name.removesuffix(".yaml") for file in packaged.iterdir() if file.name.endswith(".yaml"))
+    if name in names:
+        return packaged / f"{name}.yaml"
+    raise RecipeError(
+        f"There is no recipe '{name}': name a file, or one of those that come along: {', '.join(names)}."
+    )
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        fields = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(fields, dict):
+        raise RecipeError(f"'{path}' holds {type(fields).__name__}: a recipe is a mapping of keys to values.")
+    return fields
+
+
+def _override(fields: dict[str, Any], override: str) -> None:
+    """Sets a key of nested mappings: `data.tasks.say=2`."""
+    key, separator, value = override.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"`{override}` is no override: write `key=value`, such as `training.learning_rate=1e-4`.")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        if fields.get(parent) is None:
+            fields[parent] = {}
+        fields = fields[parent]
+        if not isinstance(fields, dict):
+            raise RecipeError(f"`{override}`: `{parent}` holds a value and no keys, so nothing in it can be set.")
+    fields[last] = yaml.load(value, _Loader)
+
+
+def build(kind: type, fields: Mapping[str, Any], where: str = "") -> Any:
+    """A dataclass from a mapping, whose every key it must have and whose every value must be of the right type."""
+    if not isinstance(fields, Mapping):
+        raise RecipeError(f"`{where.rstrip('.')}` is {fields!r}: it must hold keys and values.")
+    declared, hints = {item.name: item for item in dataclasses.fields(kind)}, typing.get_type_hints(kind)
+    check_keys(fields, declared, where)
+    missing = [
+        name
+        for name, item in declared.items()
+        if fields.get(name) is None and item.default is item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(f"`{where}{missing[0]}` is missing: set it in the recipe, or with `{where}{missing[0]}=…`.")
+    return kind(**{name: _converted(hints[name], value, f"{where}{name}") for name, value in fields.items()})
+
+
+def check_keys(fields: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Raises for a key that does not exist, and says which was meant."""
+    known = list(known)
+    for key in fields:
+        if key in known:
+            continue
+        close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
+        meant = f"did you mean `{where}{close[0]}`?" if close else f"the keys here are {', '.join(sorted(known))}."
+        raise RecipeError(f"The recipe has the unknown key `{where}{key}`: {meant}")
+
+
+def _converted(hint: Any, value: Any, where: str) -> Any:
+    """The value as the field's type has it, or an error."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and (type(None) in kinds or any(map(dataclasses.is_dataclass, kinds))):
+        return None if type(None) in kinds else kinds[0]()
+    for kind in kinds:
+        if dataclasses.is_dataclass(kind):
+            return build(kind, value, f"{where}.")
+        origin = typing.get_origin(kind) or kind
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is tuple and isinstance(value, list):
+            return tuple(value)
+        if origin is Any or (isinstance(value, origin) and (origin is not int or not isinstance(value, bool))):
+            return value
+    wanted = " or ".join("nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise RecipeError(f"`{where}` is {value!r}: it must be {wanted}.")

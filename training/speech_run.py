@@ -1,0 +1,198 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A run of the stages `align` and `finetune`, from its recipe to the checkpoint that it leaves."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from ..processing.processing_flow_omni import FlowOmniProcessor
+from .arguments import FlowOmniTrainingArguments
+from .batches import Batches, make_batches
+from .checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder
+from .dry_run import describe
+from .examples import ExampleBuilder
+from .generation_metrics import GenerationMetrics, Question
+from .lora import add_lora, is_lora_checkpoint, load_lora, merge_lora
+from .manifest import load_rows
+from .recipe import DataRecipe, Recipe
+from .recognisers import recogniser_of
+from .rows import conversation_of, tasks_of
+from .samples import show_in_tensorboard
+from .trainer import FlowOmniTrainer
+
+
+ADAPTERS = "adapters"
+
+
+@dataclass
+class SpeechRun:
+    """All that a recipe makes, ready to train."""
+
+    recipe: Recipe
+    trainer: FlowOmniTrainer
+    processor: FlowOmniProcessor
+    train_batches: Batches
+
+    @property
+    def args(self) -> FlowOmniTrainingArguments:
+        return self.trainer.args
+
+    def describe(self) -> str:
+        """What it would train."""
+        return describe(self)
+
+    def train(self, is_fresh: bool = False) -> dict[str, float]:
+        """
+        Trains, from the last checkpoint of `output_dir` on if it has one, saves the model, and returns what the last
+        evaluation measured.
+        """
+        checkpoint = None if is_fresh else last_checkpoint(self.args.output_dir)
+        if checkpoint is None or step_of(checkpoint) < self.args.max_steps:
+            self.trainer.train(resume_from_checkpoint=checkpoint)
+        else:
+            self.trainer.load_checkpoint(checkpoint)
+        metrics = self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
+        self.save()
+        return metrics
+
+    def save(self) -> None:
+        """The final model, in `output_dir`; of a LoRA run the adapters in a folder of their own, and the merged model."""
+        folder = Path(self.args.output_dir)
+        if self.recipe.lora is None:
+            self.trainer.save_final(folder)
+            return
+        self.trainer.save_final(folder / ADAPTERS)
+        if self.recipe.merge_lora and self.args.should_save:
+            staged = staging_folder(folder) / "merged"
+            adapted = load_lora(folder / ADAPTERS, base=load_model(self.recipe.model))
+            merge_lora(adapted).save_pretrained(staged)
+            self.processor.save_pretrained(staged)
+            publish_files(staged, folder)
+            clear_staging(folder)
+
+
+def make_run(recipe: Recipe) -> SpeechRun:
+    """Loads the model and the rows of a recipe, and puts the Trainer together."""
+    args = FlowOmniTrainingArguments(**recipe.training | {"stage": recipe.stage} | _without_evaluation(recipe))
+    # adapters begin at random, and the Trainer comes too late to seed that
+    set_seed(args.seed)
+    model, processor = load_model(recipe.model), load_processor(recipe.model)
+    train_batches = batches_of(recipe.data, recipe.data.train, recipe.data.split, processor, args)
+    eval_batches, metrics = None, None
+    if recipe.data.eval:
+        eval_batches = batches_of(
+            recipe.data, recipe.data.eval, recipe.data.eval_split, processor, args, is_evaluation=True
+        )
+        metrics = metrics_of(recipe, eval_batches, processor)
+    trained: nn.Module = model
+    if recipe.lora is not None:
+        trained = add_lora(model, recipe.stage, recipe.lora, base=recipe.model)
+    trainer = FlowOmniTrainer(
+        trained,
+        args,
+        train_batches=train_batches,
+        eval_batches=eval_batches,
+        generation_metrics=metrics,
+        processing_class=processor,
+    )
+    return SpeechRun(recipe, trainer, processor, train_batches)
+
+
+def _without_evaluation(recipe: Recipe) -> dict[str, Any]:
+    return {} if recipe.data.eval else {"eval_strategy": "no"}
+
+
+def load_model(source: str) -> FlowOmniForSpeechGeneration:
+    """The model to begin with, in fp32: mixed precision keeps its own copies, and small steps vanish in bf16."""
+    if is_lora_checkpoint(source):
+        return merge_lora(load_lora(source, dtype="float32"))
+    return FlowOmniForSpeechGeneration.from_pretrained(source, dtype="float32")
+
+
+def load_processor(source: str) -> FlowOmniProcessor:
+    return FlowOmniProcessor.from_pretrained(source)
+
+
+def batches_of(
+    data: DataRecipe,
+    source: Any,
+    split: str | None,
+    processor: FlowOmniProcessor,
+    args: FlowOmniTrainingArguments,
+    is_evaluation: bool = False,
+) -> Batches:
+    """The batches of this process."""
+    streaming = data.streaming and not is_evaluation
+    rows = load_rows(source, split, streaming=streaming, columns=data.columns, on_error=data.on_error)
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    builder = ExampleBuilder(processor, data.tasks, seed, data.text_layout, data.max_steps, data.on_error)
+    workers = {"num_workers": args.dataloader_num_workers}
+    if args.dataloader_prefetch_factor is not None:
+        workers["prefetch_factor"] = args.dataloader_prefetch_factor
+    return make_batches(
+        rows,
+        builder,
+        max_steps_per_batch=data.max_steps_per_batch,
+        max_rows_per_batch=data.max_rows_per_batch,
+        max_skipped_share=data.max_skipped_share,
+        seed=seed,
+        shuffle=not is_evaluation,
+        rank=args.process_index,
+        world_size=args.world_size,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        **workers,
+    )
+
+
+def metrics_of(recipe: Recipe, batches: Batches, processor: FlowOmniProcessor) -> GenerationMetrics | None:
+    """Questions from the rows of the evaluation, spread over all of them."""
+    evaluation = recipe.evaluation
+    questions = questions_of(batches.rows, batches.builder, evaluation.questions)
+    if not questions:
+        return None
+    options = {"max_new_tokens": evaluation.max_new_tokens}
+    if evaluation.num_flow_steps is not None:
+        options["num_flow_steps"] = evaluation.num_flow_steps
+
+    def recogniser(model):
+        return recogniser_of(evaluation.recogniser, model, processor, evaluation.language)
+
+    return GenerationMetrics(
+        questions, processor, recogniser, evaluation.batch_size, on_answers=[show_in_tensorboard], **options
+    )
+
+
+def questions_of(rows: Sequence, builder: ExampleBuilder, num_questions: int) -> list[Question]:
+    """So many rows as questions, each in the task that is drawn for it; rows that offer none are left out."""
+    step = max(1, len(rows) // max(1, num_questions))
+    questions = []
+    for index in range(0, len(rows), step)[:num_questions]:
+        task = builder.draw_task(tasks_of(rows[index]), index)
+        if task is not None:
+            questions.append(Question.of(task, conversation_of(rows[index], task, builder.processor)))
+    return questions
+
+
+def step_of(checkpoint: str | os.PathLike) -> int:
+    """The optimizer steps behind a checkpoint."""
+    return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]

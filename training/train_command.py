@@ -1,0 +1,92 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The command `train`: a recipe and changes to it become a trained checkpoint."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file, or a recipe that comes along: align, finetune, vocoder.", show_default=False
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Changes to the recipe, such as training.learning_rate=3e-4.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would train: parameters, data, steps, memory. Train nothing.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, though the output folder has checkpoints to resume from.")
+    ] = False,
+):
+    """
+    Train a model as a recipe says.
+
+    The same command again resumes from the last checkpoint. Run it with `accelerate launch -m flow_omni.training` to use
+    several processes.
+
+    Examples:
+
+        flow-omni train align model=my-model data.train=train.jsonl training.output_dir=runs/align --dry-run
+        flow-omni train finetune model=runs/align data.train=train.jsonl training.output_dir=runs/finetune
+    """
+    from .recipe import load_recipe
+
+    settings = load_recipe(recipe, overrides or [])
+    if settings.stage == "vocoder":
+        from .vocoder_run import make_run
+    else:
+        from .speech_run import make_run
+    run = make_run(settings)
+    if dry_run:
+        typer.echo(run.describe())
+        return
+    metrics = run.train(is_fresh=fresh)
+    if run.args.should_save:
+        _report(run, metrics)
+
+
+def _report(run, metrics: dict[str, float]) -> None:
+    """The report of a finished run. The model is saved by now: a card that somebody edited must not spoil the end."""
+    from .report import write_report
+
+    command = shlex.join(["flow-omni", *sys.argv[1:]])
+    folder = Path(run.args.output_dir)
+    try:
+        write_report(folder, run.trainer.state.log_history, metrics, run.recipe.card, command)
+    except FileExistsError as error:
+        typer.echo(str(error), err=True)
+    for name, value in sorted(metrics.items()):
+        typer.echo(f"{name}: {value:.4g}")
+    typer.echo(f"{folder}: trained for {run.trainer.state.global_step} steps, and saved.")
+
+
+def main() -> None:
+    """What `python -m flow_omni.training` runs, as `accelerate launch` needs it."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(train)
+    app()

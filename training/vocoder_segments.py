@@ -1,0 +1,76 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pieces of recordings for the vocoder: always the same ones in the same order, wherever they are read."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..processing.audio_io import load_audio
+from .examples import uniform
+from .rows import audio_of, has
+
+
+logger = logging.getLogger(__name__)
+
+# Pieces that a recording gives in an epoch, each cut elsewhere.
+PIECES = 50
+MAX_SUBSTITUTES = 100
+
+
+class VocoderSegments(Dataset):
+    """
+    Pieces of `num_samples` from the spoken answers of rows, padded with silence where a recording is shorter. Where a piece
+    is cut depends on the seed and its index alone, so a resumed run sees what the uninterrupted one would have.
+    """
+
+    def __init__(
+        self, rows: Sequence[dict], sampling_rate: int, num_samples: int, seed: int = 0, pieces: int = PIECES
+    ):
+        self.rows, self.seed, self.pieces = rows, seed, pieces
+        self.sampling_rate, self.num_samples = sampling_rate, num_samples
+        self.indices = [index for index, row in enumerate(rows) if has(row, "answer_audio")]
+        if not self.indices:
+            raise ValueError(
+                f"None of {len(rows)} rows has an `answer_audio`, which the vocoder learns from: give them one, or name the "
+                "column with `data.columns={answer_audio: NAME}`."
+            )
+
+    def __len__(self) -> int:
+        return len(self.indices) * self.pieces
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        waveform = self._recording(index)
+        missing = self.num_samples - len(waveform)
+        if missing > 0:
+            return {"waveform": torch.from_numpy(np.pad(waveform, (0, missing)))}
+        start = int(uniform(self.seed, "piece", index) * (1 - missing))
+        return {"waveform": torch.from_numpy(waveform[start : start + self.num_samples].copy())}
+
+    def _recording(self, index: int) -> Any:
+        """The recording of a piece, or where it cannot be read the next one that can."""
+        for offset in range(min(len(self.indices), MAX_SUBSTITUTES)):
+            row = self.rows[self.indices[(index // self.pieces + offset) % len(self.indices)]]
+            try:
+                return load_audio(audio_of(row, "answer_audio"), self.sampling_rate)
+            except (ValueError, OSError) as error:
+                logger.warning("Skipped the recording of row %s: %s", row.get("id"), error)
+                last = error
+        raise RuntimeError(
+            f"None of {min(len(self.indices), MAX_SUBSTITUTES)} recordings can be read. The last: {last}"
+        )

@@ -1,0 +1,103 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A Trainer whose checkpoints are there whole or not at all, and that stops where a loss or a gradient is no number."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from .checkpoints import clear_staging, not_written, publish, publish_files, staging_folder
+from .guards import check_finite_gradient
+
+
+class WholeCheckpointTrainer(Trainer):
+    """What the Trainer of the speech model and that of the vocoder have in common."""
+
+    _staged_run: str | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+        if self.args.should_save:
+            clear_staging(self.args.output_dir)
+        self.accelerator.wait_for_everyone()
+        return super().train(resume_from_checkpoint, **kwargs)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # the scaler of fp16 meets infinite gradients on its way, and skips these steps itself
+        if self.args.stop_on_nan and getattr(self.accelerator, "scaler", None) is None:
+            check_finite_gradient(norm, self.state.global_step + 1)
+        return norm
+
+    def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.args.world_size == 1:
+            return tensor
+        return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
+
+    def _get_output_dir(self, trial) -> str:
+        return self._staged_run or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """The Trainer's, written aside and published when it is whole."""
+        run_folder = self._get_output_dir(trial)
+        staged = staging_folder(run_folder) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        final = Path(run_folder) / staged.name
+        self._staged_run = os.fspath(staged.parent)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._correct_best_checkpoint(staged, final)
+                publish(staged, final)
+        except (OSError, RuntimeError) as error:
+            clear_staging(run_folder)
+            raise not_written(self.state.global_step, run_folder, error) from error
+        finally:
+            self._staged_run = None
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(os.fspath(final))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(run_folder, self.args.save_total_limit, best, use_mtime=True)
+
+    def _correct_best_checkpoint(self, staged: Path, final: Path) -> None:
+        """If this checkpoint is the best one, its state names the place where it was written."""
+        if self.state.best_model_checkpoint == os.fspath(staged):
+            self.state.best_model_checkpoint = os.fspath(final)
+            self.state.save_to_json(os.fspath(staged / TRAINER_STATE_NAME))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self._staged_run is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def load_checkpoint(self, checkpoint: str | os.PathLike) -> None:
+        """The weights and the log of a checkpoint, to evaluate or save them without training on."""
+        self._load_from_checkpoint(os.fspath(checkpoint))
+        self.state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+
+    def save_final(self, folder: str | os.PathLike | None = None) -> None:
+        """Saves the trained model and its processor, to `output_dir` by default."""
+        folder = Path(folder or self.args.output_dir)
+        staged = staging_folder(folder) / "final"
+        self.save_model(os.fspath(staged), _internal_call=True)
+        if self.args.should_save:
+            publish_files(staged, folder)
+            clear_staging(folder)
+        self.accelerator.wait_for_everyone()
