@@ -57,6 +57,7 @@ class FlowOmniAnswer:
         self.num_text_tokens = zeros(torch.long)
         self.num_patches = zeros(torch.long)
         self.text_is_over = zeros(torch.bool)
+        self.text_was_over = zeros(torch.bool)  # ... before the newest step
         self.truncated = zeros(torch.bool)
 
     def next_states(self, state_logits: torch.Tensor) -> torch.LongTensor:
@@ -85,9 +86,14 @@ class FlowOmniAnswer:
         if self.mode == "text":
             return torch.zeros_like(is_silent), torch.zeros_like(is_silent)
         if self.mode == "auto":
-            return is_silent & ~self.text_is_over, torch.zeros_like(is_silent)
+            return is_silent & self._may_still_start(), torch.zeros_like(is_silent)
         is_time = self.text_is_over | (self.num_steps >= self.config.speech_config.speech_delay)
         return is_time, is_time
+
+    def _may_still_start(self) -> torch.BoolTensor:
+        """Whether speech has ever started this late in training: after the delay, or with the end of a shorter text."""
+        is_early = self.num_steps <= self.config.speech_config.speech_delay
+        return ~self.text_was_over & is_early
 
     def max_speech_steps(self) -> torch.Tensor:
         """Patches (batch_size,) that a reading of the text so far can take at the most."""
@@ -101,6 +107,7 @@ class FlowOmniAnswer:
         _, _, generating, stop = self.config.state_ids
         self.truncated = self.truncated | ((states == stop) & (self.num_patches >= self.max_speech_steps()))
         self.num_text_tokens = self.num_text_tokens + (~self.text_is_over).long()
+        self.text_was_over = self.text_is_over
         if eos_token_ids is not None:
             self.text_is_over = self.text_is_over | torch.isin(text_ids, eos_token_ids)
         self.states = states
@@ -113,7 +120,10 @@ class FlowOmniAnswer:
         if self.mode == "speech":
             return has_stopped
         is_silent = self.states == self.config.pad_state_id
-        return has_stopped | (is_silent & self.text_is_over)
+        has_nothing_to_say = is_silent & self.text_is_over
+        if self.mode == "auto":
+            has_nothing_to_say = has_nothing_to_say & ~self._may_still_start()
+        return has_stopped | has_nothing_to_say
 
     def note_cuts(self, is_finished: torch.BoolTensor) -> None:
         """Marks rows that end here though they had not stopped speaking, or had yet to begin."""

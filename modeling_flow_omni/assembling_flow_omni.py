@@ -13,6 +13,7 @@
 # limitations under the License.
 """Assembling a model from a pretrained Whisper, LLM and Vocos, so that none of them loses anything."""
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,12 @@ from transformers.utils import logging
 
 from .configuration_flow_omni import FlowOmniConfig
 from .importing_vocos import load_vocos
-from .importing_whisper import load_whisper_encoder
+from .importing_whisper import first_line, load_whisper_encoder
 
 
 AUDIO_TOKEN = "<|audio|>"
+# the beginnings of the names of what comes pretrained
+PRETRAINED_PARTS = ("model.audio_encoder.", "model.language_model.", "lm_head.", "vocoder.")
 
 
 def assemble_from_pretrained_parts(
@@ -50,7 +53,8 @@ def assemble_from_pretrained_parts(
 
     config = FlowOmniConfig(
         audio_config=audio_config,
-        text_config=language_model.config,
+        # a copy: the composite config sets the attention implementation of its parts, also under a model that is running
+        text_config=copy.deepcopy(language_model.config),
         vocoder_config=vocos.config if vocos is not None else None,
         audio_token_id=audio_token_id,
         **_with_geometry_of(vocos, config_fields),
@@ -64,11 +68,13 @@ def assemble_from_pretrained_parts(
         weights |= {f"vocoder.{name}": weight for name, weight in vocos.state_dict().items()}
 
     model = _load_quietly(model_class, config, weights, language_model.dtype)
+    _check_text(model, language_model)
     model.generation_config = language_model.generation_config
     model.generation_config.return_dict_in_generate = True
     model.generation_config.eos_token_id = _ends_of_answers(model.generation_config, tokenizer)
     if model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
+        pad_token_id = tokenizer.pad_token_id
+        model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
     return model
 
 
@@ -78,17 +84,21 @@ def _naming(part: str, source: str | os.PathLike | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
         raise OSError(
-            f"The {part} could not be loaded from {os.fspath(source)!r}: {reason} Pass a folder, or the id of a repository on "
+            f"The {part} could not be loaded from {os.fspath(source)!r}: {first_line(error)} Pass a folder, or the id of a repository on "
             "the Hub that this machine can reach."
         ) from error
 
 
 def _make_room_for_audio_token(language_model: PreTrainedModel, tokenizer) -> int:
     """The id of `<|audio|>`: the tokenizer's, or the next free one, for which the embeddings grow if they must."""
-    audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
     num_embeddings = language_model.get_input_embeddings().num_embeddings
+    if len(tokenizer) < num_embeddings // 2:
+        raise ValueError(
+            f"The tokenizer knows {len(tokenizer)} tokens, the language model {num_embeddings}: it is not this model's. Put "
+            "the model's own tokenizer files beside it."
+        )
+    audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
     if audio_token_id >= num_embeddings:
         language_model.resize_token_embeddings(audio_token_id + 1, mean_resizing=False)
     return audio_token_id
@@ -122,10 +132,37 @@ def _ends_of_answers(generation_config, tokenizer) -> list[int]:
 def _load_quietly(
     model_class: type[PreTrainedModel], config: FlowOmniConfig, weights: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> PreTrainedModel:
-    """The model with these weights, the others freshly initialised, which is meant and so not worth a warning."""
+    """
+    The model with these weights, the others freshly initialised, which is meant and so not worth a warning. A pretrained
+    part that came incomplete is not: it would be filled up with noise.
+    """
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return model_class.from_pretrained(None, config=config, state_dict=weights, dtype=dtype)
+        model, info = model_class.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        )
     finally:
         logging.set_verbosity(verbosity)
+    lost = sorted(name for name in info["missing_keys"] if name.startswith(PRETRAINED_PARTS))
+    lost += sorted(info["unexpected_keys"])
+    if lost:
+        raise ValueError(
+            f"{len(lost)} weights of the pretrained parts do not fit, such as `{lost[0]}`: the checkpoint that it belongs to is "
+            "incomplete, or of an architecture that is not known here."
+        )
+    return model
+
+
+@torch.no_grad()
+def _check_text(model: PreTrainedModel, language_model: PreTrainedModel) -> None:
+    """The assembled model must write what the language model wrote. Some families scale their logits in ways of their own."""
+    input_ids = torch.arange(8)[None] % language_model.config.vocab_size
+    expected = language_model.eval()(input_ids).logits.float()
+    difference = (model.eval()(input_ids).logits.float() - expected).abs().max()
+    if difference > 1e-2 * expected.abs().max():
+        raise ValueError(
+            f"The text logits of the assembled model differ from those of {type(language_model).__name__} by up to "
+            f"{float(difference):.3g}: this family changes them after its head, which is not supported. Choose another language "
+            "model, such as a Qwen2, Qwen3 or Llama."
+        )

@@ -68,7 +68,13 @@ class FlowOmniAudioEncoder(WhisperEncoder):
             `BaseModelOutput`, whose `last_hidden_state` has the shape `(num_audios, ceil(num_frames / 2), d_model)` and
             is zero where a whole window is padding.
         """
-        input_features = input_features.to(self.conv1.weight.device, self.conv1.weight.dtype)
+        if input_features.shape[1] != self.num_mel_bins:
+            raise ValueError(
+                f"Got features of {input_features.shape[1]} mel bands for an encoder of {self.num_mel_bins}: make them with "
+                f"the checkpoint's own processor, or set `feature_size={self.num_mel_bins}` of the feature extractor."
+            )
+        # only the type: an offloaded encoder has its weights nowhere until its layers run
+        input_features = input_features.to(self.conv1.weight.dtype)
         if attention_mask is None:
             attention_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
         window_length = self.max_source_positions * self.conv1.stride[0] * self.conv2.stride[0]
@@ -96,7 +102,8 @@ class FlowOmniAudioEncoder(WhisperEncoder):
         frame_mask = mask[:, None].to(features.dtype)
         hidden_states = nn.functional.gelu(self.conv1(features * frame_mask)) * frame_mask
         hidden_states = nn.functional.gelu(self.conv2(hidden_states)).permute(0, 2, 1)
-        hidden_states = hidden_states + self.embed_positions.weight[: hidden_states.shape[1]]
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        hidden_states = hidden_states + self.embed_positions(positions)
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
 
         attention_mask = create_bidirectional_mask(

@@ -103,7 +103,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     initial_mel_mean: float = -0.8
     initial_mel_std: float = positive_field(default=2.2)
     num_hidden_layers: int = positive_int_field(default=2)
-    intermediate_size: int | None = None
+    intermediate_size: int | None = positive_int_field(default=None)
     head_type: Literal["flow", "residual_vq"] = "flow"
     head_hidden_size: int = positive_int_field(default=512)
     head_num_layers: int = positive_int_field(default=3)
@@ -125,6 +125,10 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
             raise ValueError(
                 f"`hop_length` ({self.hop_length}) exceeds `n_fft` ({self.n_fft}): samples between two windows would "
                 "never be seen. Lower `hop_length`."
+            )
+        if self.min_time_to_data > 1:
+            raise ValueError(
+                f"`min_time_to_data` ({self.min_time_to_data}) must be at most 1, the time that the whole path takes."
             )
         if self.time_embedding_size % 2:
             raise ValueError(
@@ -189,7 +193,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     """
 
     model_type = "flow_omni"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "condition"]
     sub_configs = {
         "audio_config": AutoConfig,
         "text_config": AutoConfig,
@@ -224,7 +228,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     vocoder_config: dict | PreTrainedConfig | None = None
     audio_token_id: int | None = None
     adapter_stack_size: int = positive_int_field(default=4)
-    adapter_hidden_size: int | None = None
+    adapter_hidden_size: int | None = positive_int_field(default=None)
     adapter_num_layers: int = positive_int_field(default=2)
     adapter_hidden_act: str = activation_fn_key(default="gelu")
     pad_state_id: int = 0
@@ -270,7 +274,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                 f"The ids of the speech states (pad, start, generating, stop) are {self.state_ids}: they must be 0, 1, "
                 "2 and 3 in some order."
             )
-        if len(self.state_class_weights) != 4 or min(self.state_class_weights) < 0:
+        if len(self.state_class_weights) != 4 or not all(weight >= 0 for weight in self.state_class_weights):
             raise ValueError(
                 f"`state_class_weights` is {self.state_class_weights}: pass four numbers of at least 0, one for each "
                 "speech state, in the order of their ids."

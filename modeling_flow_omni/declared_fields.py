@@ -77,6 +77,12 @@ class FlowOmniBaseConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This is a checkpoint of the type `{model_type}`, not `{cls.model_type}`: load it with the class that it is for "
+                "(`AutoModel` finds it), or assemble a model from it with `from_pretrained_parts`."
+            )
         token = _reads_checkpoint.set(True)
         try:
             return super().from_dict(config_dict, **kwargs)

@@ -105,7 +105,7 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
             data=repeated,
             noise=torch.randn(repeated.shape, device=patches.device, generator=generator),
             times=times,
-            max_weight_time=1 - self.config.min_time_to_data if self.config.prediction_type == "data" else 1.0,
+            latest_time=1 - self.config.min_time_to_data if self.config.prediction_type == "data" else 1.0,
         )
         return flow_loss.view(num_draws, -1).mean(dim=0), self.auxiliary_loss(condition, patches)
 

@@ -19,8 +19,6 @@ last dimension of 1.
 """
 
 from collections.abc import Callable
-from typing import Literal
-
 import torch
 
 
@@ -64,15 +62,15 @@ def flow_matching_loss(
     data: torch.Tensor,
     noise: torch.Tensor,
     times: torch.Tensor,
-    max_weight_time: float = 1.0,
+    latest_time: float = 1.0,
 ) -> torch.Tensor:
     """
     Squared error of `velocity(point, times)` against the path's own velocity, averaged over the last dimension.
 
-    `max_weight_time` is the latest time at which a point is evaluated (1: no limit). Where the velocity is derived from
+    `latest_time` is the latest time at which a point is evaluated (1: no limit). Where the velocity is derived from
     predicted data, whose time-to-data is held above a minimum, a later point would ask for a velocity that no data gives.
     """
-    times = times.clamp(max=max_weight_time)
+    times = times.clamp(max=latest_time)
     point = interpolate(noise, data, times)
     error = velocity(point, times) - velocity_of_path(noise, data)
     return error.square().mean(dim=-1)
@@ -87,20 +85,14 @@ def integrate(
     velocity: Predictor,
     noise: torch.Tensor,
     num_steps: int,
-    solver: Literal["euler", "midpoint"] = "euler",
 ) -> torch.Tensor:
-    """Follows `velocity(point, times)` from `noise` at time 0 to time 1 in `num_steps` equal steps."""
+    """Follows `velocity(point, times)` from `noise` at time 0 to time 1 in `num_steps` equal steps of Euler's method."""
     if num_steps < 1:
         raise ValueError(f"`num_steps` is {num_steps}: integrating the flow takes at least 1 step.")
-    if solver not in ("euler", "midpoint"):
-        raise ValueError(f"`solver` is {solver!r}: choose 'euler' or 'midpoint'.")
     step_size = 1 / num_steps
     start_of_time = torch.zeros_like(noise[..., :1])
     point = noise
     for step in range(num_steps):
         times = start_of_time + step * step_size
-        direction = velocity(point, times)
-        if solver == "midpoint":
-            direction = velocity(point + direction * (step_size / 2), times + step_size / 2)
-        point = point + direction * step_size
+        point = point + velocity(point, times) * step_size
     return point

@@ -33,6 +33,12 @@ _OPENAI_LAYER_NAMES = {
 }
 
 
+_OPENAI_DIMS = {
+    *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
+    *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
+}
+
+
 def load_whisper_encoder(whisper: str | os.PathLike) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
     """The config of a Whisper and the weights of its encoder, under transformers' names."""
     whisper = os.fspath(whisper)
@@ -49,13 +55,18 @@ def load_whisper_encoder(whisper: str | os.PathLike) -> tuple[WhisperConfig, dic
     return config, encoder.state_dict()
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without the lines that follow."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _load_openai_file(path: str) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{path!r} cannot be read as an openai-whisper checkpoint ({str(error).splitlines()[0]}): it is damaged, or "
-            "another kind of file."
+            f"{path!r} cannot be read as an openai-whisper checkpoint ({first_line(error)}): it is damaged, or another kind "
+            "of file."
         ) from error
     if not isinstance(checkpoint, dict) or not {"dims", "model_state_dict"} <= set(checkpoint):
         raise ValueError(
@@ -83,6 +94,12 @@ def _load_openai_model(name: str) -> dict:
 
 def _from_openai_checkpoint(checkpoint: dict) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
     dims = checkpoint["dims"]
+    missing = sorted(_OPENAI_DIMS - set(dims))
+    if missing:
+        raise ValueError(
+            f"The `dims` of the openai-whisper checkpoint lack {', '.join(missing)}: it is damaged, or of a version that is not "
+            "known here."
+        )
     config = WhisperConfig(
         vocab_size=dims["n_vocab"],
         num_mel_bins=dims["n_mels"],
@@ -113,4 +130,5 @@ def _transformers_name(name: str) -> str:
         return name.replace("ln_post", "layer_norm")
     _, index, rest = name.split(".", 2)
     module, parameter = rest.rsplit(".", 1)
-    return f"layers.{index}.{_OPENAI_LAYER_NAMES[module]}.{parameter}"
+    # a module that no Whisper has keeps its name, and is refused when the weights are loaded
+    return f"layers.{index}.{_OPENAI_LAYER_NAMES.get(module, module)}.{parameter}"

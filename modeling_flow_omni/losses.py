@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The three losses, each a mean over its own targets, and zero (with a gradient of zero) where there are none."""
+"""The losses, each a mean over its own targets, and zero (with a gradient of zero) where there are none."""
 
 import torch
 from torch import nn

@@ -46,8 +46,9 @@ class FlowOmniMelNormalizer(nn.Module):
 
     def normalize(self, mel: torch.Tensor) -> torch.Tensor:
         """Log-mel values (..., num_mel_bins) to the model's, in fp32."""
-        return (mel.float().clamp(min=self.config.mel_floor) - self.mean) / self.std
+        mel = mel.to(self.mean.device, torch.float32).clamp(min=self.config.mel_floor)
+        return (mel - self.mean) / self.std
 
     def denormalize(self, mel: torch.Tensor) -> torch.Tensor:
         """The model's values (..., num_mel_bins) to log-mel."""
-        return mel.float() * self.std + self.mean
+        return mel.to(self.mean.device, torch.float32) * self.std + self.mean

@@ -104,6 +104,10 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
+        if self._is_of_the_language_models_kind(module):
+            # a norm of Gemma's starts at 0, experts have tensors of their own: the family knows
+            self.model.language_model._init_weights(module)
+            return
         super()._init_weights(module)
         if isinstance(module, (FlowOmniZeroLinear, FlowOmniZeroEmbedding)):
             init.zeros_(module.weight)
@@ -117,6 +121,14 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
             mean, std = module.initial_statistics()
             init.copy_(module.mean, mean)
             init.copy_(module.std, std)
+
+    def _is_of_the_language_models_kind(self, module: nn.Module) -> bool:
+        """Whether it is one of the speech transformer's layers, or a part of one."""
+        transformer = getattr(self, "speech_transformer", None)
+        if transformer is None:
+            return False
+        parts = (part for owner in (transformer.layers, transformer.norm) for part in owner.modules())
+        return any(part is module for part in parts)
 
 
 @auto_docstring(
@@ -269,7 +281,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMixin):
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _keep_in_fp32_modules_strict = ["mel_normalizer"]
+    _keep_in_fp32_modules_strict = ["mel_normalizer", "istft"]
     # Each loss is a mean over its own kind of target (tokens, states, patches), so one count of items cannot scale them
     # all: the Trainer must divide by the accumulation steps itself, which any `**kwargs` in `forward` would prevent.
     accepts_loss_kwargs = False
@@ -284,12 +296,22 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         self.state_head = nn.Linear(hidden_size, len(config.state_ids))
         self.mel_normalizer = FlowOmniMelNormalizer(config.speech_config)
         self.vocoder = FlowOmniVocoder(config.vocoder_config) if config.vocoder_config is not None else None
-        if self.vocoder is not None:
-            # no loss of this model reaches it: it is trained on its own
-            self.vocoder.requires_grad_(False)
         self.post_init()
-        # one that was derived from the model's config would lose its speech options on the way through a checkpoint
-        self.generation_config._from_model_config = False
+        self.freeze_fixed_parts()
+
+    def freeze_fixed_parts(self) -> None:
+        """What no loss of this model may move: Whisper's sinusoids, and the vocoder, which is trained on its own."""
+        self.model.audio_encoder.embed_positions.requires_grad_(False)
+        if self.vocoder is not None:
+            self.vocoder.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Loads as every model does. Loading makes every parameter trainable, so the fixed parts are frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.freeze_fixed_parts()
+        return loaded
 
     @classmethod
     def from_pretrained_parts(cls, whisper: str, llm: str, vocoder: str | None = None, **kwargs):
@@ -312,9 +334,12 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
 
     def save_pretrained(self, save_directory, **kwargs):
         """Saves as every model does, with an `auto_map` that leads each of transformers' doors to the code saved beside."""
-        auto_map = dict(getattr(self.config, "auto_map", None) or {})
-        own_name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
-        self.config.auto_map = auto_map | dict.fromkeys(AUTO_CLASSES, own_name)
+        if self._auto_class is not None and type(self).__module__ != "__main__":
+            auto_map = dict(getattr(self.config, "auto_map", None) or {})
+            own_name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
+            self.config.auto_map = auto_map | dict.fromkeys(AUTO_CLASSES, own_name)
+        # a generation config that was derived from the model's config would lose its speech options on being loaded
+        self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, **kwargs)
 
     def get_audio_features(self, *args, **kwargs):
@@ -372,7 +397,11 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             self.speech_transformer.extend_cache(past_key_values)
         if position_ids is None:
             past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(num_steps, device=self.device) + past_length).unsqueeze(0)
+            device = (input_ids if input_ids is not None else inputs_embeds).device
+            position_ids = (torch.arange(num_steps, device=device) + past_length).unsqueeze(0)
+        # noised against drift, but only what is given to learn from: the model's own patches are what they are
+        is_taught = self.training and mel_labels is not None
+        fed_back_patches = corrupt(previous_patches, self.config.speech_config) if is_taught else previous_patches
         # made before the language model runs: masks are sized by the cache as it was before this call
         attention_mask, speech_mask = self.prepare_masks(
             attention_mask, past_key_values, position_ids, batch_size, num_steps
@@ -387,9 +416,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             speech_states=speech_states,
-            previous_patches=corrupt(previous_patches, self.config.speech_config)
-            if self.training
-            else previous_patches,
+            previous_patches=fed_back_patches,
             use_cache=use_cache,
             return_dict=True,
             **kwargs,
@@ -402,7 +429,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             previous_patches,
             attention_mask=speech_mask,
             position_ids=position_ids,
-            position_embeddings=self.model.language_model.rotary_emb(hidden_states, position_ids),
+            position_embeddings=self.model.language_model.rotary_emb(
+                hidden_states, position_ids, **self.speech_transformer.rotary_options
+            ),
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
@@ -496,8 +525,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             losses["state_loss"] = states_loss(state_logits, state_labels, config.state_class_weights)
             total.append(config.state_loss_weight * losses["state_loss"])
         if patches is not None:
-            is_generating = speech_states == config.generating_state_id
-            patch_losses = self.speech_head(condition[is_generating], patches[is_generating])
+            is_generating = (speech_states == config.generating_state_id).to(condition.device)
+            targets = patches.to(condition.device)[is_generating]
+            patch_losses = self.speech_head(condition[is_generating], targets)
             losses["speech_loss"], losses["auxiliary_loss"] = (mean_of_patches(loss) for loss in patch_losses)
             total.append(config.speech_loss_weight * losses["speech_loss"])
             total.append(config.auxiliary_loss_weight * losses["auxiliary_loss"])

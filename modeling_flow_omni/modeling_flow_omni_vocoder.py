@@ -185,6 +185,8 @@ class FlowOmniVocoder(PreTrainedModel):
     base_model_prefix = "vocoder"
     main_input_name = "mel"
     input_modalities = ("audio",)
+    # it has no attention, so any implementation of it that is asked of the whole model will do
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     # a stream goes around `forward`, where the hooks that move tensors between devices are
     _no_split_modules = ["FlowOmniVocoder"]
 

@@ -38,14 +38,13 @@ class FlowOmniResidualQuantizer(nn.Module):
             codes.append(nearest)
         return torch.stack(codes, dim=-1)
 
-    def vectors(self, codes: torch.Tensor) -> torch.Tensor:
-        """The code vectors, not yet summed: (num_patches, num_codebooks, patch_size)"""
-        levels = torch.arange(codes.shape[-1], device=codes.device)
+    def forward(self, codes: torch.Tensor, first_level: int = 0) -> torch.Tensor:
+        """
+        The code vectors (num_patches, num_levels, patch_size), not yet summed, of codes (num_patches, num_levels) of the
+        codebooks from `first_level` on. Their sum over all levels is the patch.
+        """
+        levels = torch.arange(codes.shape[-1], device=codes.device) + first_level
         return self.codebooks[levels, codes]
-
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """`codes`: (num_patches, num_codebooks) -> patches: (num_patches, patch_size)"""
-        return self.vectors(codes).sum(dim=1)
 
     @torch.no_grad()
     def fit(self, patches: torch.Tensor, num_iterations: int = 20, generator: torch.Generator | None = None) -> None:
@@ -97,7 +96,8 @@ class FlowOmniResidualVQHead(FlowOmniSpeechHead):
         Logits of the codes of one `level` (num_patches, codebook_size), given the sum of the code vectors of the levels
         before it, `prefix` (num_patches, patch_size), and the `condition` (num_patches, hidden_size).
         """
-        modulation = self.condition_proj(condition) + self.level_embedding.weight[level]
+        level_ids = torch.full_like(condition[:, 0], level, dtype=torch.long)
+        modulation = self.condition_proj(condition) + self.level_embedding(level_ids)
         hidden_states = self.prefix_proj(prefix.to(self.prefix_proj.weight.dtype))
         for block in self.blocks:
             hidden_states = block(hidden_states, modulation)
@@ -113,7 +113,7 @@ class FlowOmniResidualVQHead(FlowOmniSpeechHead):
         condition = self.drop_conditions(condition)
 
         codes = self.quantizer.encode(patches)
-        vectors = self.quantizer.vectors(codes)
+        vectors = self.quantizer(codes)
         sums = vectors.cumsum(dim=1)
         prefixes = torch.cat([torch.zeros_like(sums[:, :1]), sums[:, :-1]], dim=1).detach()
         code_loss = torch.stack(
@@ -152,7 +152,7 @@ class FlowOmniResidualVQHead(FlowOmniSpeechHead):
             if guidance_scale != 1.0:
                 logits = guided(logits, self.logits(prefix, level, empty_condition), guidance_scale)
             codes = _choose(logits, noise[:, level], temperature)
-            prefix = prefix + self.quantizer.codebooks[level, codes].float()
+            prefix = prefix + self.quantizer(codes[:, None], level).squeeze(1).float()
         return prefix
 
 

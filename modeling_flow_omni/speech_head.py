@@ -88,7 +88,7 @@ class FlowOmniSpeechHead(nn.Module):
 
     def drop_conditions(self, condition: torch.Tensor) -> torch.Tensor:
         """In training, replaces a share of the conditions by the empty one, so that guidance has something to leave."""
-        if not self.training or self.config.condition_dropout == 0:
+        if not self.training:
             return condition
         dropped = torch.rand(len(condition), 1, device=condition.device) < self.config.condition_dropout
         return torch.where(dropped, self.empty_condition.to(condition.dtype), condition)

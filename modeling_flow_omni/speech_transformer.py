@@ -14,11 +14,12 @@
 """The speech transformer: a few more layers of the language model's own kind, which read the clean previous patch."""
 
 import copy
+import inspect
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicLayer, StaticCache, StaticLayer
 
 from .configuration_flow_omni import FlowOmniConfig
 
@@ -52,7 +53,10 @@ class FlowOmniSpeechTransformer(nn.Module):
                 for index in range(config.speech_config.num_hidden_layers)
             ]
         )
-        self.norm = type(language_model.norm)(text_config.hidden_size, eps=text_config.rms_norm_eps)
+        self.norm = copy.deepcopy(language_model.norm)
+        rotary_arguments = inspect.signature(language_model.rotary_emb.forward).parameters
+        # families with several kinds of layers have an embedding for each
+        self.rotary_options = {"layer_type": "full_attention"} if "layer_type" in rotary_arguments else {}
         # attention reads its implementation from the config at every call: these layers must follow the model's
         for module in self.layers.modules():
             if getattr(module, "config", None) is layer_config:
@@ -62,11 +66,12 @@ class FlowOmniSpeechTransformer(nn.Module):
     def _config_of_further_layers(config: FlowOmniConfig):
         """The language model's config as if it had the speech transformer's layers on top, all with full attention."""
         layer_config = copy.deepcopy(config.text_config)
-        num_layers = config.speech_config.num_hidden_layers
-        layer_types = getattr(layer_config, "layer_types", None)
-        if layer_types is not None:
-            layer_config.layer_types = [*layer_types, *["full_attention"] * num_layers]
-        layer_config.num_hidden_layers += num_layers
+        num_layers, num_more = layer_config.num_hidden_layers, config.speech_config.num_hidden_layers
+        for name, values in vars(config.text_config).items():
+            if isinstance(values, list) and len(values) == num_layers:
+                further = "full_attention" if name == "layer_types" else values[-1]
+                setattr(layer_config, name, [*values, *[further] * num_more])
+        layer_config.num_hidden_layers += num_more
         if config.speech_config.intermediate_size is not None:
             layer_config.intermediate_size = config.speech_config.intermediate_size
         return layer_config
@@ -74,16 +79,17 @@ class FlowOmniSpeechTransformer(nn.Module):
     def extend_cache(self, cache: Cache, max_length: int | None = None) -> None:
         """
         Appends the layers that a cache made for the language model alone lacks. `max_length` is the number of steps that
-        a static cache shall hold; by default as many as its longest layer does.
+        a static cache must hold; its longest layer may hold more.
         """
         if cache.layer_class_to_replicate is not None:
             return  # it grows by itself
         while len(cache.layers) < self.first_layer_index + len(self.layers):
-            if not cache.is_compileable:
+            if not isinstance(cache, StaticCache):
                 cache.layers.append(DynamicLayer())
             else:
-                longest = max(layer.max_cache_len for layer in cache.layers)
-                cache.layers.append(StaticLayer(max_length or longest))
+                # `generate` makes a cache as long as the longest so far, which may be longer than this call needs
+                longest = max(getattr(layer, "max_cache_len", 0) for layer in cache.layers)
+                cache.layers.append(StaticLayer(max(max_length or 0, longest)))
 
     def forward(
         self,
@@ -94,7 +100,6 @@ class FlowOmniSpeechTransformer(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         past_key_values: Cache | None = None,
         use_cache: bool = False,
-        **kwargs,
     ) -> torch.Tensor:
         """
         `hidden_states` (batch_size, num_steps, hidden_size) of the language model and the patch before each step,
@@ -111,6 +116,5 @@ class FlowOmniSpeechTransformer(nn.Module):
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
-                **kwargs,
             )
         return self.norm(hidden_states)

@@ -148,9 +148,7 @@ def test_overfitted_quantizer_codes_its_patches():
     patches = torch.randn(64, model.config.speech_config.patch_size)
     quantizer = model.speech_head.quantizer
     quantizer.fit(patches, generator=torch.Generator().manual_seed(0))
-    residual = [
-        (patches - quantizer.vectors(quantizer.encode(patches))[:, :levels].sum(dim=1)).norm() for levels in (1, 2, 3)
-    ]
+    residual = [(patches - quantizer(quantizer.encode(patches))[:, :levels].sum(dim=1)).norm() for levels in (1, 2, 3)]
     assert patches.norm() > residual[0] > residual[1] > residual[2]
     with pytest.raises(ValueError, match="Got 3 patches for codebooks of 16 codes"):
         quantizer.fit(patches[:3])
