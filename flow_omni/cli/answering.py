@@ -134,8 +134,7 @@ def save_speech(loaded: LoadedModel, result: Answer, path: Path) -> None:
     if len(waveform) == 0:
         note(f"The answer is not spoken: {path} was not written.")
         return
-    with users_mistakes():
-        write_audio(path, waveform.clamp(-1.0, 1.0), loaded.processor.sampling_rate)
+    write_audio(path, waveform.clamp(-1.0, 1.0), loaded.processor.sampling_rate)
     num_seconds = len(waveform) / loaded.processor.sampling_rate
     factor = result.seconds_taken / num_seconds
     note(

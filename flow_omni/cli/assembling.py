@@ -27,36 +27,42 @@ from .options import DType, DTypeOption
 from .parts import PARTS, columns, parts_table
 
 
+WhisperOption = Annotated[
+    str,
+    typer.Option(
+        "--whisper",
+        help="The ears: a folder, a Hub id, an openai-whisper .pt file, or the name of one of its models.",
+        show_default=False,
+    ),
+]
+LLMOption = Annotated[
+    str, typer.Option("--llm", help="The mind: folder or Hub id of a causal language model.", show_default=False)
+]
+VocoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--vocoder",
+        help="The voice: folder or Hub id of a Vocos. Without it the model returns mel-spectrograms only.",
+        show_default=False,
+    ),
+]
+SpeechConfigOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--speech-config",
+        metavar="KEY=VALUE",
+        help="A field of the speech side, such as frames_per_step=8. May be repeated.",
+        show_default=False,
+    ),
+]
+
+
 def init(
-    whisper: Annotated[
-        str,
-        typer.Option(
-            "--whisper",
-            help="The ears: a folder, a Hub id, an openai-whisper .pt file, or the name of one of its models.",
-            show_default=False,
-        ),
-    ],
-    llm: Annotated[
-        str, typer.Option("--llm", help="The mind: folder or Hub id of a causal language model.", show_default=False)
-    ],
+    whisper: WhisperOption,
+    llm: LLMOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to create.", show_default=False)],
-    vocoder: Annotated[
-        str | None,
-        typer.Option(
-            "--vocoder",
-            help="The voice: folder or Hub id of a Vocos. Without it the model returns mel-spectrograms only.",
-            show_default=False,
-        ),
-    ] = None,
-    speech_config: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--speech-config",
-            metavar="KEY=VALUE",
-            help="A field of the speech side, such as frames_per_step=8. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    vocoder: VocoderOption = None,
+    speech_config: SpeechConfigOption = None,
     dtype: DTypeOption = DType.auto,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the checkpoint that is in the folder.")

@@ -48,26 +48,29 @@ Write a line and press Enter. Lines that begin with / are commands:
   /help        show this
   /quit        leave (as does Ctrl-D)"""
 
+SaveAudioOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-audio",
+        help="Also speak the answers, into numbered files in this folder. Without it the model only writes.",
+        rich_help_panel=ANSWER_PANEL,
+        show_default=False,
+    ),
+]
+SystemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--system",
+        help='What the model should know first, such as "Answer in one sentence."',
+        rich_help_panel=ANSWER_PANEL,
+        show_default=False,
+    ),
+]
+
 
 def chat(
-    save_audio: Annotated[
-        Path | None,
-        typer.Option(
-            "--save-audio",
-            help="Also speak the answers, into numbered files in this folder. Without it the model only writes.",
-            rich_help_panel=ANSWER_PANEL,
-            show_default=False,
-        ),
-    ] = None,
-    system: Annotated[
-        str | None,
-        typer.Option(
-            "--system",
-            help='What the model should know first, such as "Answer in one sentence."',
-            rich_help_panel=ANSWER_PANEL,
-            show_default=False,
-        ),
-    ] = None,
+    save_audio: SaveAudioOption = None,
+    system: SystemOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = DType.auto,
@@ -111,7 +114,11 @@ def chat(
     if save_audio is not None:
         check_can_speak(loaded)
         save_audio.mkdir(exist_ok=True)
-    conversation = Conversation(loaded, system)
+    _talk(Conversation(loaded, system), save_audio, options)
+
+
+def _talk(conversation: Any, save_audio: Path | None, options: dict[str, Any]) -> None:
+    """Takes turns until there are no more lines."""
     is_interactive = sys.stdin.isatty()
     if is_interactive:
         note(HELP)

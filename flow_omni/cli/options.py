@@ -73,6 +73,18 @@ DeviceOption = Annotated[
 DTypeOption = Annotated[
     DType, _option("--dtype", help="Type of the weights. Default: auto, as they were saved.", panel=MODEL_PANEL)
 ]
+OutputOption = Annotated[
+    Path | None,
+    _option("--output", "-o", help="Where to write the spoken answer. Default: answer.wav.", panel=ANSWER_PANEL),
+]
+ModeOption = Annotated[
+    Mode,
+    _option(
+        "--mode",
+        help="speech writes and speaks, text only writes, auto lets the model decide. Default: speech.",
+        panel=ANSWER_PANEL,
+    ),
+]
 PictureOption = Annotated[
     Path | None,
     _option(

@@ -32,7 +32,9 @@ from .options import (
     MaxNewTokensOption,
     Mode,
     ModelOption,
+    ModeOption,
     NumFlowStepsOption,
+    OutputOption,
     PictureOption,
     SampleOption,
     SeedOption,
@@ -44,25 +46,9 @@ from .options import (
 def ask(
     question: Annotated[str, typer.Argument(help="An audio file (wav, flac, ogg, mp3), or words with `--text`.")],
     text: Annotated[bool, typer.Option("--text", "-t", help="QUESTION is the question itself, in writing.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Where to write the spoken answer. Default: answer.wav.",
-            rich_help_panel=ANSWER_PANEL,
-            show_default=False,
-        ),
-    ] = None,
+    output: OutputOption = None,
     picture: PictureOption = None,
-    mode: Annotated[
-        Mode,
-        typer.Option(
-            "--mode",
-            help="speech writes and speaks, text only writes, auto lets the model decide.",
-            rich_help_panel=ANSWER_PANEL,
-        ),
-    ] = Mode.speech,
+    mode: ModeOption = Mode.speech,
     model: ModelOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = DType.auto,
