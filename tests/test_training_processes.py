@@ -1,0 +1,71 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Many processes: two of them, each with half of the data, are one with all of it, and shards make a whole again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_model, tiny_processor
+from training_runs import DETERMINISTIC, assert_same_weights, encoded_examples
+from two_processes import ORDERS, train
+
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def launch(*arguments: str, module: bool = False, num_processes: int = 2) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+    command = [*launcher, *(["-m"] if module else []), *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-6000:]
+
+
+@pytest.mark.parametrize("order", list(ORDERS))
+def test_two_processes_are_one_with_twice_the_batch(tmp_path, order):
+    """Also where one process hears, or speaks, and the other does not: all must exchange all gradients."""
+    launch(str(SCRIPT), "train", str(tmp_path / "two"), f'order="{order}"')
+    log = json.loads((tmp_path / "two" / "log.json").read_text())
+    expected = train(str(tmp_path / "one"), order, per_device_train_batch_size=4)
+    for name in ("loss", "text_loss", "state_loss", "speech_loss", "auxiliary_loss"):
+        losses = [[entry[name] for entry in entries if "learning_rate" in entry] for entries in (log, expected)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4), name
+    two, one = (load_file(tmp_path / folder / "model.safetensors") for folder in ("two", "one"))
+    assert_same_weights(two, one, rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_in_shards_learns_what_a_whole_one_does_and_loads_as_one(tmp_path):
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    launch(str(SCRIPT), "shard", str(tmp_path))
+    dcp_to_torch_save(tmp_path / "sharded", tmp_path / "whole.pt")
+    loaded = tiny_model(speech=DETERMINISTIC, seed=1)
+    loaded.load_state_dict(torch.load(tmp_path / "whole.pt", weights_only=True))
+
+    expected = tiny_model(speech=DETERMINISTIC).train()
+    batch = tiny_processor(expected.config).collate(encoded_examples(copies=1))
+    optimizer = torch.optim.SGD((p for p in expected.parameters() if p.requires_grad), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        expected(**batch).loss.backward()
+        optimizer.step()
+    assert_same_weights(loaded.state_dict(), expected.state_dict(), rtol=1e-3, atol=1e-5)

@@ -1,0 +1,102 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What one of several processes does in the tests of distributed training: `two_processes.py KIND FOLDER [OPTION=JSON …]`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from tiny import tiny_config, tiny_model, tiny_processor
+from torch import nn
+from training_runs import DETERMINISTIC, encoded_examples, make_trainer
+
+
+# Of ask (text to text), say (text to speech), transcribe (speech to text), answer (speech to speech).
+ORDERS = {"deaf-and-hearing": [0, 1, 2, 3], "silent-and-speaking": [0, 2, 1, 3]}
+
+
+def train(folder: str, order: str = "deaf-and-hearing", **options) -> list[dict]:
+    """Trains on four examples a step, however many processes share them, and returns the log."""
+    examples = encoded_examples(copies=1)
+    trainer = make_trainer(
+        Path(folder),
+        tiny_model(speech=DETERMINISTIC),
+        [examples[index] for index in ORDERS[order]] * 3,
+        max_steps=3,
+        optim="sgd",
+        learning_rate=0.1,
+        train_sampling_strategy="sequential",
+        **options,
+    )
+    trainer.train()
+    trainer.save_final(folder)
+    return trainer.state.log_history
+
+
+def sharded_model(mesh) -> nn.Module:
+    """A model whose every weight lies in parts on all processes, layer by layer as the config for FSDP has it."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = tiny_model(speech=DETERMINISTIC)
+    for layers in (
+        model.model.audio_encoder.layers,
+        model.model.language_model.layers,
+        model.speech_transformer.layers,
+    ):
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def shard(folder: str) -> None:
+    """Takes some steps on a sharded model, each process on its half of the examples, and saves it in parts."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from flow_omni.training.loss_shares import count_targets, loss_of_parts, shares_of
+    from flow_omni.training.unused_modules import with_all_modalities
+
+    dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model, config = sharded_model(init_device_mesh("cpu", (world_size,))), tiny_config(speech=DETERMINISTIC)
+    examples = encoded_examples(copies=1)
+    batch = dict(tiny_processor(config).collate(examples[2 * rank : 2 * rank + 2]))
+    counts = count_targets(batch, config)
+    total = counts.clone()
+    dist.all_reduce(total)
+    (shares,) = shares_of([counts], total, world_size)
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of_parts(model.train()(**with_all_modalities(batch, config)), config, shares).backward()
+        optimizer.step()
+    dcp.save(get_model_state_dict(model), checkpoint_id=str(Path(folder) / "sharded"))
+    dist.barrier()  # one that leaves early breaks the connections of the other
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    kind, folder, *pairs = sys.argv[1:]
+    options = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in pairs)}
+    if kind == "shard":
+        shard(folder)
+    else:
+        log = train(folder, ddp_backend="gloo", **options)
+        if os.environ["RANK"] == "0":
+            (Path(folder) / "log.json").write_text(json.dumps(log))
