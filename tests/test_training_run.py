@@ -110,12 +110,16 @@ def test_both_stages_by_their_recipes(material, tmp_path):
     assert torch.equal(finetuned.mel_normalizer.mean, aligned.mel_normalizer.mean)
 
 
-def test_the_same_command_resumes(material, tmp_path):
-    run_command("align", *overrides(material, tmp_path / "whole"))
-    run_command("align", *overrides(material, tmp_path / "cut"))
+@pytest.mark.parametrize("streaming", ["false", pytest.param("true", marks=pytest.mark.slow)])
+def test_the_same_command_resumes(material, tmp_path, streaming):
+    def run(name: str) -> None:
+        run_command("align", *overrides(material, tmp_path / name, **{"data.streaming": streaming}))
+
+    run("whole")
+    run("cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoint-4")
     (tmp_path / "cut" / "model.safetensors").unlink()
-    run_command("align", *overrides(material, tmp_path / "cut"))
+    run("cut")
     whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
