@@ -157,6 +157,20 @@ def test_a_run_on_ready_batches_resumes_in_the_middle_of_an_epoch(tmp_path):
     assert runs["whole"].state.epoch == runs["resumed"].state.epoch == pytest.approx(18 / 7)
 
 
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_resuming_complains_of_nothing(tmp_path, caplog, is_tied):
+    """Of a tied text head the Trainer would say that it is missing from the checkpoint."""
+
+    def trainer():
+        model = tiny_model(text={"tie_word_embeddings": is_tied})
+        return make_trainer(tmp_path, model, save_strategy="steps", save_steps=2)
+
+    trainer().train()
+    caplog.clear()
+    trainer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert "missing" not in caplog.text and "unexpected" not in caplog.text
+
+
 def test_epochs_of_ready_batches_become_steps(tmp_path):
     batches = text_batches(14, max_rows_per_batch=2)
     trainer = make_trainer(

@@ -145,7 +145,8 @@ class FlowOmniTrainer(WholeCheckpointTrainer):
         batches = self.train_batches.batches if self.train_batches is not None else None
         position = batches.state_dict() if batches is not None else None
         with torch.random.fork_rng(devices=[]):
-            yield islice(self.get_train_dataloader(), num_batches)
+            # of ready batches one epoch at the most, not the endless one
+            yield islice(self.get_train_dataloader() if batches is None else batches, num_batches)
         if batches is not None:
             batches.load_state_dict(position)
 
@@ -238,6 +239,12 @@ class FlowOmniTrainer(WholeCheckpointTrainer):
         if self.args.stage is not None:
             # peft lets everything train that it loads
             _freeze(self.model, self.args.stage)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # a tied text head is not saved twice, and its absence is no reason to worry anybody
+        tied = set(self.flow_omni.all_tied_weights_keys)
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
