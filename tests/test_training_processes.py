@@ -37,7 +37,7 @@ def launch(*arguments: str, module: bool = False, num_processes: int = 2) -> Non
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     command = [*launcher, *(["-m"] if module else []), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-6000:]
+    assert result.returncode == 0, result.stderr[:4000]
 
 
 @pytest.mark.parametrize("order", list(ORDERS))

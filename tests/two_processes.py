@@ -86,8 +86,7 @@ def shard(folder: str) -> None:
         loss_of_parts(model.train()(**with_all_modalities(batch, config)), config, shares).backward()
         optimizer.step()
     dcp.save(get_model_state_dict(model), checkpoint_id=str(Path(folder) / "sharded"))
-    dist.barrier()  # one that leaves early breaks the connections of the other
-    dist.destroy_process_group()
+    dist.barrier()
 
 
 if __name__ == "__main__":
@@ -100,3 +99,5 @@ if __name__ == "__main__":
         log = train(folder, ddp_backend="gloo", **options)
         if os.environ["RANK"] == "0":
             (Path(folder) / "log.json").write_text(json.dumps(log))
+    # gloo's threads may abort a process that ends in order while its peer is gone already
+    os._exit(0)
