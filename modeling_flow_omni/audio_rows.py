@@ -60,18 +60,40 @@ def audio_indices_of_rows(
 def uncached_audios(
     input_ids: torch.LongTensor,
     num_uncached_steps: int,
-    input_features: torch.Tensor,
+    input_features: torch.Tensor | None,
     input_features_mask: torch.Tensor | None,
     config: FlowOmniConfig,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """
     The features (and mask) of the audios whose placeholders lie in the last `num_uncached_steps` of `input_ids`; the
-    others are in the cache. Where the caller passed only the audios of those steps, all of them.
+    others are in the cache. The caller may have passed only those.
     """
     uncached_ids = input_ids[:, -num_uncached_steps:]
-    lengths = num_audio_tokens(input_features, input_features_mask, config)
-    if int((uncached_ids == config.audio_token_id).sum()) == sum(lengths):
+    num_placeholders = int((uncached_ids == config.audio_token_id).sum())
+    if input_features is None:
+        if num_placeholders > 0:
+            raise ValueError(
+                f"The prompt has {num_placeholders} `<|audio|>` placeholders but no audio: pass the `input_features` (and "
+                "`input_features_mask`) that the processor returned with it."
+            )
+        return None, None
+    if num_placeholders == sum(num_audio_tokens(input_features, input_features_mask, config)):
+        audio_indices_of_rows(uncached_ids, input_features, input_features_mask, config)  # each in its own row
         return input_features, input_features_mask
+    kept = _indices_of_uncached_audios(input_ids, uncached_ids, input_features, input_features_mask, config)
+    if not kept:
+        return None, None
+    return input_features[kept], input_features_mask[kept] if input_features_mask is not None else None
+
+
+def _indices_of_uncached_audios(
+    input_ids: torch.LongTensor,
+    uncached_ids: torch.LongTensor,
+    input_features: torch.Tensor,
+    input_features_mask: torch.Tensor | None,
+    config: FlowOmniConfig,
+) -> list[int]:
+    lengths = num_audio_tokens(input_features, input_features_mask, config)
     rows = audio_indices_of_rows(input_ids, input_features, input_features_mask, config)
     kept = []
     for row, row_ids in zip(rows, uncached_ids):
@@ -86,6 +108,4 @@ def uncached_audios(
                 "of a message."
             )
         kept += row[first:]
-    if not kept:
-        return None, None
-    return input_features[kept], input_features_mask[kept] if input_features_mask is not None else None
+    return kept

@@ -19,6 +19,7 @@ last dimension of 1.
 """
 
 from collections.abc import Callable
+
 import torch
 
 

@@ -26,6 +26,7 @@ from transformers.generation import (
     GenerationMode,
     LogitsProcessorList,
     StoppingCriteriaList,
+    SuppressTokensLogitsProcessor,
 )
 from transformers.generation.streamers import BaseStreamer
 from transformers.masking_utils import create_causal_mask, create_masks_for_generate
@@ -45,6 +46,14 @@ GENERATION_DEFAULTS = {
     "min_speech_steps": 2,
     "max_speech_seconds_per_token": 1.2,
     "max_speech_extra_seconds": 2.0,
+}
+SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator")
+LEAST_VALUES = {
+    "num_flow_steps": 1,
+    "flow_temperature": 0.0,
+    "min_speech_steps": 0,
+    "max_speech_seconds_per_token": 0.0,
+    "max_speech_extra_seconds": 0.0,
 }
 DEFAULT_MAX_NEW_TOKENS = 1024
 GENERATION_MODES = ("speech", "text", "auto")
@@ -172,52 +181,63 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """
         return super().generate(inputs, generation_config, **kwargs)
 
-    def stream(self, inputs: torch.Tensor | None = None, **kwargs) -> Iterator[FlowOmniStep]:
+    def stream(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        streamer: BaseStreamer | None = None,
+        **kwargs,
+    ) -> Iterator[FlowOmniStep]:
         """
         Yields every step of the answer as it is made, its text, its patch and its sound. Takes what `generate` takes;
         `generate` returns the sum of these steps.
         """
-        return super().generate(inputs, custom_generate=type(self)._stream, **kwargs)
+        steps = super().generate(
+            inputs, generation_config, streamer=streamer, custom_generate=type(self)._stream, **kwargs
+        )
+        return _with_streamer(steps, streamer)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict]:
         """Resolves the options of speech: the call's, else the generation config's, else `GENERATION_DEFAULTS`."""
-        options = {name: kwargs.pop(name, None) for name in (*GENERATION_DEFAULTS, "return_audio")}
-        randomness = {name: kwargs.pop(name, None) for name in ("seed", "generator")}
+        options = {name: kwargs.pop(name, None) for name in SPEECH_OPTIONS}
         sources = (kwargs, generation_config, self.generation_config)
-        if not _is_set(sources, "max_new_tokens") and not _is_set(sources, "max_length"):
-            kwargs["max_new_tokens"] = DEFAULT_MAX_NEW_TOKENS
-        if not _is_set(sources, "return_dict_in_generate"):
-            kwargs["return_dict_in_generate"] = True
+        is_without_length = not _is_set(sources, "max_new_tokens") and not _is_set(sources, "max_length")
+        returns_dict = not _is_set(sources, "return_dict_in_generate")
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
 
+        if is_without_length:
+            generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
+        if returns_dict:
+            generation_config.return_dict_in_generate = True
         for name, value in options.items():
             if value is None:
                 value = getattr(generation_config, name, None)
-            if value is None:
-                value = GENERATION_DEFAULTS.get(name)
-            setattr(generation_config, name, value)
-        for name, value in randomness.items():
-            setattr(generation_config, name, value)
+            setattr(generation_config, name, GENERATION_DEFAULTS.get(name) if value is None else value)
+        if generation_config.generation_mode == "audio":
+            generation_config.generation_mode = "speech"
+        if generation_config.return_audio is None:
+            generation_config.return_audio = self.vocoder is not None
         self._check_options(generation_config)
         return generation_config, model_kwargs
 
     def _check_options(self, generation_config: GenerationConfig) -> None:
-        if generation_config.generation_mode == "audio":
-            generation_config.generation_mode = "speech"
         if generation_config.generation_mode not in GENERATION_MODES:
             raise ValueError(
                 f"`generation_mode` is {generation_config.generation_mode!r}: choose one of {', '.join(GENERATION_MODES)}."
             )
-        if generation_config.num_flow_steps < 1:
-            raise ValueError(f"`num_flow_steps` is {generation_config.num_flow_steps}: it must be at least 1.")
-        if generation_config.flow_temperature < 0:
-            raise ValueError(f"`flow_temperature` is {generation_config.flow_temperature}: it must be at least 0.")
+        for name, least in LEAST_VALUES.items():
+            value = getattr(generation_config, name)
+            if not isinstance(value, type(least) if isinstance(least, int) else (int, float)) or not value >= least:
+                kind = "a whole number" if isinstance(least, int) else "a number"
+                raise ValueError(f"`{name}` is {value!r}: it must be {kind}, at least {least}.")
         if generation_config.seed is not None and generation_config.generator is not None:
             raise ValueError("Got both `seed` and `generator`: pass one of them.")
-        if generation_config.return_audio is None:
-            generation_config.return_audio = self.vocoder is not None
+        if generation_config.cache_implementation == "paged":
+            raise ValueError(
+                '`cache_implementation="paged"` (continuous batching) knows text alone: leave it out, or take "static".'
+            )
         if generation_config.return_audio and self.vocoder is None:
             raise ValueError(
                 "`return_audio=True` needs a vocoder, and this model has none: assemble it with one "
@@ -260,6 +280,12 @@ class FlowOmniGenerationMixin(GenerationMixin):
         masks["speech_transformer"] = create_causal_mask(config=config.get_text_config(), **arguments)
         return masks
 
+    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+        # the placeholder of heard speech is nothing to say
+        processors = super()._get_logits_processor(*args, **kwargs)
+        processors.append(SuppressTokensLogitsProcessor([self.config.audio_token_id], device=kwargs.get("device")))
+        return processors
+
     def _get_stopping_criteria(self, *args, **kwargs) -> StoppingCriteriaList:
         # The end of the text ends a row only if it does not speak: `FlowOmniAnswer` knows.
         criteria = super()._get_stopping_criteria(*args, **kwargs)
@@ -269,6 +295,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """With `num_return_sequences`, repeats the audios row by row, as their placeholders are repeated."""
         features, mask = (model_kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
         if features is not None and expand_size > 1:
+            if input_ids.shape[1] == 0:
+                raise ValueError(
+                    "`num_return_sequences` needs `input_ids`, whose placeholders say which audio belongs to which row, beside "
+                    "`inputs_embeds`."
+                )
             rows = audio_indices_of_rows(input_ids, features, mask, self.config)
             order = torch.tensor([index for row in rows for _ in range(expand_size) for index in row])
             features = features[order.to(features.device)]
@@ -281,9 +312,21 @@ class FlowOmniGenerationMixin(GenerationMixin):
         return input_ids, model_kwargs
 
     def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, is_first_iteration=False, past_key_values=None, **kwargs
+        self,
+        input_ids,
+        next_sequence_length=None,
+        is_first_iteration=False,
+        past_key_values=None,
+        inputs_embeds=None,
+        **kwargs,
     ):
         """Cuts what belongs to steps (states, patches) or to audios down to what the cache does not hold yet."""
+        if next_sequence_length is not None and next_sequence_length < 1:
+            raise ValueError(
+                f"The cache holds {past_key_values.get_seq_length()} steps, the prompt has {input_ids.shape[1]}: nothing is left "
+                "to read. Append the next turn to the prompt, or crop `past_key_values`; an answer cannot be taken up in the "
+                "middle of its speech."
+            )
         features, mask = (kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
         step_inputs = {name: kwargs.pop(name, None) for name in ("speech_states", "previous_patches")}
         model_inputs = super().prepare_inputs_for_generation(
@@ -291,6 +334,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             next_sequence_length=next_sequence_length,
             is_first_iteration=is_first_iteration,
             past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
             **kwargs,
         )
         sized_like = model_inputs.get("input_ids")
@@ -300,13 +344,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 # cloned: the stride of a slice grows with the answer, and a compiled step would be compiled again for each
                 model_inputs[name] = value[:, -num_steps:].clone(memory_format=torch.contiguous_format)
 
-        reads_prompt = is_first_iteration or not kwargs.get("use_cache", True)
-        if features is not None and reads_prompt:
-            if num_steps < input_ids.shape[1]:
-                features, mask = uncached_audios(input_ids, num_steps, features, mask, self.config)
-            if features is not None:
-                model_inputs |= {"input_features": features}
-                model_inputs |= {"input_features_mask": mask} if mask is not None else {}
+        if is_first_iteration and inputs_embeds is None:
+            features, mask = uncached_audios(input_ids, num_steps, features, mask, self.config)
+        if features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
+            model_inputs |= {"input_features": features}
+            model_inputs |= {"input_features_mask": mask} if mask is not None else {}
         return model_inputs
 
     def _sample(
@@ -325,14 +367,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 "`synced_gpus=True` (generation from weights sharded by FSDP or ZeRO-3) is not supported, since rows speak "
                 "for different lengths: gather the weights first, or generate from a saved checkpoint."
             )
-        steps = []
-        for step in self._steps(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
-            if streamer is not None and step.is_text.any():
-                streamer.put(step.text_ids.cpu())
-            steps.append(step)
-        if streamer is not None:
-            streamer.end()
-
+        steps = self._steps(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+        steps = list(_with_streamer(steps, streamer))
         text_ids = torch.stack([step.text_ids for step in steps], dim=1)
         sequences = torch.cat([input_ids, text_ids], dim=1)
         if not generation_config.return_dict_in_generate:
@@ -444,9 +480,9 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 model_inputs = self.prepare_inputs_for_generation(
                     input_ids, next_sequence_length=1 if streams.use_cache else None, **model_kwargs
                 )
-                if answer.text_is_over.all():
+                if (answer.text_is_over | ~is_unfinished).all():
                     # an empty index: the vocabulary head has nothing left to do
-                    model_inputs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=self.device)
+                    model_inputs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=device)
                 outputs = model_forward(**model_inputs, return_dict=True)
                 model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
             patches = self._next_patches(outputs, step.is_generating, generators, generation_config)
@@ -471,8 +507,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
             return torch.full_like(step.is_text, pad_token_id, dtype=torch.long)
         # copied: a slice would keep the prompt's logits alive
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
-        scores = logits_processor(input_ids, logits)
-        scores[:, self.config.audio_token_id] = -torch.inf
+        # processors may write into what they are given
+        scores = logits_processor(input_ids, logits.clone() if generation_config.output_logits else logits)
         if generation_config.output_scores:
             step.scores = scores
         if generation_config.output_logits:
@@ -502,13 +538,26 @@ class FlowOmniGenerationMixin(GenerationMixin):
             temperature=generation_config.flow_temperature,
             guidance_scale=generation_config.flow_guidance_scale,
         ).to(patches.device)
-        return patches
+        # what the model reads back lies where it was taught: no lower than the floor
+        return torch.where(
+            is_generating[:, None].to(patches.device), self.mel_normalizer.hold_above_floor(patches), 0.0
+        )
 
     def _mel_of_patches(self, patches: torch.FloatTensor, is_generating: torch.BoolTensor) -> torch.FloatTensor:
         """Log-mel frames (batch_size, frames_per_step, num_mel_bins), at the floor where there is no patch."""
         config = self.config.speech_config
         mel = self.mel_normalizer.denormalize(patches.view(-1, config.frames_per_step, config.num_mel_bins))
         return torch.where(is_generating[:, None, None].to(mel.device), mel, config.mel_floor)
+
+
+def _with_streamer(steps: Iterator[FlowOmniStep], streamer: BaseStreamer | None) -> Iterator[FlowOmniStep]:
+    """The steps, while the streamer gets their text."""
+    for step in steps:
+        if streamer is not None and step.is_text.any():
+            streamer.put(step.text_ids.cpu())
+        yield step
+    if streamer is not None:
+        streamer.end()
 
 
 def _is_set(sources: tuple, name: str) -> bool:

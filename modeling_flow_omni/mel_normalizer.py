@@ -49,6 +49,11 @@ class FlowOmniMelNormalizer(nn.Module):
         mel = mel.to(self.mean.device, torch.float32).clamp(min=self.config.mel_floor)
         return (mel - self.mean) / self.std
 
+    def hold_above_floor(self, mel: torch.Tensor) -> torch.Tensor:
+        """The model's values (..., frames_per_step * num_mel_bins), none below the floor."""
+        floor = (self.config.mel_floor - self.mean) / self.std
+        return torch.maximum(mel.unflatten(-1, (-1, len(floor))), floor.to(mel.device)).flatten(-2)
+
     def denormalize(self, mel: torch.Tensor) -> torch.Tensor:
         """The model's values (..., num_mel_bins) to log-mel."""
         return mel.to(self.mean.device, torch.float32) * self.std + self.mean

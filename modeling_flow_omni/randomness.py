@@ -13,12 +13,14 @@
 # limitations under the License.
 """Randomness by row: a row of a batch draws the same numbers as the row alone, whatever the others do."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 
 def row_generators(
-    seed: int | list[int] | None, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
+    seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
 ) -> list[torch.Generator] | None:
     """
     The source of randomness of each row: from `seed` (row `i` takes `seed + i`, or the `i`-th seed), or as given. `None`
@@ -30,7 +32,9 @@ def row_generators(
         return generators
     if seed is None:
         return None
-    seeds = seed if isinstance(seed, list) else [seed + row for row in range(batch_size)]
+    seeds = (
+        [int(seed) + row for row in range(batch_size)] if hasattr(seed, "__index__") else [int(one) for one in seed]
+    )
     _check_count("seeds", len(seeds), batch_size)
     # on the CPU whatever the model's device, so that a seed means the same everywhere
     return [torch.Generator("cpu").manual_seed(row_seed) for row_seed in seeds]

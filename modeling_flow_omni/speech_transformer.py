@@ -55,8 +55,11 @@ class FlowOmniSpeechTransformer(nn.Module):
         )
         self.norm = copy.deepcopy(language_model.norm)
         rotary_arguments = inspect.signature(language_model.rotary_emb.forward).parameters
-        # families with several kinds of layers have an embedding for each
-        self.rotary_options = {"layer_type": "full_attention"} if "layer_type" in rotary_arguments else {}
+        self.rotary_options = {}
+        if "layer_type" in rotary_arguments:
+            # families with several kinds of layers have an embedding for each kind they use
+            kinds = text_config.layer_types
+            self.rotary_options["layer_type"] = "full_attention" if "full_attention" in kinds else kinds[-1]
         # attention reads its implementation from the config at every call: these layers must follow the model's
         for module in self.layers.modules():
             if getattr(module, "config", None) is layer_config:

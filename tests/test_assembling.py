@@ -70,7 +70,8 @@ def save_llm(folder, model_type: str = "qwen2", num_embeddings: int = 264, with_
     """A causal language model and its tokenizer in a folder, as they are published."""
     torch.manual_seed(2)
     fields = {**TEXT_FIELDS, "vocab_size": num_embeddings, **fields}
-    config = CONFIG_MAPPING[fields.pop("model_type") and model_type](**fields)
+    fields.pop("model_type")
+    config = CONFIG_MAPPING[model_type](**fields)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer = byte_level_tokenizer()
     if not with_audio_token:
@@ -191,6 +192,8 @@ def test_model_takes_the_precision_asked_for(whisper_folder, tmp_path):
     ("write", "message"),
     [
         (lambda path: path.write_bytes(b"not a checkpoint"), "damaged, or another kind of file"),
+        (lambda path: path.write_bytes(b""), "damaged, or another kind of file"),
+        (lambda path: torch.save({"dims": {"n_mels": 80}, "model_state_dict": {}}, path), "lack n_audio_ctx"),
         (lambda path: torch.save({"weights": torch.zeros(1)}, path), "`dims` and `model_state_dict`"),
     ],
 )
@@ -220,3 +223,25 @@ def test_checkpoint_of_another_kind_is_refused(whisper_folder, tmp_path):
         FlowOmniForSpeechGeneration.from_pretrained_parts(whisper="enormous", llm=llm)
     with pytest.raises(OSError, match="no-such-llm"):
         FlowOmniForSpeechGeneration.from_pretrained_parts(whisper=whisper_folder, llm="nobody/no-such-llm")
+
+
+def test_incomplete_whisper_is_not_filled_up_with_noise(whisper_file, tmp_path):
+    checkpoint = torch.load(whisper_file[0], weights_only=True)
+    checkpoint["model_state_dict"].pop("encoder.conv1.weight")
+    torch.save(checkpoint, tmp_path / "cut.pt")
+    with pytest.raises(
+        ValueError, match="1 weights of the pretrained parts do not fit, such as `model.audio_encoder.conv1"
+    ):
+        FlowOmniForSpeechGeneration.from_pretrained_parts(whisper=tmp_path / "cut.pt", llm=save_llm(tmp_path / "llm"))
+
+
+def test_language_model_whose_logits_would_be_lost_is_refused(whisper_folder, tmp_path):
+    llm = save_llm(tmp_path, "granite", logits_scaling=8.0)
+    with pytest.raises(ValueError, match="changes them after its head"):
+        FlowOmniForSpeechGeneration.from_pretrained_parts(whisper=whisper_folder, llm=llm)
+
+
+def test_tokenizer_of_another_model_is_refused(whisper_folder, tmp_path):
+    llm = save_llm(tmp_path, num_embeddings=2000)
+    with pytest.raises(ValueError, match="The tokenizer knows 260 tokens, the language model 2000"):
+        FlowOmniForSpeechGeneration.from_pretrained_parts(whisper=whisper_folder, llm=llm)

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import textwrap
 
-import flow_omni
 import numpy as np
 import pytest
 import soundfile
@@ -34,6 +33,8 @@ from transformers import (
     AutoTokenizer,
     pipeline,
 )
+
+import flow_omni
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@
 import json
 
 import pytest
-from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
-from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
 from tiny import tiny_config
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config, WhisperConfig
+
+from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
+from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
 
 
 CONFIG_CLASSES = (FlowOmniConfig, FlowOmniSpeechConfig, FlowOmniVocoderConfig)
@@ -73,7 +74,7 @@ def test_auto_config_finds_it(tmp_path):
 def test_every_key_of_a_saved_config_is_declared_and_documented(config_class):
     own = set(config_class.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
     known = set(config_class.__dataclass_fields__) | {"model_type"}
-    assert set(config_class().to_diff_dict()) - known <= {"vocoder_config"}
+    assert set(config_class().to_diff_dict()) <= known
     undocumented = {name for name in own if f"\n        {name} (`" not in config_class.__doc__}
     assert not undocumented
 
@@ -96,6 +97,10 @@ def test_geometry_is_derived():
         (lambda: FlowOmniSpeechConfig(speech_delay=-1), "at least 0, got -1"),
         (lambda: FlowOmniSpeechConfig(initial_mel_std=0.0), "above 0, got 0.0"),
         (lambda: FlowOmniSpeechConfig(head_type="gan"), "head_type"),
+        (lambda: FlowOmniSpeechConfig(min_time_to_data=2.0), "at most 1"),
+        (lambda: FlowOmniSpeechConfig(intermediate_size=0), "intermediate_size"),
+        (lambda: FlowOmniConfig(adapter_hidden_size=0), "adapter_hidden_size"),
+        (lambda: FlowOmniConfig(state_class_weights=[1.0, float("nan"), 1.0, 1.0]), "at least 0"),
         (lambda: FlowOmniSpeechConfig(hop_length=2048), "Lower `hop_length`"),
         (lambda: FlowOmniSpeechConfig(time_embedding_size=7), "must be even"),
         (lambda: FlowOmniConfig(text_config={"model_type": "nonsense"}), "unknown to the installed transformers"),
@@ -121,4 +126,10 @@ def test_checkpoint_with_an_unknown_field_loads_but_one_with_a_slip_of_the_pen_d
     assert FlowOmniConfig.from_pretrained(tmp_path).written_by_the_future == 1
     path.write_text(json.dumps(fields | {"adapter_stacksize": 8}))
     with pytest.raises(ValueError, match="did you mean `adapter_stack_size`"):
+        FlowOmniConfig.from_pretrained(tmp_path)
+
+
+def test_checkpoint_of_another_kind_is_named(tmp_path):
+    Qwen2Config(vocab_size=50).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a checkpoint of the type `qwen2`, not `flow_omni`"):
         FlowOmniConfig.from_pretrained(tmp_path)

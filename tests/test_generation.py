@@ -14,18 +14,20 @@
 """Generation: the state machine holds, and no way of running it changes what is said."""
 
 import math
+import re
 
 import pytest
 import torch
 from tiny import AUDIO_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, collate, spoken_prompt, tiny_model
 from transformers import (
     CompileConfig,
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
-    TextIteratorStreamer,
 )
+from transformers.cache_utils import StaticCache
 from transformers.generation.streamers import BaseStreamer
 
 
@@ -147,6 +149,18 @@ def test_text_mode_writes_and_does_not_speak(model):
     assert not output.speech_truncated.any()
 
 
+def test_auto_mode_can_speak_an_answer_shorter_than_the_delay():
+    model = with_state_bias(START, 100.0, speech={"speech_delay": 3})
+    with torch.no_grad():
+        # so inclined that it would start at once, but for the pads before the end of the text
+        model.state_head.bias[PAD] += 200.0
+    inputs, options = spoken_prompt([24], [3]), {"generation_mode": "auto", "max_new_tokens": 20}
+    silent = model.generate(**inputs, logits_processor=end_text_after(1), **options)
+    assert silent.speech_states.tolist() == [[PAD, PAD, PAD]]
+    longer = model.generate(**inputs, logits_processor=end_text_after(5), **options)
+    assert longer.speech_states.tolist() == [[PAD] * 6]
+
+
 def test_auto_mode_lets_the_model_decide_whether_to_speak():
     inputs, options = spoken_prompt([24], [3]), {"generation_mode": "auto", "max_new_tokens": 40}
     silent = with_state_bias(PAD, 100.0).generate(**inputs, logits_processor=end_text_after(4), **options)
@@ -241,6 +255,25 @@ def test_compiled_steps_equal_eager_ones_and_are_compiled_once_with_and_once_wit
     assert len(compiled) == 2
 
 
+def test_static_cache_serves_shorter_and_longer_answers_after_one_another(model):
+    inputs = spoken_prompt([24], [3])
+    for num_steps in (15, 5, 20):
+        expected = model.generate(**inputs, seed=1, max_new_tokens=num_steps)
+        output = model.generate(**inputs, seed=1, max_new_tokens=num_steps, cache_implementation="static")
+        assert_same(output, expected, atol=1e-4)
+    cache = StaticCache(config=model.config, max_cache_len=64)
+    assert_same(model.generate(**inputs, seed=1, max_new_tokens=20, past_key_values=cache), expected, atol=1e-4)
+
+
+def test_embeddings_in_place_of_ids_give_the_same_answer(model):
+    inputs = spoken_prompt([24], [3])
+    expected = model.generate(**inputs, seed=1, max_new_tokens=12)
+    embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
+    output = model.generate(inputs_embeds=embeds, **inputs, seed=1, max_new_tokens=12)
+    assert_same(output, expected)
+    assert torch.equal(output.sequences, expected.sequences[:, -12:])
+
+
 def test_speech_transformer_keeps_its_keys_in_the_shared_cache(model):
     output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=6)
     assert len(output.past_key_values.layers) == 3
@@ -326,11 +359,24 @@ def test_options_come_from_the_generation_config_unless_the_call_says_otherwise(
     assert not torch.allclose(other.mel, expected.mel)
 
 
-def test_generation_options_survive_saving(tmp_path):
+@pytest.mark.parametrize("has_file", [True, False])
+def test_generation_options_survive_saving(tmp_path, has_file):
     model = tiny_model()
+    model.save_pretrained(tmp_path / "first")
+    if not has_file:
+        (tmp_path / "first" / "generation_config.json").unlink()
+    model = type(model).from_pretrained(tmp_path / "first")
     model.generation_config.num_flow_steps = 7
-    model.save_pretrained(tmp_path)
-    assert type(model).from_pretrained(tmp_path).generation_config.num_flow_steps == 7
+    model.save_pretrained(tmp_path / "second")
+    assert type(model).from_pretrained(tmp_path / "second").generation_config.num_flow_steps == 7
+
+
+def test_options_in_a_generation_config_of_the_call_are_heard(model):
+    inputs = spoken_prompt([24], [3])
+    expected = model.generate(**inputs, max_new_tokens=12, seed=3, num_flow_steps=5)
+    config = GenerationConfig(max_new_tokens=12, seed=3, num_flow_steps=5, eos_token_id=EOS_TOKEN_ID)
+    assert torch.equal(model.generate(**inputs, generation_config=config).mel, expected.mel)
+    assert torch.equal(model.generate(inputs.pop("input_ids"), config, **inputs).mel, expected.mel)
 
 
 # --- transformers' own options
@@ -365,26 +411,32 @@ def test_scores_and_hidden_states_are_returned_on_request(model):
     assert len(output.scores) == len(output.logits) == 4
     assert len(output.hidden_states) == 8
     assert len(output.hidden_states[0]) == 3
+    # raw ones: nothing has been ruled out yet
+    assert all(torch.isfinite(logits).all() for logits in output.logits)
 
 
-def test_streamer_receives_the_text_and_its_end(model):
-    class Recorder(BaseStreamer):
-        def __init__(self):
-            self.received, self.has_ended = [], False
+class Recorder(BaseStreamer):
+    def __init__(self):
+        self.received, self.has_ended = [], False
 
-        def put(self, value):
-            self.received.append(value.flatten().tolist())
+    def put(self, value):
+        self.received.append(value.flatten().tolist())
 
-        def end(self):
-            self.has_ended = True
+    def end(self):
+        self.has_ended = True
 
+
+@pytest.mark.parametrize("way", ["generate", "stream"])
+def test_streamer_receives_the_text_and_its_end(model, way):
     recorder, inputs = Recorder(), spoken_prompt([24], [3])
-    output = model.generate(**inputs, logits_processor=end_text_after(4), streamer=recorder, max_new_tokens=12)
+    options = {"max_new_tokens": 12, "seed": 0}
+    sequences = model.generate(**inputs, logits_processor=end_text_after(4), **options).sequences
+    output = getattr(model, way)(**inputs, logits_processor=end_text_after(4), streamer=recorder, **options)
+    list(output)
     prompt, *tokens = recorder.received
     assert prompt == inputs["input_ids"][0].tolist()
-    assert [token for (token,) in tokens] == output.sequences[0, len(prompt) : len(prompt) + 5].tolist()
+    assert [token for (token,) in tokens] == sequences[0, len(prompt) : len(prompt) + 5].tolist()
     assert recorder.has_ended
-    assert TextIteratorStreamer  # transformers' own streamers have this interface
 
 
 def test_stopping_criterion_ends_a_row(model):
@@ -441,10 +493,13 @@ def test_return_audio_false_spares_the_vocoder(model):
     [
         ({"generation_mode": "sing"}, "choose one of speech, text, auto"),
         ({"num_beams": 4}, "leave `num_beams` at 1"),
-        ({"num_flow_steps": 0}, "must be at least 1"),
-        ({"flow_temperature": -1.0}, "must be at least 0"),
+        ({"num_flow_steps": 0}, "a whole number, at least 1"),
+        ({"flow_temperature": -1.0}, "a number, at least 0"),
         ({"seed": 1, "generator": torch.Generator()}, "pass one of them"),
         ({"seed": [1, 2]}, "Got 2 seeds for 1 rows"),
+        ({"num_flow_steps": 2.5}, "a whole number, at least 1"),
+        ({"flow_temperature": math.nan}, "a number, at least 0"),
+        ({"cache_implementation": "paged"}, "knows text alone"),
         ({"num_flow_step": 2}, "num_flow_step"),
         ({"synced_gpus": True}, "gather the weights"),
     ],
@@ -456,7 +511,22 @@ def test_bad_option_is_refused_with_a_remedy(model, options, message):
 
 def test_placeholders_that_do_not_match_the_audio_are_refused(model):
     inputs = spoken_prompt([24], [3])
-    inputs["input_ids"] = inputs["input_ids"][:, 1:]
-    inputs["attention_mask"] = inputs["attention_mask"][:, 1:]
-    with pytest.raises(ValueError, match="Got 2 `<|audio|>` placeholders for 3 steps"):
-        model.generate(**inputs, max_new_tokens=3)
+    cut = {name: inputs[name][:, 1:] for name in ("input_ids", "attention_mask")}
+    with pytest.raises(ValueError, match=re.escape("placeholders of 1 rows do not match 1 audios of [3] steps")):
+        model.generate(**inputs | cut, max_new_tokens=3)
+    with pytest.raises(ValueError, match="3 `<.audio.>` placeholders but no audio"):
+        model.generate(inputs["input_ids"], max_new_tokens=3)
+
+
+def test_audio_that_would_end_up_in_another_row_is_refused(model):
+    ids = torch.full((2, 6), 7)
+    ids[0, :2] = ids[1, :4] = AUDIO_TOKEN_ID
+    features = torch.randn(2, 80, 24)
+    with pytest.raises(ValueError, match=re.escape("placeholders of 2 rows do not match 2 audios of [3, 3] steps")):
+        model.generate(ids, input_features=features, max_new_tokens=3)
+
+
+def test_answer_cannot_be_taken_up_in_the_middle_of_its_speech(model):
+    first = model.generate(**spoken_prompt([24], [3]), max_new_tokens=10)
+    with pytest.raises(ValueError, match="nothing is left to read"):
+        model.generate(first.sequences, past_key_values=first.past_key_values, max_new_tokens=3)

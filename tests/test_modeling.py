@@ -207,6 +207,13 @@ def test_fresh_streams_leave_the_text_of_the_language_model_exactly_as_it_was():
     assert torch.equal(model(input_ids, speech_states=states, previous_patches=patches).logits, expected)
 
 
+def test_fresh_layers_of_the_speech_transformer_start_as_their_family_does():
+    """A norm of Gemma adds one to its weight: it starts at zero, where others start at one."""
+    model = FlowOmniForSpeechGeneration(tiny_config(text={"model_type": "gemma2", "head_dim": 8}))
+    assert model.speech_transformer.norm.weight.abs().max() == 0
+    assert model.speech_transformer.layers[0].input_layernorm.weight.abs().max() == 0
+
+
 def test_left_padding_changes_nothing(model):
     padded = spoken_prompt([24, 61], [3, 9])
     alone = spoken_prompt([24], [3])
@@ -290,9 +297,29 @@ def test_long_speech_is_encoded_in_windows(whisper_pair):
 # --- as with any model of transformers
 
 
-@pytest.mark.parametrize("backbone", ["qwen2", "qwen3", "llama", "mistral"])
+FAMILIES = [
+    "qwen2",
+    "qwen3",
+    "llama",
+    "mistral",
+    "olmo2",
+    "smollm3",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "mixtral",
+    "starcoder2",
+]
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
 def test_every_backbone_saves_and_loads(backbone, tmp_path):
     model = tiny_model(text={"model_type": backbone, "head_dim": 8})
+    inputs = spoken_prompt([24], [3])
+    cached, uncached = (
+        model.generate(**inputs, max_new_tokens=10, seed=0, use_cache=cache) for cache in (True, False)
+    )
+    torch.testing.assert_close(cached.mel, uncached.mel, atol=1e-4, rtol=1e-4)
     model.save_pretrained(tmp_path)
     loaded, info = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
@@ -391,31 +418,46 @@ def test_decode_step_compiles_without_a_graph_break(model):
     torch.testing.assert_close(compiled.condition, expected.condition, atol=1e-5, rtol=1e-5)
 
 
-def test_model_is_dispatched_by_device_map(tmp_path):
-    pytest.importorskip("accelerate")
-    model = tiny_model()
+@pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "model.audio_encoder",
+        "model.audio_adapter",
+        "model.language_model",
+        "speech_transformer",
+        "speech_head",
+        "lm_head",
+    ],
+)
+def test_any_part_but_the_vocoder_can_wait_on_the_disk(tmp_path, part, head_type):
+    model = tiny_model(speech={"head_type": head_type}, text={"tie_word_embeddings": False})
     model.save_pretrained(tmp_path)
-    inputs = spoken_prompt([24], [3])
-    expected = model.generate(**inputs, max_new_tokens=10, seed=0)
-    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, device_map={"": "cpu"})
-    torch.testing.assert_close(loaded.generate(**inputs, max_new_tokens=10, seed=0).mel, expected.mel)
-    # the speech side offloaded to disk: its weights come into memory only while it runs
+    inputs, options = spoken_prompt([24], [3]), {"max_new_tokens": 10, "seed": 0, "flow_guidance_scale": 2.0}
+    names = [f"model.{name}" for name, _ in model.model.named_children()]
+    names += [name for name, _ in model.named_children() if name != "model"]
+    device_map = {name: "disk" if name == part else "cpu" for name in names}
     offloaded = FlowOmniForSpeechGeneration.from_pretrained(
-        tmp_path,
-        device_map={
-            "model": "cpu",
-            "speech_transformer": "cpu",
-            "speech_head": "disk",
-            "lm_head": "cpu",
-            "state_head": "cpu",
-            "mel_normalizer": "cpu",
-            "vocoder": "cpu",
-        },
-        offload_folder=tmp_path / "offload",
+        tmp_path, device_map=device_map, offload_folder=tmp_path / "offload"
     )
-    output = offloaded.generate(**inputs, max_new_tokens=10, seed=0, flow_guidance_scale=2.0)
-    expected = model.generate(**inputs, max_new_tokens=10, seed=0, flow_guidance_scale=2.0)
-    torch.testing.assert_close(output.mel, expected.mel)
+    torch.testing.assert_close(offloaded.generate(**inputs, **options).mel, model.generate(**inputs, **options).mel)
+
+
+def test_fixed_parts_stay_fixed_after_loading(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    model = FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert fixed == {
+        name for name, _ in model.named_parameters() if name.startswith("vocoder.") or "embed_positions" in name
+    }
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
+def test_attention_can_be_chosen_for_the_whole_model(tmp_path, implementation):
+    tiny_model().save_pretrained(tmp_path)
+    model = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, attn_implementation=implementation)
+    assert model.speech_transformer.layers[0].self_attn.config._attn_implementation == implementation
+    assert model.model.audio_encoder.config._attn_implementation == implementation
 
 
 # --- bad input
