@@ -259,7 +259,7 @@ def with_both_directions(vocoder: FlowOmniVocoder) -> FlowOmniVocoder:
     return other
 
 
-def measure_first_sound(model: FlowOmniForSpeechGeneration, effort: Effort) -> dict[str, Measure]:
+def measure_first_sound(model: FlowOmniForSpeechGeneration, effort: Effort) -> dict[str, Measure | int]:
     """
     Time from the last sample of the question to the first of the answer: log-mel features, encoder, prefill, and steps
     until the vocoder gives sound.
@@ -269,9 +269,9 @@ def measure_first_sound(model: FlowOmniForSpeechGeneration, effort: Effort) -> d
     rows = {}
     for name, vocoder in (("causal", causal), ("non-causal", with_both_directions(causal))):
         model.vocoder = vocoder
-        num_steps = steps_before_speech(model.config) + steps_to_sound(model)
         seconds = repeat(lambda: wait_for_sound(model, waveform, effort), effort.num_rounds)
-        rows[f"first sound, {name} vocoder ({num_steps} steps)"] = milliseconds(seconds)
+        rows[f"first sound, {name} vocoder"] = milliseconds(seconds)
+        rows[f"first sound, {name} vocoder: steps"] = steps_before_speech(model.config) + steps_to_sound(model)
     model.vocoder = causal
     return rows
 
@@ -291,7 +291,9 @@ def wait_for_sound(model: FlowOmniForSpeechGeneration, waveform: torch.Tensor, e
 
 
 @torch.inference_mode()
-def measure_decoding(model: FlowOmniForSpeechGeneration, effort: Effort) -> tuple[dict[str, Measure], dict[str, str]]:
+def measure_decoding(
+    model: FlowOmniForSpeechGeneration, effort: Effort
+) -> tuple[dict[str, Measure | int], dict[str, Measure | str]]:
     """Everything about one model: the rows of the table of times, and those of the table of parts."""
     waveform = torch.randn(int(effort.question_seconds * 16000), generator=torch.Generator().manual_seed(0)) * 0.1
     inputs = question_features(model.config, waveform)

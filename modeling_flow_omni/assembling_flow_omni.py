@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from .configuration_flow_omni import FlowOmniConfig
 from .importing_vocos import load_vocos
-from .importing_whisper import first_line, load_whisper_encoder
+from .importing_whisper import check_complete, first_line, load_whisper_encoder
 
 
 AUDIO_TOKEN = "<|audio|>"
@@ -45,7 +45,9 @@ def assemble_from_pretrained_parts(
     with _naming("Whisper", whisper):
         audio_config, encoder_weights = load_whisper_encoder(whisper)
     with _naming("language model", llm):
-        language_model = AutoModelForCausalLM.from_pretrained(llm, **({"dtype": dtype} if dtype is not None else {}))
+        precision = {"dtype": dtype} if dtype is not None else {}
+        language_model, info = AutoModelForCausalLM.from_pretrained(llm, output_loading_info=True, **precision)
+        check_complete(llm, list(info["missing_keys"]))
         tokenizer = AutoTokenizer.from_pretrained(llm)
     with _naming("vocoder", vocoder):
         vocos = load_vocos(vocoder) if vocoder is not None else None
@@ -121,12 +123,22 @@ def _forget_folders(config: FlowOmniConfig) -> None:
 
 
 def _ends_of_answers(generation_config, tokenizer) -> list[int]:
-    """Every token that may end an answer. A base model's generation config does not know the chat's end of turn."""
+    """Every token that may end an answer. A base model's generation config may not know the chat's end of turn."""
     known = generation_config.eos_token_id
-    ends = list(known) if isinstance(known, list) else [known]
-    end_of_turn = tokenizer.get_vocab().get("<|im_end|>")
-    ends += [tokenizer.eos_token_id, end_of_turn]
+    ends = [_end_of_turn(tokenizer)] + (list(known) if isinstance(known, list) else [known]) + [tokenizer.eos_token_id]
     return list(dict.fromkeys(end for end in ends if end is not None))
+
+
+def _end_of_turn(tokenizer) -> int | None:
+    """The control token that the tokenizer's chat template writes after an assistant's message; ChatML's without one."""
+    if tokenizer.chat_template is None:
+        return tokenizer.get_vocab().get("<|im_end|>")
+    marker = "ANSWER"
+    conversation = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": marker}]
+    rendered = tokenizer.apply_chat_template(conversation, tokenize=False)
+    ids = tokenizer(rendered.rpartition(marker)[-1], add_special_tokens=False)["input_ids"]
+    control_tokens = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    return next((token_id for token_id in ids if token_id in control_tokens), None)
 
 
 def _load_quietly(

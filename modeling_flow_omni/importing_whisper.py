@@ -14,7 +14,6 @@
 """Importing a Whisper: from transformers' format, from an openai-whisper `.pt` file, or by openai-whisper's name."""
 
 import os
-import pickle
 
 import torch
 from transformers import AutoConfig, WhisperConfig, WhisperModel
@@ -51,8 +50,18 @@ def load_whisper_encoder(whisper: str | os.PathLike) -> tuple[WhisperConfig, dic
         raise ValueError(
             f"{whisper!r} is a checkpoint of the type `{config.model_type}`, not `whisper`: pass a Whisper as `whisper=`."
         )
-    encoder = WhisperModel.from_pretrained(whisper).encoder
-    return config, encoder.state_dict()
+    model, info = WhisperModel.from_pretrained(whisper, output_loading_info=True)
+    check_complete(whisper, [name for name in info["missing_keys"] if name.startswith("encoder.")])
+    return config, model.encoder.state_dict()
+
+
+def check_complete(source: str | os.PathLike, missing: list[str]) -> None:
+    """Raises for a checkpoint that lacks weights: transformers fills them up with noise, and says so in a warning only."""
+    if missing:
+        raise ValueError(
+            f"{os.fspath(source)!r} lacks {len(missing)} weights, such as `{sorted(missing)[0]}`: the checkpoint is incomplete. "
+            "Download or save it again."
+        )
 
 
 def first_line(error: Exception) -> str:
@@ -63,12 +72,15 @@ def first_line(error: Exception) -> str:
 def _load_openai_file(path: str) -> dict:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (
+        Exception
+    ) as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, struct.error, ...
         raise ValueError(
             f"{path!r} cannot be read as an openai-whisper checkpoint ({first_line(error)}): it is damaged, or another kind "
             "of file."
         ) from error
-    if not isinstance(checkpoint, dict) or not {"dims", "model_state_dict"} <= set(checkpoint):
+    entries = checkpoint if isinstance(checkpoint, dict) else {}
+    if not all(isinstance(entries.get(name), dict) for name in ("dims", "model_state_dict")):
         raise ValueError(
             f"{path!r} holds no openai-whisper checkpoint: such a file has the entries `dims` and `model_state_dict`."
         )

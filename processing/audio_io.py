@@ -15,6 +15,7 @@
 
 import base64
 import binascii
+import http.client
 import importlib
 import io
 import math
@@ -143,7 +144,10 @@ def download(url: str) -> bytes:
     try:
         with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_SECONDS) as response:
             content = response.read(MAX_DOWNLOAD_BYTES + 1)
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+            if response.length and len(content) <= MAX_DOWNLOAD_BYTES:
+                # a cut connection reads like the end of the file
+                raise ValueError(f"the connection ended {response.length} bytes too early")
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise ValueError(f"Cannot download {url} ({error}): check the address, or download the file first.") from error
     if len(content) > MAX_DOWNLOAD_BYTES:
         raise ValueError(
@@ -206,10 +210,11 @@ def _as_array(audio: Any) -> np.ndarray:
             f"Got audio of the type `{type(audio).__name__}`: pass a path, a URL, the bytes of a file, an array, a tensor, "
             "a file object, or an audio column of `datasets`."
         )
-    try:
-        return np.asarray(audio)
-    except ValueError as error:
-        raise ValueError("The samples have rows of different lengths: pass several waveforms one by one.") from error
+    if isinstance(audio, list | tuple) and not all(isinstance(sample, int | float | np.number) for sample in audio):
+        raise ValueError(
+            "Got a list of several waveforms for one audio: pass them one by one, or the channels of one recording as an array."
+        )
+    return np.asarray(audio)
 
 
 def _to_unit_scale(samples: np.ndarray) -> np.ndarray:

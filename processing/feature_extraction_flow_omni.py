@@ -234,7 +234,8 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
 @lru_cache(maxsize=8)
 def _mel_spectrogram(*geometry: Any) -> MelSpectrogram:
     """Shared by all extractors of the same geometry; its filters are no fields that a checkpoint should hold."""
-    return MelSpectrogram(*geometry)
+    with torch.device("cpu"):  # whatever the default is while it is first needed
+        return MelSpectrogram(*geometry)
 
 
 def _is_several(audio: Any) -> bool:

@@ -36,8 +36,8 @@ def htk_mel_filters(sampling_rate: int, n_fft: int, num_mel_bins: int) -> torch.
     Computed in float32, in this order of operations: filters computed in float64 (as `transformers.audio_utils` does)
     and rounded afterwards differ from those that Vocos was trained with by up to 1e-4 in the log.
     """
-    frequencies = torch.linspace(0, sampling_rate // 2, n_fft // 2 + 1)
-    mels = torch.linspace(0.0, hertz_to_mel(sampling_rate / 2), num_mel_bins + 2)
+    frequencies = torch.linspace(0, sampling_rate // 2, n_fft // 2 + 1, dtype=torch.float32)
+    mels = torch.linspace(0.0, hertz_to_mel(sampling_rate / 2), num_mel_bins + 2, dtype=torch.float32)
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     widths = edges[1:] - edges[:-1]
     slopes = edges.unsqueeze(0) - frequencies.unsqueeze(1)

@@ -23,7 +23,7 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 from .audio_io import load_audio
-from .chat_template import chat_template_for
+from .chat_template import chat_template_for, with_flat_contents
 from .conversations import (
     as_batch,
     audio_item_of,
@@ -111,6 +111,8 @@ class FlowOmniProcessor(ProcessorMixin):
         self.audio_token_id = _id_of_token(tokenizer, audio_token)
         if self.chat_template is None:
             self.chat_template = chat_template_for(tokenizer, audio_token)
+        elif isinstance(self.chat_template, str):
+            self.chat_template = with_flat_contents(self.chat_template, audio_token)
         tokenizer.padding_side = "left"
 
     @classmethod
@@ -133,8 +135,8 @@ class FlowOmniProcessor(ProcessorMixin):
                 f"The config numbers the speech states (pad, start, generating, stop) {state_ids}: the processor writes "
                 f"{[int(state) for state in SpeechState]}. Use these."
             )
-        if audio_token not in tokenizer.get_vocab():
-            tokenizer.add_special_tokens({"extra_special_tokens": [audio_token]}, replace_extra_special_tokens=False)
+        # a token that the vocabulary has already keeps its id, and is from now on never split
+        tokenizer.add_special_tokens({"extra_special_tokens": [audio_token]}, replace_extra_special_tokens=False)
         audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         if audio_token_id != config.audio_token_id:
             raise ValueError(
@@ -257,6 +259,9 @@ class FlowOmniProcessor(ProcessorMixin):
                 The other arguments of `ProcessorMixin.apply_chat_template`, such as `add_generation_prompt`,
                 `continue_final_message`, `return_dict`, `return_tensors`, `tools`, and variables of the template.
         """
+        if chat_template is not None and "{" in chat_template:
+            # a template, not the name of one
+            chat_template = with_flat_contents(chat_template, self.audio_token)
         processor_kwargs = dict(processor_kwargs or {})
         rates = [_pop_sampling_rate(options) for options in (kwargs, processor_kwargs)]
         read_audio = partial(self._load_item, sampling_rate=next((rate for rate in rates if rate is not None), None))

@@ -156,7 +156,7 @@ def test_silence_and_clipping_are_sound():
         (np.zeros(400, complex), "type `complex128`"),
         (np.zeros(400, bool), "type `bool`"),
         (np.zeros(400, np.int64), "type `int64`"),
-        ([[0.1, 0.2], [0.3]], "rows of different lengths"),
+        ([[0.1, 0.2], [0.3]], "several waveforms for one audio"),
         (17, "type `int`"),
         (None, "type `NoneType`"),
         ({"text": "hello"}, r"keys \['text'\]"),

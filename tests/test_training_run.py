@@ -24,6 +24,7 @@ from tiny import tiny_model, tiny_processor
 from typer import Typer
 from typer.testing import CliRunner
 
+from flow_omni.cli.errors import UserError
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.training.dry_run import estimate_memory, kept_for_backward
 from flow_omni.training.recipe import RecipeError, load_recipe
@@ -39,7 +40,8 @@ app.command()(train)
 def run_command(*arguments: str):
     result = CliRunner().invoke(app, list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+        # a user's mistake is reported with what found it as its cause
+        raise result.exception.__cause__ if isinstance(result.exception, UserError) else result.exception
     return result
 
 

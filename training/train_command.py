@@ -20,6 +20,8 @@ from typing import Annotated
 
 import typer
 
+from ..cli.errors import CommandGroup, users_mistakes
+
 
 def train(
     recipe: Annotated[
@@ -54,14 +56,16 @@ def train(
         flow-omni train align model=my-model data.train=train.jsonl training.output_dir=runs/align --dry-run
         flow-omni train finetune model=runs/align data.train=train.jsonl training.output_dir=runs/finetune
     """
-    from .recipe import load_recipe
+    # what recipe, data and model have to be is found out here; once it trains, an error is a fault
+    with users_mistakes():
+        from .recipe import load_recipe
 
-    settings = load_recipe(recipe, overrides or [])
-    if settings.stage == "vocoder":
-        from .vocoder_run import make_run
-    else:
-        from .speech_run import make_run
-    run = make_run(settings)
+        settings = load_recipe(recipe, overrides or [])
+        if settings.stage == "vocoder":
+            from .vocoder_run import make_run
+        else:
+            from .speech_run import make_run
+        run = make_run(settings)
     if dry_run:
         typer.echo(run.describe())
         return
@@ -87,6 +91,6 @@ def _report(run, metrics: dict[str, float]) -> None:
 
 def main() -> None:
     """What `python -m flow_omni.training` runs, as `accelerate launch` needs it."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=CommandGroup, add_completion=False, pretty_exceptions_enable=False)
     app.command()(train)
     app()

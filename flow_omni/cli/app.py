@@ -17,6 +17,8 @@ from typing import Annotated
 
 import typer
 
+from ..training.prepare_command import prepare_app
+from ..training.train_command import train
 from .assembling import init
 from .chatting import chat
 from .console import quiet_libraries
@@ -35,11 +37,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
-TALK, MAKE = "Talk", "Make and share"
+TALK, TEACH, MAKE = "Talk", "Teach", "Make and share"
 app.command(no_args_is_help=True, rich_help_panel=TALK)(ask)
 app.command(no_args_is_help=True, rich_help_panel=TALK)(say)
 app.command(no_args_is_help=True, rich_help_panel=TALK)(transcribe)
 app.command(rich_help_panel=TALK)(chat)
+app.add_typer(prepare_app, name="prepare", rich_help_panel=TEACH)
+app.command(no_args_is_help=True, rich_help_panel=TEACH)(train)
 app.command(no_args_is_help=True, rich_help_panel=MAKE)(init)
 app.command(rich_help_panel=MAKE)(info)
 app.command(no_args_is_help=True, rich_help_panel=MAKE)(push)
@@ -54,7 +58,7 @@ def _show_version(is_asked: bool) -> None:
 
 
 @app.callback()
-def prepare(
+def set_up(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
@@ -75,6 +79,7 @@ def prepare(
         flow-omni ask --text "What is the capital of France?"
         flow-omni transcribe speech.wav
         flow-omni chat --model owner/name
+        flow-omni train align model=my-model data.train=train.jsonl training.output_dir=runs/align
     """
     if not debug:
         quiet_libraries()
