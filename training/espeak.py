@@ -131,7 +131,7 @@ class _Engine:
 
     def reset(self) -> None:
         self.lock = threading.Lock()
-        self.library = None
+        self.handle = None
         self.sampling_rate = 0
         self._files: dict[str, str] = {}
         self._variants: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ class _Engine:
             return self._files, self._variants
 
     def _started(self) -> ctypes.CDLL:
-        if self.library is None:
+        if self.handle is None:
             library = ctypes.CDLL(find_library())
             library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
             rate = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, None, INITIALIZE_DONT_EXIT)
@@ -169,9 +169,9 @@ class _Engine:
             # kept: the library calls it as long as it lives
             self._callback = _Callback(self._receive)
             library.espeak_SetSynthCallback(self._callback)
-            self.library, self.sampling_rate = library, rate
+            self.handle, self.sampling_rate = library, rate
             self._list_voices(library)
-        return self.library
+        return self.handle
 
     def _list_voices(self, library: ctypes.CDLL) -> None:
         # those of MBROLA need another program and its data
