@@ -13,7 +13,6 @@
 # limitations under the License.
 """The Trainer: transformers' own, with losses that are means over a whole step, and every part of them logged."""
 
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,21 +30,20 @@ from transformers.utils import logging
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from . import mel_statistics
 from .arguments import FlowOmniTrainingArguments
+from .batch_trainer import BatchTrainer
 from .batches import Batches, TrainingCollator
 from .ema import ExponentialMovingAverage
-from .endless_batches import EndlessBatches
 from .guards import diverged
 from .lora import freeze_inside
 from .loss_shares import PARTS, LossParts, count_targets, loss_of_parts, shares_of
 from .stages import freeze_for
 from .unused_modules import with_all_modalities
-from .whole_checkpoints import WholeCheckpointTrainer
 
 
 logger = logging.get_logger(__name__)
 
 
-class FlowOmniTrainer(WholeCheckpointTrainer):
+class FlowOmniTrainer(BatchTrainer):
     """
     Args:
         train_batches, eval_batches ([`Batches`], *optional*):
@@ -73,22 +71,12 @@ class FlowOmniTrainer(WholeCheckpointTrainer):
             kwargs["data_collator"] = TrainingCollator(processor)
         if args.stage is not None:
             _freeze(model, args.stage)
-        if train_batches is not None:
-            # it would count batches to skip; ours know where they are
-            args.ignore_data_skip = True
-            args.max_steps = max_steps_of(args, train_batches)
-        if eval_batches is not None and kwargs.get("eval_dataset") is None:
-            kwargs["eval_dataset"] = eval_batches.rows  # asked for where evaluation is
-        super().__init__(model, args, **kwargs)
-        self.train_batches = EndlessBatches(train_batches) if train_batches is not None else None
-        self.eval_batches = eval_batches
+        super().__init__(model, args, train_batches, eval_batches, **kwargs)
         self.generation_metrics = generation_metrics
         self.parts, self._shares = LossParts(), deque()
         self.ema = ExponentialMovingAverage(args.ema_decay) if args.ema_decay is not None else None
         if self.ema is not None and self.is_fsdp_enabled:
             raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
-        if self.train_batches is not None:
-            self.add_callback(_Epochs(self.train_batches))
         if self.ema is not None:
             self.add_callback(_AverageWeights(self.ema))
 
@@ -99,17 +87,6 @@ class FlowOmniTrainer(WholeCheckpointTrainer):
         return model.get_base_model() if hasattr(model, "peft_config") else model
 
     # Data
-
-    def get_train_dataloader(self) -> Iterable[dict[str, torch.Tensor]]:
-        return self.train_batches if self.train_batches is not None else super().get_train_dataloader()
-
-    def get_eval_dataloader(self, eval_dataset=None) -> Iterable[dict[str, torch.Tensor]]:
-        is_own = eval_dataset is None or eval_dataset is self.eval_dataset
-        if self.eval_batches is None or not is_own:
-            return super().get_eval_dataloader(eval_dataset)
-        # every evaluation on the same tasks
-        self.eval_batches.set_epoch(0)
-        return self.eval_batches
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
         if not resume_from_checkpoint:
@@ -222,17 +199,10 @@ class FlowOmniTrainer(WholeCheckpointTrainer):
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir)
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        if self.train_batches is not None:
-            self.train_batches.save(output_dir, self.args.process_index)
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.ema is not None and checkpoint is not None:
             self.ema.load(checkpoint, self.model)
-        if self.train_batches is not None and checkpoint is not None:
-            self.train_batches.load(checkpoint, self.args.process_index)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -265,32 +235,12 @@ class FlowOmniTrainer(WholeCheckpointTrainer):
             super().save_final(folder)
 
 
-class _Epochs(TrainerCallback):
-    """Puts the true epoch in the place of the Trainer's, which thinks there is only one."""
-
-    def __init__(self, batches: EndlessBatches):
-        self.batches = batches
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.batches.epoch is not None:
-            state.epoch = self.batches.epoch
-
-
 class _AverageWeights(TrainerCallback):
     def __init__(self, ema: ExponentialMovingAverage):
         self.ema = ema
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.ema.update(model)
-
-
-def max_steps_of(args: FlowOmniTrainingArguments, batches: Batches) -> int:
-    """Optimizer steps to take: as said, or as many as the epochs make, reckoned by the length of the first."""
-    if args.max_steps > 0:
-        return args.max_steps
-    if not hasattr(batches, "__len__"):
-        raise ValueError("A stream has no length to make epochs of: say how long to train with `max_steps`.")
-    return math.ceil(args.num_train_epochs * len(batches) / args.gradient_accumulation_steps)
 
 
 def _freeze(model: nn.Module, stage: str) -> None:
