@@ -15,6 +15,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .stages import STAGES
@@ -55,6 +56,9 @@ class FlowOmniTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Keep as it is."})
 
     def __post_init__(self):
+        if not torch.accelerator.is_available():
+            # else a recipe that says `bf16` would be refused on a CPU, which can do it well
+            self.use_cpu = True
         super().__post_init__()
         if self.stage is not None and self.stage not in STAGES:
             raise ValueError(f"`stage` is {self.stage!r}: it must be one of {', '.join(map(repr, STAGES))}, or None.")

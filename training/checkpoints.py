@@ -13,10 +13,12 @@
 # limitations under the License.
 """Checkpoints that are there whole or not at all: written aside, brought to the disk, and only then given their name."""
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 
@@ -80,6 +82,11 @@ def _sync(path: Path) -> None:
 def last_checkpoint(run_folder: str | os.PathLike) -> str | None:
     """The latest checkpoint of a run, or `None` if it has none yet."""
     return get_last_checkpoint(run_folder) if os.path.isdir(run_folder) else None
+
+
+def step_of(checkpoint: str | os.PathLike) -> int:
+    """The optimizer steps behind a checkpoint."""
+    return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
 
 
 def not_written(step: int, run_folder: str | os.PathLike, reason: BaseException) -> CheckpointNotWrittenError:

@@ -28,7 +28,7 @@ import yaml
 
 from .arguments import FlowOmniTrainingArguments
 from .lora import LoraOptions
-from .stages import STAGES
+from .stages import PART_STAGES, STAGES
 from .vocoder_options import VocoderOptions
 
 
@@ -88,9 +88,12 @@ class Recipe:
 
     Args:
         stage (`str`):
-            `align`, `finetune` or `vocoder`.
-        model (`str`):
+            `align`, `finetune` or `vocoder`; `language` and `recognise` make parts for models that have none to begin with.
+        model (`str`, *optional*):
             The checkpoint to begin with, a folder or an id on the Hub: what `flow-omni init` made, or an earlier stage.
+        new (`dict`, *optional*):
+            In its place, for the stages `language`, `recognise` and `vocoder`: the fields of the configuration of a part
+            that is made anew.
         data, evaluation, card:
             See their classes.
         training (`dict`):
@@ -104,7 +107,8 @@ class Recipe:
     """
 
     stage: str
-    model: str
+    model: str | None = None
+    new: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     data: DataRecipe = field(default_factory=DataRecipe)
     lora: LoraOptions | None = None
@@ -114,16 +118,32 @@ class Recipe:
     card: CardRecipe = field(default_factory=CardRecipe)
 
     def __post_init__(self):
-        stages = (*STAGES, "vocoder")
+        stages = (*STAGES, *PART_STAGES)
         if self.stage not in stages:
             raise RecipeError(f"`stage` is {self.stage!r}: it must be one of {', '.join(stages)}.")
+        self._check_beginning()
         if not self.data.train:
             raise RecipeError("`data.train` is missing: name a manifest, parquet files, or a dataset on the Hub.")
         check_keys(self.training, (item.name for item in dataclasses.fields(FlowOmniTrainingArguments)), "training.")
         if not self.training.get("output_dir"):
             raise RecipeError("`training.output_dir` is missing: name the folder that the checkpoints go to.")
-        if self.lora is not None and self.stage == "vocoder":
-            raise RecipeError("`lora` is for the language model, and the stage `vocoder` has none: leave it out.")
+        if self.lora is not None and self.stage not in STAGES:
+            raise RecipeError(
+                f"`lora` is for the language model of a whole model, and the stage `{self.stage}` trains a part: leave it out."
+            )
+
+    def _check_beginning(self):
+        """There must be one thing to begin with: a checkpoint, or the sizes of a new part."""
+        if self.new is not None and self.stage not in PART_STAGES:
+            raise RecipeError(
+                f"`new` makes a part, and the stage `{self.stage}` trains a whole model: assemble one (`flow-omni init`), and "
+                "name it as `model`."
+            )
+        if self.model is None and self.new is None:
+            remedy = " Or say with `new` how large a new one is to be." if self.stage in PART_STAGES else ""
+            raise RecipeError(f"`model` is missing: set it in the recipe, or with `model=…`.{remedy}")
+        if self.model is not None and self.new is not None:
+            raise RecipeError(f"`model` is {self.model!r} and `new` is {self.new}: begin with one of them.")
 
 
 class _Loader(yaml.SafeLoader):
@@ -151,12 +171,21 @@ def _path_of(name: str) -> Any:
     if path.is_file():
         return path
     packaged = resources.files(__package__) / "recipes"
-    names = sorted(file.name.removesuffix(".yaml") for file in packaged.iterdir() if file.name.endswith(".yaml"))
+    names = [file.removesuffix(".yaml") for file in _files_in(packaged) if file.endswith(".yaml")]
     if name in names:
-        return packaged / f"{name}.yaml"
+        return packaged.joinpath(*f"{name}.yaml".split("/"))
     raise RecipeError(
         f"There is no recipe '{name}': name a file, or one of those that come along: {', '.join(names)}."
     )
+
+
+def _files_in(folder: Any, prefix: str = "") -> list[str]:
+    """The files of a folder of the package, with those of folders in it."""
+    names = []
+    for entry in sorted(folder.iterdir(), key=lambda entry: (entry.is_dir(), entry.name)):
+        name = prefix + entry.name
+        names += _files_in(entry, f"{name}/") if entry.is_dir() else [name]
+    return names
 
 
 def _read(path: Any) -> dict[str, Any]:

@@ -13,8 +13,6 @@
 # limitations under the License.
 """A run of the stages `align` and `finetune`, from its recipe to the checkpoint that it leaves."""
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +20,12 @@ from typing import Any
 
 from torch import nn
 from transformers import set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from ..processing.processing_flow_omni import FlowOmniProcessor
 from .arguments import FlowOmniTrainingArguments
 from .batches import Batches, make_batches
-from .checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder
+from .checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder, step_of
 from .dry_run import describe
 from .examples import ExampleBuilder
 from .generation_metrics import GenerationMetrics, Question
@@ -191,8 +188,3 @@ def questions_of(rows: Sequence, builder: ExampleBuilder, num_questions: int) ->
         if task is not None:
             questions.append(Question.of(task, conversation_of(rows[index], task, builder.processor)))
     return questions
-
-
-def step_of(checkpoint: str | os.PathLike) -> int:
-    """The optimizer steps behind a checkpoint."""
-    return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]

@@ -27,6 +27,8 @@ FROZEN_IN_STAGE = {
     "finetune": (),
 }
 STAGES = tuple(FROZEN_IN_STAGE)
+# These train a part by itself.
+PART_STAGES = ("recognise", "language", "vocoder")
 
 # Only dropped conditions reach it: without them no gradient does, which DDP takes for a mistake.
 EMPTY_CONDITION = "speech_head.empty_condition"

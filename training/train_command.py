@@ -61,17 +61,23 @@ def train(
         from .recipe import load_recipe
 
         settings = load_recipe(recipe, overrides or [])
-        if settings.stage == "vocoder":
-            from .vocoder_run import make_run
-        else:
-            from .speech_run import make_run
-        run = make_run(settings)
+        run = _runs_of(settings.stage).make_run(settings)
     if dry_run:
         typer.echo(run.describe())
         return
     metrics = run.train(is_fresh=fresh)
     if run.args.should_save:
         _report(run, metrics)
+
+
+def _runs_of(stage: str):
+    """The module that makes the runs of a stage."""
+    from importlib import import_module
+
+    from .stages import PART_STAGES
+
+    package = __name__.rpartition(".")[0]
+    return import_module(f"{package}.{stage if stage in PART_STAGES else 'speech'}_run")
 
 
 def _report(run, metrics: dict[str, float]) -> None:

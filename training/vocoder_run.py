@@ -13,6 +13,8 @@
 # limitations under the License.
 """A run of the stage `vocoder`, from its recipe to the checkpoint that has the trained vocoder in its place."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,10 @@ from transformers import AutoConfig, set_seed
 from ..modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from .arguments import FlowOmniTrainingArguments
-from .checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder
+from .checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder, step_of
 from .manifest import load_rows
 from .recipe import Recipe
-from .speech_run import load_model, load_processor, step_of
+from .speech_run import load_model, load_processor
 from .stages import count_parameters
 from .vocoder_segments import VocoderSegments
 from .vocoder_trainer import VocoderInTraining, VocoderTrainer
@@ -53,7 +55,7 @@ class VocoderRun:
         batch = self.recipe.vocoder.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return "\n".join(
             [
-                f"stage vocoder of {self.recipe.model}",
+                f"stage vocoder of {self.recipe.model or 'a new model'}",
                 f"parameters: {trained:,} of the vocoder, {critics:,} of discriminators",
                 f"recordings: {len(self.segments.indices):,}",
                 f"optimizer steps: {self.args.max_steps:,}, each on {batch} pieces of {seconds:g} s",
@@ -102,7 +104,7 @@ def make_run(recipe: Recipe) -> VocoderRun:
         raise ValueError("`training.max_steps` is missing: an epoch of pieces has no natural length.")
     # the discriminators begin at random, and the Trainer comes too late to seed that
     set_seed(args.seed)
-    whole, vocoder = load_vocoder(recipe.model)
+    whole, vocoder = (None, make_vocoder(recipe.new)) if recipe.model is None else load_vocoder(recipe.model)
     trainer = VocoderTrainer(
         VocoderInTraining(vocoder, options),
         args,
@@ -112,6 +114,16 @@ def make_run(recipe: Recipe) -> VocoderRun:
         else None,
     )
     return VocoderRun(recipe, trainer, vocoder, whole, trainer.train_dataset)
+
+
+def make_vocoder(fields: Mapping[str, Any]) -> FlowOmniVocoder:
+    """A new vocoder, of random weights."""
+    unknown = set(fields) - {field.name for field in dataclasses.fields(FlowOmniVocoderConfig)}
+    if unknown:
+        raise ValueError(
+            f"`new` has the field {sorted(unknown)[0]!r}, and `FlowOmniVocoderConfig` has not: see its docs."
+        )
+    return FlowOmniVocoder(FlowOmniVocoderConfig(**fields))
 
 
 def load_vocoder(source: str) -> tuple[Any | None, FlowOmniVocoder]:

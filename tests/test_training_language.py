@@ -1,0 +1,106 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Claims about the stage `language`: a new model learns to write answers, resumes, and is loaded as any other LLM."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flow_omni.training import language_run
+from flow_omni.training.recipe import Recipe, RecipeError, load_recipe
+from flow_omni.training.vocoder_run import make_vocoder
+
+
+NEW = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+ANSWERS = {"one": "two", "two": "three", "three": "four"}
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    rows = [{"id": f"row-{word}", "question_text": word, "answer_text": answer} for word, answer in ANSWERS.items()]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe_for(manifest, output, max_steps: int, **changes) -> Recipe:
+    settings = {
+        "output_dir": str(output),
+        "max_steps": max_steps,
+        "learning_rate": 2e-2,
+        "lr_scheduler_type": "constant",
+        "save_steps": 2,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    fields = {"new": {**NEW, "num_key_value_heads": 2, "tie_word_embeddings": True}} | changes
+    recipe = Recipe(
+        stage="language", training=settings, **fields, data=load_recipe("tiny/language", _data(manifest)).data
+    )
+    recipe.evaluation.questions = 3
+    return recipe
+
+
+def _data(manifest) -> list[str]:
+    return [f"data.train={manifest}", f"data.eval={manifest}", "data.max_steps_per_batch=128", "training.output_dir=x"]
+
+
+def test_a_new_model_learns_every_answer(manifest, tmp_path):
+    metrics = language_run.make_run(recipe_for(manifest, tmp_path / "run", 150)).train()
+    assert metrics["eval_exact"] == 1.0
+    # which question comes nobody can know: a lower loss would mean that the model looks ahead
+    assert 0.038 < metrics["eval_loss"] < 0.3
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert model.config.vocab_size == len(tokenizer) and model.generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(manifest, tmp_path):
+    language_run.make_run(recipe_for(manifest, tmp_path / "whole", 4)).train()
+    language_run.make_run(recipe_for(manifest, tmp_path / "cut", 2)).train()
+    language_run.make_run(recipe_for(manifest, tmp_path / "cut", 4)).train()
+    whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_trained_model_can_be_taught_further(manifest, tmp_path):
+    language_run.make_run(recipe_for(manifest, tmp_path / "first", 2)).train()
+    again = recipe_for(manifest, tmp_path / "second", 2, new=None, model=str(tmp_path / "first"))
+    begun = language_run.make_run(again).trainer.model.state_dict()
+    first = AutoModelForCausalLM.from_pretrained(tmp_path / "first").state_dict()
+    assert all(torch.equal(begun[name], first[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stage": "language"}, "`model` is missing: .* Or say with `new`"),
+        ({"stage": "align"}, "`model` is missing: set it in the recipe"),
+        ({"stage": "align", "new": NEW}, "`new` makes a part, and the stage `align` trains a whole model"),
+        ({"stage": "language", "new": NEW, "model": "x"}, "begin with one of them"),
+    ],
+)
+def test_there_is_one_thing_to_begin_with(fields, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe(**fields)
+
+
+def test_a_new_vocoder_has_no_unknown_field():
+    assert make_vocoder({"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}).config.hidden_size == 16
+    with pytest.raises(ValueError, match="`new` has the field 'hidden'"):
+        make_vocoder({"hidden": 16})
