@@ -117,32 +117,14 @@ class GenerationMetrics:
             alike = [index for index, question in enumerate(questions) if question.is_spoken == is_spoken]
             for start in range(0, len(alike), self.batch_size):
                 indices = alike[start : start + self.batch_size]
-                answered = self._answer_batch(model, [questions[index] for index in indices], is_spoken)
+                asked = [questions[index] for index in indices]
+                answered = answer_batch(model, self.processor, asked, is_spoken, **self.options)
                 for index, answer in zip(indices, answered):
                     answers[index] = answer
         for answer in answers:
             if recogniser is not None and answer.is_spoken:
                 answer.heard = self._hear(recogniser, answer)
         model.train(was_training)
-        return answers
-
-    def _answer_batch(self, model: Any, questions: Sequence[Question], is_spoken: bool) -> list[Answer]:
-        inputs = self.processor.apply_chat_template(
-            [question.prompt for question in questions],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(model.device)
-        output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **self.options)
-        answers = []
-        for row, (question, decoded) in enumerate(zip(questions, self.processor.decode(output))):
-            answer = Answer(question.task, question.expected, decoded["text"], is_spoken)
-            if is_spoken:
-                answer.waveform = decoded["audio"]
-                answer.mel = output.mel[row, : int(output.mel_lengths[row])].float().cpu().numpy()
-                answer.is_truncated = bool(output.speech_truncated[row])
-            answers.append(answer)
         return answers
 
     def _hear(self, recogniser: Recogniser, answer: Answer) -> str:
@@ -155,6 +137,29 @@ class GenerationMetrics:
 
         texts = [Answer(a.task, a.expected, a.text, a.is_spoken, a.heard, a.is_truncated) for a in answers]
         return gather_object(texts)
+
+
+def answer_batch(
+    model: Any, processor: Any, questions: Sequence[Question], is_spoken: bool, **options: Any
+) -> list[Answer]:
+    """What the model answers to some questions at once: to all in writing, or to all in speech."""
+    inputs = processor.apply_chat_template(
+        [question.prompt for question in questions],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    ).to(model.device, dtype=model.dtype)
+    output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **options)
+    answers = []
+    for row, (question, decoded) in enumerate(zip(questions, processor.decode(output))):
+        answer = Answer(question.task, question.expected, decoded["text"], is_spoken)
+        if is_spoken:
+            answer.waveform = decoded["audio"]
+            answer.mel = output.mel[row, : int(output.mel_lengths[row])].float().cpu().numpy()
+            answer.is_truncated = bool(output.speech_truncated[row])
+        answers.append(answer)
+    return answers
 
 
 def scores(answers: Sequence[Answer]) -> dict[str, float]:
