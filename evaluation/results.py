@@ -49,16 +49,23 @@ class Figure:
     better: Literal["lower", "higher"] | None = None
 
 
-# Every name that `figures`, `speed` and the rows of `sweeps` may hold; those of sweeps may have a task in front
-# (`transcribe_cer`), the others `_low` and `_high` at the end.
+# Every name that `figures`, `speed` and the rows of `sweeps` may hold. All may have `_low` or `_high` at the end; those of
+# sweeps may have a task in front (`transcribe_cer`).
 FIGURES: dict[str, Figure] = {
     "num_rows": Figure("rows", "count"),
-    "cer": Figure("wrong, missing and surplus characters per expected one", "share", "lower"),
-    "wer": Figure("wrong, missing and surplus words per expected one", "share", "lower"),
-    "cer_raw": Figure("the same by character with case, punctuation and digits as written", "share", "lower"),
-    "wer_raw": Figure("the same by word with case, punctuation and digits as written", "share", "lower"),
+    "cer": Figure("wrong, missing and surplus characters per expected one, as texts sound", "share", "lower"),
+    "wer": Figure("wrong, missing and surplus words per expected one, as texts sound", "share", "lower"),
     "exact": Figure("answers that are what was expected, from the first word to the last", "share", "higher"),
+    "cer_whisper": Figure(
+        "character errors after Whisper's normaliser, as published figures have them", "share", "lower"
+    ),
+    "wer_whisper": Figure("word errors after Whisper's normaliser, as published figures have them", "share", "lower"),
+    "cer_raw": Figure("character errors with case and punctuation, as written", "share", "lower"),
+    "wer_raw": Figure("word errors with case and punctuation, as written", "share", "lower"),
     "cer_of_own_text": Figure("characters heard that differ from what the model itself wrote", "share", "lower"),
+    "heard_cer": Figure("character errors of spoken answers, as the first recogniser heard them", "share", "lower"),
+    "heard_wer": Figure("word errors of spoken answers, as the first recogniser heard them", "share", "lower"),
+    "heard_exact": Figure("spoken answers that the first recogniser heard without an error", "share", "higher"),
     "vocoded_cer": Figure("character errors on the original passed through the vocoder", "share", "lower"),
     "vocoded_wer": Figure("word errors on the original passed through the vocoder", "share", "lower"),
     "vocoded_exact": Figure("originals passed through the vocoder that are heard without an error", "share", "higher"),
@@ -66,6 +73,8 @@ FIGURES: dict[str, Figure] = {
     "cut_short": Figure("spoken answers that end before their text does", "share", "lower"),
     "hit_cap": Figure("spoken answers that run into the cap on their length", "share", "lower"),
     "silent_inside": Figure("spoken answers with a silence of over a second inside", "share", "lower"),
+    "silent_start": Figure("spoken answers that begin after over a second of silence", "share", "lower"),
+    "silent_end": Figure("spoken answers that stop over a second after their last sound", "share", "lower"),
     "no_start": Figure("spoken answers that stopped before anything was heard", "share", "lower"),
     "empty": Figure("answers without any text", "share", "lower"),
     "duration_ratio": Figure("length of the spoken answer over that of the original", "number"),
