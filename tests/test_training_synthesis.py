@@ -14,7 +14,6 @@
 """Synthesis: the interface with a synthesizer of tones, everywhere; espeak-ng and flite where they are installed."""
 
 import os
-import shutil
 import threading
 
 import numpy as np
@@ -24,6 +23,8 @@ from sounds import frequency_of
 from flow_omni.training.espeak import EspeakSynthesizer, find_library, find_program
 from flow_omni.training.examples import ExampleBuilder
 from flow_omni.training.flite import FliteSynthesizer
+from flow_omni.training.flite import find_library as find_flite_library
+from flow_omni.training.flite import find_program as find_flite_program
 from flow_omni.training.manifest import load_rows
 from flow_omni.training.rows import WORD, words_of
 from flow_omni.training.speaking import ROWS_PER_PART, Voices, speak_dialogues
@@ -33,7 +34,7 @@ from flow_omni.training.validation import validate
 
 needs_library = pytest.mark.skipif(find_library() is None, reason="the library of espeak-ng is not installed")
 needs_program = pytest.mark.skipif(find_program() is None, reason="the program of espeak-ng is not installed")
-needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+needs_flite_library = pytest.mark.skipif(find_flite_library() is None, reason="the library of flite is not installed")
 
 
 class ToneSynthesizer:
@@ -359,9 +360,15 @@ def test_without_espeak_one_is_told_how_to_get_it(monkeypatch):
 # -- flite -------------------------------------------------------------------------------------------------------------
 
 
-@needs_flite
-def test_flite_speaks():
-    flite = synthesizer_named("flite")
+@pytest.fixture(params=["library", "program"])
+def flite(request):
+    is_library = request.param == "library"
+    if (find_flite_library() if is_library else find_flite_program()) is None:
+        pytest.skip(f"the {request.param} of flite is not installed")
+    return FliteSynthesizer(use_library=is_library)
+
+
+def test_flite_speaks(flite):
     assert isinstance(flite, Synthesizer)
     assert "slt" in flite.voices("en")
     assert flite.voices("de") == []
@@ -373,9 +380,66 @@ def test_flite_speaks():
         flite.speak("hello", "tom")
     with pytest.raises(SynthesisError, match="says nothing for '...'"):
         flite.speak("...", "slt")
+    with pytest.raises(SynthesisError, match="null character"):
+        flite.speak("a\0b", "slt")
+
+
+@needs_flite_library
+@pytest.mark.skipif(find_flite_program() is None, reason="the program of flite is not installed")
+@pytest.mark.parametrize("voice", ["slt", "rms", "awb", "kal16"])
+def test_the_library_of_flite_says_what_its_program_says(voice):
+    library, program = FliteSynthesizer(use_library=True), FliteSynthesizer(use_library=False)
+    # twice: a rate and a pitch are those of one text, and noise begins anew with each
+    for rate, pitch in ((1.0, 1.0), (1.25, 0.8), (1.0, 1.0)):
+        ours, theirs = (
+            engine.speak("Seven plus eight is fifteen.", voice, rate, pitch) for engine in (library, program)
+        )
+        assert (ours.sampling_rate, theirs.sampling_rate) == (16000, 16000)
+        np.testing.assert_array_equal(ours.waveform, theirs.waveform)
+
+
+@needs_flite_library
+def test_flite_tells_when_each_word_begins():
+    text = "Well - it's Dr. Foo's \"$5\" (twenty-one)! Is it?"
+    speech = FliteSynthesizer().speak(text, "slt")
+    assert len(speech.word_times) == len(words_of(text))
+    assert speech.word_times == sorted(speech.word_times)
+    # a dash is said in silence: it begins with the word after it
+    assert speech.word_times[1] == speech.word_times[2]
+    assert 0 < speech.word_times[0] < 0.3
+    assert 0.8 * speech.seconds < speech.word_times[-1] < speech.seconds
+
+
+@needs_flite_library
+def test_loud_flite_is_clipped_and_does_not_overflow():
+    """At this rate `awb` goes beyond full scale, and the library's 16-bit samples from there to the other sign."""
+    waveform = FliteSynthesizer().speak("The capital of France is Paris.", "awb", rate=0.8, pitch=0.9).waveform
+    assert np.abs(waveform).max() == 1.0
+    assert np.abs(np.diff(waveform)).max() < 1.0
+
+
+@needs_flite_library
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_flite_speaks_after_a_fork_even_in_the_middle_of_a_text():
+    flite = FliteSynthesizer()
+    expected = flite.speak("hello", "slt").waveform
+    from flow_omni.training.flite import _engine
+
+    with _engine.lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if np.array_equal(flite.speak("hello", "slt").waveform, expected) else 1)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_without_flite_one_is_told_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda program: None)
+    from flow_omni.training import flite
+
+    monkeypatch.setattr(flite, "find_library", lambda: None)
+    monkeypatch.setattr(flite, "find_program", lambda: None)
     with pytest.raises(ImportError, match="flite was not found: install it"):
         FliteSynthesizer()
+    with pytest.raises(ImportError, match="The library of flite was not found: install it"):
+        FliteSynthesizer(use_library=True)
