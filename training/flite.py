@@ -11,7 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-
 """flite: a few natural voices of English, from recordings of people, a hundred times faster than speech."""
 
 import ctypes
