@@ -178,7 +178,9 @@ def change_tempo(waveform: np.ndarray, rate: int, factor: float) -> np.ndarray:
     padded = np.pad(waveform, (width, 2 * width))
     spectra = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, width)[::hop] * window)
     at = np.arange(0.0, len(spectra) - 1, factor)
-    before, part = at.astype(int), (at % 1.0)[:, None]
+    # rounding may put the last one on the end
+    before = np.minimum(at.astype(int), len(spectra) - 2)
+    part = (at - before)[:, None]
     magnitudes = (1.0 - part) * np.abs(spectra[before]) + part * np.abs(spectra[before + 1])
     # by how much each phase advances from frame to frame, whichever pace the frames are read at
     advances = np.angle(spectra[before + 1]) - np.angle(spectra[before])
