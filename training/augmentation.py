@@ -174,7 +174,7 @@ def change_tempo(waveform: np.ndarray, rate: int, factor: float) -> np.ndarray:
     _check_factor("factor", factor)
     size, window_seconds = len(waveform), 0.04
     width = 2 ** round(np.log2(window_seconds * rate))
-    hop, window = width // 4, np.hanning(width)
+    hop, window = width // 4, np.hanning(width + 1)[:-1]
     padded = np.pad(waveform, (width, 2 * width))
     spectra = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, width)[::hop] * window)
     at = np.arange(0.0, len(spectra) - 1, factor)

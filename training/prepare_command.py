@@ -158,6 +158,53 @@ def speak(
 
 
 @prepare_app.command(no_args_is_help=True)
+def tinytalk(
+    folder: Annotated[str, typer.Argument(help="Where to write the corpus.", show_default=False)],
+    rows: Annotated[int, typer.Option(help="Texts for training that are said.", min=1)] = 20_000,
+    voices_per_question: Annotated[int, typer.Option(help="In how many voices their questions.", min=1)] = 3,
+    text_rows: Annotated[int, typer.Option(help="Texts for training that are only written.", min=1)] = 200_000,
+    test_rows: Annotated[int, typer.Option(help="Texts of the test.", min=1)] = 1_000,
+    validation_rows: Annotated[int, typer.Option(help="Texts of the validation.", min=1)] = 500,
+    answer_voice: Annotated[
+        str | None,
+        typer.Option(help="A synthesizer and its voice.", show_default="flite:slt, for zh pinyin:cmn-latn-pinyin"),
+    ] = None,
+    language: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
+    processes: Annotated[
+        int | None, typer.Option(help="How many speak at a time.", min=1, show_default="one for each core")
+    ] = None,
+):
+    """
+    Make a corpus of small talk, arithmetic and facts, written and spoken by this machine. Stopped, it goes on where it was.
+
+        flow-omni prepare tinytalk data/tinytalk
+    """
+    from .tinytalk.corpus import make_corpus
+
+    with _mistakes(), _bar("texts") as bar:
+
+        def progress(what: str, count: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.update(count)
+
+        report = make_corpus(
+            folder,
+            rows,
+            voices_per_question,
+            text_rows,
+            test_rows,
+            validation_rows,
+            answer_voice,
+            language,
+            seed,
+            processes or os.cpu_count() or 1,
+            progress,
+        )
+    note(str(report))
+
+
+@prepare_app.command(no_args_is_help=True)
 def validate(
     manifest: Annotated[
         str, typer.Argument(help="A manifest, parquet files, a saved dataset or one of the Hub.", show_default=False)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ..processing.audio_io import write_audio
 from .examples import uniform
@@ -35,6 +35,20 @@ from .synthesis import Speech, SynthesisError, Synthesizer
 
 # Rows that are finished together: what a run that is stopped does again, at most, in each process.
 ROWS_PER_PART = 64
+
+
+# What becomes of a sound before it is written, such as trimming or noise. It is told the index of the row, must survive
+# pickling, and its `repr` tells its settings.
+SoundChange = Callable[[Speech, int], Speech]
+
+
+class VoicePlan(Protocol):
+    """Who says what: a dataclass, by whose fields settings that changed are told."""
+
+    answer: str
+
+    def of_question(self, index: int) -> tuple[str, float, float]:
+        """The voice, rate and pitch of a row's question."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +107,20 @@ def speak_dialogues(
     rows: Iterable[Mapping],
     folder: str | os.PathLike,
     synthesizer: Synthesizer,
-    voices: Voices,
+    voices: VoicePlan,
     question_synthesizer: Synthesizer | None = None,
     file_format: Literal["flac", "wav"] = "flac",
     num_processes: int = 1,
     on_error: Literal["stop", "skip"] = "skip",
     progress: Callable[[int], Any] | None = None,
+    change_question: SoundChange | None = None,
+    change_answer: SoundChange | None = None,
+    name: str | None = None,
 ) -> SpokenReport:
     """
     Says the questions and the answers of rows that have none in sound yet, and writes `manifest.jsonl` and the sounds into
     a folder. A run that was stopped, started again, goes on where it was; rows and settings that changed are done anew.
+    Relative paths of sounds that rows have already are relative to this folder.
 
     Args:
         rows (`Iterable[dict]`):
@@ -111,7 +129,7 @@ def speak_dialogues(
             Where to write.
         synthesizer ([`Synthesizer`]):
             Speaks.
-        voices ([`Voices`]):
+        voices ([`Voices`] or another [`VoicePlan`]):
             Who says what.
         question_synthesizer ([`Synthesizer`], *optional*):
             Says the questions, if another is to.
@@ -123,14 +141,27 @@ def speak_dialogues(
             Whether a text that cannot be said is skipped and counted, or raised (`"stop"`).
         progress (`Callable`, *optional*):
             Is told how many rows were finished, again and again.
+        change_question, change_answer (`SoundChange`, *optional*):
+            What becomes of the questions and answers that were said, before they are written.
+        name (`str`, *optional*):
+            Of several manifests that share the folder, which: it is then `NAME.jsonl`, its sounds in `audio/NAME`.
     """
     if file_format not in ("flac", "wav"):
         raise ValueError(f'`file_format` is {file_format!r}: it must be "flac" or "wav".')
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
     folder = Path(folder).expanduser()
-    (folder / "parts").mkdir(parents=True, exist_ok=True)
-    speaker = _Speaker(folder, synthesizer, question_synthesizer or synthesizer, voices, file_format, on_error)
+    speaker = _Speaker(
+        folder,
+        parts=folder / "parts" / (name or ""),
+        sounds=folder / "audio" / (name or ""),
+        synthesizers={"question": question_synthesizer or synthesizer, "answer": synthesizer},
+        changes={"question": change_question, "answer": change_answer},
+        voices=voices,
+        file_format=file_format,
+        on_error=on_error,
+    )
+    speaker.parts.mkdir(parents=True, exist_ok=True)
     report, names = SpokenReport(), []
     for part in _in_processes(speaker, _parts(rows), num_processes):
         names.append(part["name"])
@@ -139,30 +170,28 @@ def speak_dialogues(
         report.skipped.update(part["skipped"])
         if progress is not None:
             progress(part["num_rows"] + sum(part["skipped"].values()))
-    report.manifest = folder / "manifest.jsonl"
-    write_rows(report.manifest, _joined(folder, sorted(names)))
+    report.manifest = folder / f"{name or 'manifest'}.jsonl"
+    write_rows(report.manifest, _joined(folder, [speaker.parts / name for name in sorted(names)]))
     return report
 
 
+@dataclass(frozen=True)
 class _Speaker:
     """Speaks a part of the rows, in whichever process it is called."""
 
-    def __init__(
-        self,
-        folder: Path,
-        answers: Synthesizer,
-        questions: Synthesizer,
-        voices: Voices,
-        file_format: str,
-        on_error: str,
-    ):
-        self.folder, self.answers, self.questions = folder, answers, questions
-        self.voices, self.file_format, self.on_error = voices, file_format, on_error
+    folder: Path
+    parts: Path
+    sounds: Path
+    synthesizers: Mapping[str, Synthesizer]
+    changes: Mapping[str, SoundChange | None]
+    voices: VoicePlan
+    file_format: str
+    on_error: str
 
     def __call__(self, first: int, rows: list[dict]) -> dict[str, Any]:
         """The part's summary. Its last act is to write the part, whole, under a name that tells what it is made of."""
         name = f"{first:012d}-{self._digest(rows)}.json"
-        path = self.folder / "parts" / name
+        path = self.parts / name
         if path.is_file():
             return json.loads(path.read_text(encoding="utf-8")) | {"name": name}
         spoken, skipped, seconds = [], Counter(), 0.0
@@ -189,18 +218,22 @@ class _Speaker:
         row = {name: value for name, value in row.items() if has(row, name)}
         if has(row, "question_text") and not has(row, "question_audio"):
             voice, rate, pitch = self.voices.of_question(index)
-            speech = self.questions.speak(row["question_text"], voice, rate, pitch)
+            speech = self._said("question", row["question_text"], index, voice, rate, pitch)
             row |= self._written(speech, index, "question") | {"speaker": voice}
         if has(row, "answer_text") and not has(row, "answer_audio"):
-            speech = self.answers.speak(row["answer_text"], self.voices.answer)
+            speech = self._said("answer", row["answer_text"], index, self.voices.answer)
             row |= self._written(speech, index, "answer")
             if speech.word_times is not None:
                 row["answer_word_times"] = [round(time, 3) for time in speech.word_times]
         return row
 
+    def _said(self, side: str, text: str, index: int, *voice: Any) -> Speech:
+        speech, change = self.synthesizers[side].speak(text, *voice), self.changes[side]
+        return speech if change is None else change(speech, index)
+
     def _written(self, speech: Speech, index: int, side: str) -> dict[str, Any]:
         """Writes the sound of a question or an answer, and says where it is and how long."""
-        path = self.folder / "audio" / f"{index // 1000:06d}" / f"{index:09d}_{side}.{self.file_format}"
+        path = self.sounds / f"{index // 1000:06d}" / f"{index:09d}_{side}.{self.file_format}"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(path, speech.waveform, speech.sampling_rate)
         relative = path.relative_to(self.folder)
@@ -208,8 +241,10 @@ class _Speaker:
 
     def _digest(self, rows: list[dict]) -> str:
         """Tells parts of other rows, voices or forms apart."""
-        kinds = [type(synthesizer).__name__ for synthesizer in (self.questions, self.answers)]
-        made_of = json.dumps([rows, asdict(self.voices), kinds, self.file_format], default=repr, ensure_ascii=False)
+        kinds = [type(synthesizer).__name__ for synthesizer in self.synthesizers.values()]
+        changes = [repr(change) for change in self.changes.values() if change is not None]
+        settings = [rows, asdict(self.voices), kinds, self.file_format, *changes]
+        made_of = json.dumps(settings, default=repr, ensure_ascii=False)
         return hashlib.blake2b(made_of.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
@@ -242,9 +277,9 @@ def _in_processes(
             raise
 
 
-def _joined(folder: Path, names: Sequence[str]) -> Iterator[dict]:
-    for name in names:
-        for row in json.loads((folder / "parts" / name).read_text(encoding="utf-8"))["rows"]:
+def _joined(folder: Path, parts: Sequence[Path]) -> Iterator[dict]:
+    for part in parts:
+        for row in json.loads(part.read_text(encoding="utf-8"))["rows"]:
             sounds = {
                 side: str(folder / row[side]) for side in ("question_audio", "answer_audio") if _is_ours(row, side)
             }

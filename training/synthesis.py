@@ -62,14 +62,41 @@ class Synthesizer(Protocol):
 
 
 def synthesizer_named(name: str) -> Synthesizer:
-    """A synthesizer by its name: `espeak` or `flite`."""
+    """A synthesizer by its name: `espeak`, `flite`, or for Mandarin in characters `pinyin`."""
     from .espeak import EspeakSynthesizer
     from .flite import FliteSynthesizer
+    from .mandarin import PinyinSynthesizer
 
-    known: dict[str, Callable[[], Synthesizer]] = {"espeak": EspeakSynthesizer, "flite": FliteSynthesizer}
+    known: dict[str, Callable[[], Synthesizer]] = {
+        "espeak": EspeakSynthesizer,
+        "flite": FliteSynthesizer,
+        "pinyin": PinyinSynthesizer,
+    }
     if name not in known:
         raise ValueError(f"There is no synthesizer {name!r}: choose one of {', '.join(known)}.")
     return known[name]()
+
+
+class NamedVoices:
+    """Several synthesizers as one, whose voices are named with them: `espeak:en-us+f3`, `flite:slt`."""
+
+    def __init__(self, *names: str):
+        self.synthesizers = {name: synthesizer_named(name) for name in names}
+
+    def voices(self, language: str | None = None) -> list[str]:
+        return [
+            f"{name}:{voice}"
+            for name, synthesizer in self.synthesizers.items()
+            for voice in synthesizer.voices(language)
+        ]
+
+    def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
+        name, _, voice_of_it = voice.partition(":")
+        if name not in self.synthesizers:
+            raise SynthesisError(
+                f"There is no voice {voice!r}: name one of {', '.join(self.synthesizers)}, a colon, and its voice."
+            )
+        return self.synthesizers[name].speak(text, voice_of_it, rate, pitch)
 
 
 def onsets_of_words(text: str, events: Sequence[tuple[int, float]]) -> list[float]:

@@ -1,0 +1,247 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The corpus on disk: every answer said once, questions asked by many voices, and far more that is only written."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..augmentation import Augmentation
+from ..examples import uniform
+from ..manifest import raw_rows, write_rows
+from ..rows import CJK
+from ..speaking import SpokenReport, speak_dialogues
+from ..synthesis import NamedVoices
+from .sounds import CHATTER, MANDARIN_CHATTER, Microphone, Trim
+from .voices import ANSWER_VOICES, SYNTHESIZERS, Split, corpus_voices
+
+
+# Letters of words, for recognisers that are given a list of them: "twenty-one" is two, of Mandarin each character is one.
+HEARD_WORD = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+(?:'[^\W\d_{CJK}]+)?")
+NUM_BABBLERS = 12
+Texts = Callable[..., Iterable[dict]]
+
+
+@dataclass(frozen=True)
+class SpokenSplit:
+    """
+    A manifest of spoken rows.
+
+    Attributes:
+        name: of the manifest.
+        texts: the split that the texts are of,
+        voices: and the one that the voices are of.
+        num_rows: how many texts.
+        num_voices: in how many voices each question is asked.
+        is_augmented: whether some of the questions are noisy and the like.
+    """
+
+    name: str
+    texts: Split
+    voices: Split
+    num_rows: int
+    num_voices: int = 1
+    is_augmented: bool = False
+
+
+@dataclass
+class CorpusReport:
+    """What was made: rows and hours of questions by manifest, the answers, and what could not be said."""
+
+    num_rows: dict[str, int] = field(default_factory=dict)
+    question_seconds: dict[str, float] = field(default_factory=dict)
+    answers: SpokenReport = field(default_factory=SpokenReport)
+    num_words: int = 0
+    skipped: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        lines = [f"answers: {self.answers.num_rows} different ones, {self.answers.seconds / 3600:.2f} h"]
+        for name, num_rows in self.num_rows.items():
+            hours = (
+                f", {self.question_seconds[name] / 3600:.2f} h of questions" if name in self.question_seconds else ""
+            )
+            lines.append(f"{name}: {num_rows} rows{hours}")
+        lines.append(f"words: {self.num_words}")
+        return "\n".join([*lines, *(f"skipped: {count} {reason}" for reason, count in self.skipped.items())])
+
+
+def make_corpus(
+    folder: str | os.PathLike,
+    num_rows: int = 20_000,
+    voices_per_question: int = 3,
+    num_text_rows: int = 200_000,
+    num_test_rows: int = 1_000,
+    num_validation_rows: int = 500,
+    answer_voice: str | None = None,
+    language: str = "en",
+    seed: int = 0,
+    num_processes: int = 1,
+    progress: Callable[[str, int], Any] | None = None,
+    generate: Texts | None = None,
+) -> CorpusReport:
+    """
+    Makes the corpus, or goes on where it was stopped.
+
+    Args:
+        folder (`str`):
+            Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
+            `test_seen_voices.jsonl`, `text_train.jsonl`, `text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`.
+        num_rows (`int`, *optional*, defaults to 20000):
+            Texts of the training set that are said.
+        voices_per_question (`int`, *optional*, defaults to 3):
+            In how many voices each of their questions is asked: as many rows share an answer.
+        num_text_rows (`int`, *optional*, defaults to 200000):
+            Texts for training that are only written; those that are said are the first of them.
+        num_test_rows, num_validation_rows (`int`, *optional*, default to 1000 and 500):
+            Texts of these.
+        answer_voice (`str`, *optional*):
+            A synthesizer and its voice, such as `flite:slt` or `espeak:en-us`.
+        language (`str`, *optional*, defaults to `"en"`):
+            `"en"` or `"zh"`.
+        seed (`int`, *optional*, defaults to 0):
+            Decides all that is drawn.
+        num_processes (`int`, *optional*, defaults to 1):
+            How many speak at a time.
+        progress (`Callable`, *optional*):
+            Is told what is being made, and how many more of it are finished.
+        generate (`Callable`, *optional*):
+            Writes the texts: `generate(split, num_rows, seed=..., language=...)`, if another than ours is to.
+    """
+    if generate is None:
+        from .texts import generate
+    answer_voice = answer_voice or ANSWER_VOICES.get(language)
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = (
+        SpokenSplit("validation", "validation", "validation", num_validation_rows),
+        SpokenSplit("test", "test", "test", num_test_rows),
+        SpokenSplit("test_seen_voices", "test", "train", num_test_rows),
+        SpokenSplit("train", "train", "train", num_rows, voices_per_question, is_augmented=True),
+    )
+    maker = _Maker(
+        folder, language, answer_voice, seed, num_processes, progress, synthesizer_of(language, answer_voice)
+    )
+    sizes = {split.texts: split.num_rows for split in splits}
+    texts = {name: list(generate(name, size, seed=seed, language=language)) for name, size in sizes.items()}
+    answers = maker.say_answers(row["answer_text"] for name in sizes for row in texts[name])
+    for split in splits:
+        maker.ask_questions(split, texts[split.texts], answers)
+    for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
+        maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
+    maker.write_words()
+    return maker.report
+
+
+def synthesizer_of(language: str, answer_voice: str | None) -> NamedVoices:
+    """Speaks all voices of a language's corpus. That the voice of the answers exists is seen now and not in an hour."""
+    voices = corpus_voices("train", language, answer_voice)
+    name = voices.answer.partition(":")[0]
+    synthesizer = NamedVoices(*dict.fromkeys((*SYNTHESIZERS[language], name)))
+    if voices.answer not in synthesizer.voices():
+        known = ", ".join(synthesizer.synthesizers[name].voices()[:8])
+        raise ValueError(f"There is no voice {voices.answer!r}: {name} has {known} …")
+    return synthesizer
+
+
+@dataclass
+class _Maker:
+    """Writes the parts of a corpus one after the other, and counts."""
+
+    folder: Path
+    language: str
+    answer_voice: str
+    seed: int
+    num_processes: int
+    progress: Callable[[str, int], Any] | None
+    synthesizer: NamedVoices
+    report: CorpusReport = field(default_factory=CorpusReport)
+    words: set[str] = field(default_factory=set)
+
+    def say_answers(self, texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Each different answer is said once: the columns of its sound, by its text."""
+        different = dict.fromkeys(texts)
+        rows = ({"id": f"answer-{index}", "answer_text": text} for index, text in enumerate(different))
+        self.report.answers = self._spoken("answers", rows, "train", change_answer=Trim())
+        self.report.skipped.update(self.report.answers.skipped)
+        columns = ("answer_audio", "answer_seconds", "answer_word_times")
+        return {
+            row["answer_text"]: {name: row[name] for name in columns if name in row}
+            for _, _, row in raw_rows(self.folder / "answers.jsonl")
+        }
+
+    def ask_questions(self, split: SpokenSplit, texts: Sequence[Mapping], answers: Mapping[str, dict]) -> None:
+        rows = (
+            {**row, "id": f"{row['id']}-v{index}", **answers[row["answer_text"]]}
+            for row in texts
+            if row["answer_text"] in answers
+            for index in range(split.num_voices)
+        )
+        report = self._spoken(split.name, rows, split.voices, change_question=self._microphone(split))
+        self.report.num_rows[split.name] = report.num_rows
+        self.report.skipped.update(report.skipped)
+        self.report.question_seconds[split.name] = sum(
+            row["question_seconds"] for _, _, row in raw_rows(report.manifest)
+        )
+
+    def _spoken(self, name: str, rows: Iterable[Mapping], voices: Split, **changes: Any) -> SpokenReport:
+        return speak_dialogues(
+            rows,
+            self.folder,
+            self.synthesizer,
+            corpus_voices(voices, self.language, self.answer_voice, self._seed_of(name)),
+            num_processes=self.num_processes,
+            progress=None if self.progress is None else lambda count: self.progress(name, count),
+            name=name,
+            **changes,
+        )
+
+    def _microphone(self, split: SpokenSplit) -> Microphone:
+        seed = self._seed_of(split.name)
+        if not split.is_augmented:
+            return Microphone(seed=seed)
+        voices = corpus_voices(split.voices, self.language, self.answer_voice, seed)
+        return Microphone(
+            augmentation=Augmentation(seed=seed),
+            babblers=tuple(voices.of_question(index)[0] for index in range(NUM_BABBLERS)),
+            chatter=MANDARIN_CHATTER if self.language == "zh" else CHATTER,
+            seed=seed,
+        )
+
+    def _seed_of(self, name: str) -> int:
+        """Not the same for all: the first question of each would be asked by the same voice."""
+        return int(uniform(self.seed, name) * 2**31)
+
+    def write_texts(self, name: str, rows: Iterable[Mapping]) -> None:
+        self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", self._with_words_counted(rows))
+
+    def _with_words_counted(self, rows: Iterable[Mapping]) -> Iterator[Mapping]:
+        for row in rows:
+            self._count_words(row)
+            yield row
+
+    def _count_words(self, row: Mapping) -> None:
+        for column in ("question_text", "answer_text"):
+            self.words.update(HEARD_WORD.findall(row.get(column, "").lower()))
+
+    def write_words(self) -> None:
+        """Every word of the corpus, the test's included: a recogniser that lacks one could never hear it."""
+        for name in ("train", "validation", "test"):
+            for _, _, row in raw_rows(self.folder / f"{name}.jsonl"):
+                self._count_words(row)
+        self.report.num_words = len(self.words)
+        (self.folder / "words.txt").write_text("".join(f"{word}\n" for word in sorted(self.words)), encoding="utf-8")
