@@ -28,6 +28,7 @@ import yaml
 
 from .arguments import FlowOmniTrainingArguments
 from .lora import LoraOptions
+from .recognition.options import RecogniseOptions
 from .stages import PART_STAGES, STAGES
 from .vocoder_options import VocoderOptions
 
@@ -102,8 +103,8 @@ class Recipe:
             Trains adapters of the language model in the place of its weights.
         merge_lora (`bool`, *optional*, defaults to `True`):
             Whether the final model is a plain checkpoint, with the adapters added in; they are in its folder `adapters` too.
-        vocoder ([`VocoderOptions`]):
-            For the stage of that name.
+        vocoder ([`VocoderOptions`]), recognise ([`RecogniseOptions`]):
+            For the stages of these names.
     """
 
     stage: str
@@ -115,6 +116,7 @@ class Recipe:
     merge_lora: bool = True
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
     vocoder: VocoderOptions = field(default_factory=VocoderOptions)
+    recognise: RecogniseOptions = field(default_factory=RecogniseOptions)
     card: CardRecipe = field(default_factory=CardRecipe)
 
     def __post_init__(self):

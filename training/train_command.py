@@ -77,7 +77,9 @@ def _runs_of(stage: str):
     from .stages import PART_STAGES
 
     package = __name__.rpartition(".")[0]
-    return import_module(f"{package}.{stage if stage in PART_STAGES else 'speech'}_run")
+    # what only this stage needs has a folder of its own
+    folder = "recognition." if stage == "recognise" else ""
+    return import_module(f"{package}.{folder}{stage if stage in PART_STAGES else 'speech'}_run")
 
 
 def _report(run, metrics: dict[str, float]) -> None:
