@@ -20,6 +20,7 @@ import numpy as np
 
 
 NUM_RESAMPLES = 1000
+MAX_DRAWS = 2**20
 Z = 1.959964  # the normal distribution has 95 % of its mass within so many standard deviations
 
 
@@ -32,12 +33,13 @@ def bootstrap_interval(
     """
     errors, lengths = np.asarray(errors, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    # one at a time: all of them at once, of a large set, would be large
-    rates = np.empty(num_resamples)
-    for index in range(num_resamples):
-        drawn = rng.integers(len(errors), size=len(errors))
-        rates[index] = errors[drawn].sum() / max(lengths[drawn].sum(), 1e-9)
-    low, high = np.quantile(rates, [0.025, 0.975])
+    # some at a time: all draws of a large set at once would be large
+    at_once = max(1, MAX_DRAWS // len(errors))
+    rates = []
+    for start in range(0, num_resamples, at_once):
+        drawn = rng.integers(len(errors), size=(min(at_once, num_resamples - start), len(errors)))
+        rates.append(errors[drawn].sum(axis=1) / np.maximum(lengths[drawn].sum(axis=1), 1e-9))
+    low, high = np.quantile(np.concatenate(rates), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -16,7 +16,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,6 +60,7 @@ class TextErrors:
     raw: Errors
 
 
+@lru_cache(maxsize=2**16)
 def text_errors(expected: str, found: str, language: str = "en") -> TextErrors:
     """Counts what is wrong with `found` in each way."""
     normalise, without_numbers = normalisers(language)
