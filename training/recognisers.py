@@ -72,10 +72,22 @@ class HubRecogniser:
         return self.pipeline({"raw": waveform, "sampling_rate": sampling_rate})["text"]
 
 
+class CtcRecogniser:
+    """A recogniser of ours, by the folder that a run of the stage `recognise` has left."""
+
+    def __init__(self, folder: str):
+        from .recognition.modeling import CtcRecogniser as Model
+
+        self.model = Model.from_pretrained(folder, dtype="float32")
+
+    def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
+        return self.model.transcribe(waveform, sampling_rate)
+
+
 def recogniser_of(name: str | None, model: Any, processor: Any, language: str | None = None) -> Recogniser | None:
     """
-    The recogniser of a name: `own` is the model itself, `whisper:NAME` one of openai-whisper's, all else a folder or an id
-    on the Hub. `None` listens to nothing.
+    The recogniser of a name: `own` is the model itself, `whisper:NAME` one of openai-whisper's, `ctc:FOLDER` one of ours, all
+    else a folder or an id on the Hub. `None` listens to nothing.
     """
     if name is None:
         return None
@@ -83,4 +95,6 @@ def recogniser_of(name: str | None, model: Any, processor: Any, language: str | 
         return OwnEars(model, processor)
     if name.startswith("whisper:"):
         return OpenAIWhisper(name.removeprefix("whisper:"), language)
+    if name.startswith("ctc:"):
+        return CtcRecogniser(name.removeprefix("ctc:"))
     return HubRecogniser(name, device=model.device)

@@ -24,6 +24,7 @@ from transformers import set_seed
 
 from ..arguments import FlowOmniTrainingArguments
 from ..batch_trainer import BatchTrainer
+from ..batches import BatchOptions
 from ..checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder, step_of
 from ..guards import TrainingDivergedError
 from ..manifest import load_rows
@@ -194,9 +195,7 @@ def _batches_of(
     workers = {"num_workers": args.dataloader_num_workers}
     if args.dataloader_prefetch_factor is not None:
         workers["prefetch_factor"] = args.dataloader_prefetch_factor
-    return UtteranceBatches(
-        utterances,
-        builder,
+    options = BatchOptions(
         max_steps_per_batch=data.max_steps_per_batch,
         max_rows_per_batch=data.max_rows_per_batch,
         max_skipped_share=data.max_skipped_share,
@@ -207,3 +206,4 @@ def _batches_of(
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
         **workers,
     )
+    return UtteranceBatches(utterances, builder, options)

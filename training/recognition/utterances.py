@@ -182,8 +182,8 @@ class UtteranceCollator:
 class UtteranceBatches(PlannedBatches):
     """[`PlannedBatches`] of utterances: one thing is learnt from each, and its steps are those of the encoder."""
 
-    def __init__(self, utterances: Utterances, builder: UtteranceBuilder, **options: Any):
-        super().__init__(utterances, builder, BatchOptions(**options))
+    def __init__(self, utterances: Utterances, builder: UtteranceBuilder, options: BatchOptions):
+        super().__init__(utterances, builder, options)
 
     def _measured(self) -> list[int | Skipped]:
         """The steps of each utterance, or why it cannot be measured."""
