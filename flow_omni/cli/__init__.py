@@ -13,7 +13,13 @@
 # limitations under the License.
 """The command line: `flow-omni ask`, `say`, `transcribe`, `chat`, `init`, `push` and `info`."""
 
-from .app import main
+
+def main() -> None:
+    """The whole command line."""
+    # imported late: the commands for training are in it, and import what lies beside this file
+    from .app import main as run
+
+    run()
 
 
 __all__ = ["main"]
