@@ -25,6 +25,7 @@ from ..training.recognisers import Recogniser, recogniser_of
 NONE = "none"
 # Without a connection the default must not keep anybody waiting.
 CONNECTION_SECONDS = 10.0
+LOADING_ERRORS = (ImportError, OSError, RuntimeError, ValueError, KeyError)
 REMEDY = (
     "Name another with `--recogniser`: `own` (the model's own ears, which flatter), `ctc:FOLDER`, `whisper:NAME`, or the "
     "folder or Hub id of any model for speech recognition."
@@ -48,7 +49,10 @@ def listeners(
         if name == NONE or label in found:
             problem = "stands alone, or is left out" if name == NONE else f"would be the second one called {label!r}"
             raise ValueError(f"The recogniser {name!r} {problem}: name each once.")
-        found[label] = recogniser_of(name, model, processor, language)
+        try:
+            found[label] = recogniser_of(name, model, processor, language)
+        except LOADING_ERRORS as error:
+            raise ValueError(f"The recogniser {name!r} cannot be loaded ({_one_line(error)}). {REMEDY}") from error
     return found, []
 
 
@@ -67,9 +71,13 @@ def _default(model: Any, processor: Any, language: str) -> tuple[dict[str, Recog
     try:
         with _impatiently():
             return {name: recogniser_of(name, model, processor, language)}, []
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except LOADING_ERRORS as error:
+        reason = _one_line(error)
         return {}, [f"Nobody listened to the spoken answers: {name} could not be loaded ({reason}). {REMEDY}"]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 @contextmanager

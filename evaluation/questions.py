@@ -123,7 +123,7 @@ def rows_of(data: Any, split: str | None = None) -> Any:
     if manifest.is_file():
         return load_rows(manifest)
     manifests = sorted(path.name for path in folder.glob("*.jsonl")) if folder.is_dir() else []
-    if len(manifests) > 1:
+    if len(manifests) > (0 if split else 1):
         raise ValueError(
             f"The folder '{data}' has no {manifest.name}: name one of its files ({', '.join(manifests)})."
         )

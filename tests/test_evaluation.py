@@ -298,7 +298,7 @@ def test_without_a_connection_nobody_listens_and_a_note_says_so(tiny, monkeypatc
     found, notes = listeners([], *tiny)
     assert found == {}
     assert "whisper:base.en could not be loaded (no route to host)" in notes[0] and "--recogniser" in notes[0]
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError, match=r"'whisper:tiny' cannot be loaded \(no route to host\)"):
         listeners(["whisper:tiny"], *tiny)
 
 
