@@ -16,6 +16,7 @@
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,15 @@ def check_sounds(questions: Sequence[AskedRow]) -> None:
             + (f", and {len(missing) - 1} other files are missing" if len(missing) > 1 else "")
             + ": paths in a manifest are relative to its folder.",
         )
+
+
+def language_of(questions: Sequence[AskedRow]) -> str:
+    """The language that most rows say they are in, as Whisper writes it: `en` of `en-us`, `zh` of `cmn`; else English."""
+    names = Counter(str(asked.row["language"]) for asked in questions if has(asked.row, "language"))
+    if not names:
+        return "en"
+    language = re.split("[-_]", names.most_common(1)[0][0].lower())[0]
+    return {"cmn": "zh", "eng": "en", "mandarin": "zh", "chinese": "zh", "english": "en"}.get(language, language)
 
 
 def spread(items: Sequence, number: int | None) -> list:

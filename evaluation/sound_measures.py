@@ -44,7 +44,7 @@ def silences(waveform: np.ndarray, sampling_rate: int) -> Silences:
     is_sound = _without_clicks(frame_decibels(waveform, sampling_rate) > threshold(waveform, sampling_rate))
     if not is_sound.any():
         return Silences(before=len(waveform) / sampling_rate, longest_inside=0.0, after=0.0, voiced=0.0)
-    first, last = is_sound.argmax(), len(is_sound) - 1 - is_sound[::-1].argmax()
+    first, last = int(is_sound.argmax()), len(is_sound) - 1 - int(is_sound[::-1].argmax())
     inside = max((length for value, _, length in _runs(is_sound[first : last + 1]) if not value), default=0)
     return Silences(
         before=first * FRAME_SECONDS,

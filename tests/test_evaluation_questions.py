@@ -24,6 +24,7 @@ from flow_omni.evaluation.questions import (
     QUESTION_RATE,
     AskedRow,
     check_sounds,
+    language_of,
     questions_of,
     rows_of,
     spread,
@@ -146,6 +147,12 @@ def test_a_row_is_named_without_the_folder_of_its_file(tmp_path):
     (asked,) = questions_of(rows_of(manifest))
     assert asked.id == "rows.jsonl:1"
     assert AskedRow({"question_text": "a", "answer_text": "b"}, "text_to_text", 4).id == "row 5"
+
+
+@pytest.mark.parametrize("told, language", [(["en-us", "zh"], "en"), (["cmn", "cmn", "en"], "zh"), ([None], "en")])
+def test_the_language_is_that_of_most_rows(told, language):
+    rows = [{"language": one, "question_text": str(number), "answer_text": "b"} for number, one in enumerate(told)]
+    assert language_of(questions_of(rows, ["text_to_text"])) == language
 
 
 def test_a_recording_without_an_answer_is_transcribed_and_said(data, tmp_path):
