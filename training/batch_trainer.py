@@ -22,6 +22,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from .batches import Batches
+from .cpu_attention import fastest_attention
 from .endless_batches import EndlessBatches
 from .whole_checkpoints import WholeCheckpointTrainer
 
@@ -55,6 +56,10 @@ class BatchTrainer(WholeCheckpointTrainer):
         self.eval_batches = eval_batches
         if self.train_batches is not None:
             self.add_callback(_Epochs(self.train_batches))
+
+    def train(self, *args: Any, **kwargs: Any):
+        with fastest_attention(self.model, self.args.device, self.args.bf16):
+            return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> Iterable[dict[str, torch.Tensor]]:
         return self.train_batches if self.train_batches is not None else super().get_train_dataloader()
