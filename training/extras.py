@@ -17,11 +17,11 @@ from importlib import import_module
 from types import ModuleType
 
 
-def needs(library: str) -> ModuleType:
-    """The library, or an error that says what to install."""
+def needs(library: str, package: str = "flow-omni[train]") -> ModuleType:
+    """The library, or an error that says what to install: our extra, or for what is not in it the library itself."""
     try:
         return import_module(library)
     except ImportError as error:
         raise ImportError(
-            f"`{library.partition('.')[0]}` could not be imported ({error}): install it with `pip install flow-omni[train]`."
+            f"`{library.partition('.')[0]}` could not be imported ({error}): install it with `pip install {package}`."
         ) from error

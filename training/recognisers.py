@@ -86,8 +86,9 @@ class CtcRecogniser:
 
 def recogniser_of(name: str | None, model: Any, processor: Any, language: str | None = None) -> Recogniser | None:
     """
-    The recogniser of a name: `own` is the model itself, `whisper:NAME` one of openai-whisper's, `ctc:FOLDER` one of ours, all
-    else a folder or an id on the Hub. `None` listens to nothing.
+    The recogniser of a name: `own` is the model itself, `whisper:NAME` one of openai-whisper's, `ctc:FOLDER` one of ours, `sphinx`
+    PocketSphinx, and `sphinx:FILE` the same with the words or sentences of a text file; all else is a folder or an id on
+    the Hub. `None` listens to nothing.
     """
     if name is None:
         return None
@@ -97,4 +98,8 @@ def recogniser_of(name: str | None, model: Any, processor: Any, language: str | 
         return OpenAIWhisper(name.removeprefix("whisper:"), language)
     if name.startswith("ctc:"):
         return CtcRecogniser(name.removeprefix("ctc:"))
+    if name == "sphinx" or name.startswith("sphinx:"):
+        from .sphinx import Sphinx
+
+        return Sphinx(name.partition(":")[2] or None)
     return HubRecogniser(name, device=model.device)
