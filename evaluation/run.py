@@ -115,6 +115,9 @@ class Evaluation:
         self.folder = folder
         self.tell = tell or (lambda line: None)
         self.is_quiet = is_quiet
+        self.notes: list[str] = []
+        if model.vocoder is None and self._spoken(self.questions):
+            self.notes.append("The model has no vocoder: nothing that it said could be heard or measured.")
         self.judge = Judge(model, processor, recognisers, settings.language)
         self.journal = Journal(folder, self._conditions(recognisers))
         self.samples = SampleFolder(folder, self.questions, settings.num_samples, settings.language)
@@ -156,7 +159,7 @@ class Evaluation:
             sweeps=sweeps,
             speed=speed,
             samples=samples_of(answers, self.settings.language),
-            notes=[*notes, *self._notes()],
+            notes=[*notes, *self.notes],
         )
         results.save(self.folder)
         self.journal.finish()
@@ -228,8 +231,10 @@ class Evaluation:
         sweeps: dict[str, list[dict[str, Any]]] = {}
         for name in self.settings.sweeps:
             asked = questions_for(name, self.questions, self.settings.sweep_limit)
-            if not asked or (name in GENERATION_SWEEPS and self.model.vocoder is None):
-                self.tell(f"The sweep {name} is left out: no question shows it.")
+            reason = self._why_no_sweep(name, asked)
+            if reason is not None:
+                self.notes.append(f"The sweep {name} is left out: {reason}.")
+                self.tell(self.notes[-1])
                 continue
             self.tell(f"Sweeping {name} over {len(asked)} questions.")
             for point in points_of(name, self.questions, self.settings.seed):
@@ -238,6 +243,16 @@ class Evaluation:
                 row = row_of(point, records, self.settings.language, self.settings.seed)
                 sweeps.setdefault(point.sweep, []).append(row)
         return sweeps
+
+    def _why_no_sweep(self, name: str, asked: Sequence[AskedRow]) -> str | None:
+        """Why a sweep would show nothing, if so."""
+        if not asked:
+            return "no row offers a task that shows it"
+        if name in GENERATION_SWEEPS and self.model.vocoder is None:
+            return "without a vocoder nothing can be heard of it"
+        if name == "steps" and self.model.config.speech_config.head_type != "flow":
+            return "the model's speech head takes no steps"
+        return None
 
     def _told_settings(self) -> dict[str, Any]:
         """The settings, and what generation took from the checkpoint."""
@@ -254,11 +269,6 @@ class Evaluation:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
         }
-
-    def _notes(self) -> list[str]:
-        if self.model.vocoder is None and self._spoken(self.questions):
-            return ["The model has no vocoder: nothing that it said could be heard or measured."]
-        return []
 
 
 def _key(part: str, asked: AskedRow) -> tuple:

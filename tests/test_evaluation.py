@@ -261,6 +261,7 @@ def test_a_model_without_a_vocoder_is_judged_by_its_text(questions, tmp_path):
     assert "cer" in results.figures["say"] and "stops" not in results.figures
     assert list(results.sweeps) == ["telephone"]
     assert "no vocoder" in results.notes[0]
+    assert "sweep steps is left out: without a vocoder" in results.notes[1]
 
 
 def test_batches_are_of_one_task_and_of_answers_of_a_length(questions):

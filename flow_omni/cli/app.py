@@ -23,6 +23,7 @@ from .assembling import init
 from .chatting import chat
 from .console import quiet_libraries
 from .errors import CommandGroup
+from .evaluating import evaluate
 from .inspecting import info
 from .publishing import push
 from .speaking import ask, say, transcribe
@@ -44,6 +45,7 @@ app.command(no_args_is_help=True, rich_help_panel=TALK)(transcribe)
 app.command(rich_help_panel=TALK)(chat)
 app.add_typer(prepare_app, name="prepare", rich_help_panel=TEACH)
 app.command(no_args_is_help=True, rich_help_panel=TEACH)(train)
+app.command(no_args_is_help=True, rich_help_panel=TEACH)(evaluate)
 app.command(no_args_is_help=True, rich_help_panel=MAKE)(init)
 app.command(rich_help_panel=MAKE)(info)
 app.command(no_args_is_help=True, rich_help_panel=MAKE)(push)
@@ -80,6 +82,7 @@ def set_up(
         flow-omni transcribe speech.wav
         flow-omni chat --model owner/name
         flow-omni train align model=my-model data.train=train.jsonl training.output_dir=runs/align
+        flow-omni evaluate my-model test.jsonl
     """
     if not debug:
         quiet_libraries()
