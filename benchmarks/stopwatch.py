@@ -15,7 +15,6 @@
 
 import math
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -25,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
+
+from flow_omni.evaluation.machine import describe_machine as describe_idle_machine
 
 
 @dataclass
@@ -147,23 +147,4 @@ def _status_bytes(field: str) -> int | None:
 
 def describe_machine() -> dict[str, str]:
     """Processor, memory, versions, threads and how busy it is. No names: tables are shared."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "processor": f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "memory": f"{memory / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-        "load before the run": f"{os.getloadavg()[0]:.2f}",
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return describe_idle_machine() | {"load before the run": f"{os.getloadavg()[0]:.2f}"}

@@ -170,7 +170,7 @@ class Judge:
         record.measures["reference_sharpness"] = sharpness(mel.numpy(), self.floor)
         if self.model.vocoder is not None:
             vocoder = self.model.vocoder
-            vocoded = vocoder(mel[None].to(vocoder.device, vocoder.dtype))[0].float().cpu().numpy()
+            vocoded = vocoder(mel[None].to(vocoder.device))[0].float().cpu().numpy()
             record.vocoded_heard = self.hear(vocoded)
             distance = spectral_distance(vocoded, waveform, self.mel_spectrogram, self.floor)
             record.measures |= {

@@ -22,7 +22,7 @@ import transformers
 
 
 def describe_machine(device: torch.device | None = None) -> dict[str, str]:
-    """Processor, memory, threads and versions, and the graphics card if the model is on one."""
+    """Processor, threads, memory, versions, and the graphics card if the model is on one."""
     machine = {
         "processor": f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()})",
         "cores": str(os.cpu_count()),
@@ -31,6 +31,8 @@ def describe_machine(device: torch.device | None = None) -> dict[str, str]:
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
     }
+    if hasattr(os, "sysconf"):  # Windows has none
+        machine["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
     if device is not None and device.type == "cuda":
         machine["device"] = torch.cuda.get_device_name(device)
     return machine

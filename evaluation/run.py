@@ -33,6 +33,7 @@ from .results import Results
 from .robustness import GENERATION_SWEEPS, Point, check_sweeps, points_of, questions_for, row_of
 from .samples import SampleFolder, samples_of
 from .speed import measure_speed
+from .text_errors import spellings
 
 
 MAIN = ""
@@ -118,6 +119,8 @@ class Evaluation:
         self.notes: list[str] = []
         if model.vocoder is None and self._spoken(self.questions):
             self.notes.append("The model has no vocoder: nothing that it said could be heard or measured.")
+        if settings.language == "en" and not spellings():
+            self.notes.append("British spellings count as errors: openai-whisper, which knows them, is not installed.")
         self.judge = Judge(model, processor, recognisers, settings.language)
         self.journal = Journal(folder, self._conditions(recognisers))
         self.samples = SampleFolder(folder, self.questions, settings.num_samples, settings.language)

@@ -53,6 +53,12 @@ def questions(data):
     return questions_of(rows_of(data))
 
 
+@pytest.fixture
+def few(data):
+    """Two questions of each task."""
+    return questions_of(rows_of(data), limit=2)
+
+
 def record(text: str = "Paris.", heard: str | None = None, **fields) -> AnswerRecord:
     heard = {} if heard is None else {"ears": heard}
     values = {"part": "", "task": "say", "id": "a-1", "topic": None, "number": 0, "question_text": None}
@@ -147,22 +153,22 @@ def test_what_was_heard_is_told_apart_by_recogniser_and_from_what_was_written():
     assert figures["say@ears"]["cer_of_own_text"] == pytest.approx(3 / 9)
 
 
-def test_every_figure_that_is_given_is_explained(tiny, questions, tmp_path):
+def test_every_figure_that_is_given_is_explained(tiny, few, tmp_path):
     settings = Settings(options=SHORT, sweeps=["telephone", "guidance"], sweep_limit=2, num_timed=1)
-    results = evaluate(*tiny, questions, {"ears": EarsForTones()}, tmp_path, settings)
+    results = evaluate(*tiny, few, {"ears": EarsForTones()}, tmp_path, settings)
     names = {name for values in results.figures.values() for name in values} | set(results.speed)
     for rows in results.sweeps.values():
         names |= {name for row in rows for name in list(row)[1:]}
-    tasks = {asked.task for asked in questions}
+    tasks = {asked.task for asked in few}
     for name in names:
         name = name.removesuffix(LOW).removesuffix(HIGH)
         assert name in FIGURES or any(name.removeprefix(f"{task}_") in FIGURES for task in tasks), name
 
 
-def test_an_evaluation_is_the_same_twice_and_in_other_batches(tiny, questions, tmp_path):
-    settings = [Settings(options=SHORT, num_timed=0, batch_size=size) for size in (2, 2, 5)]
+def test_an_evaluation_is_the_same_twice_and_in_other_batches(tiny, few, tmp_path):
+    settings = [Settings(options=SHORT, num_timed=0, batch_size=size) for size in (1, 1, 2)]
     first, again, other = (
-        evaluate(*tiny, questions, {"ears": EarsForTones()}, tmp_path / str(index), one)
+        evaluate(*tiny, few, {"ears": EarsForTones()}, tmp_path / str(index), one)
         for index, one in enumerate(settings)
     )
     assert first.figures == again.figures
@@ -171,27 +177,27 @@ def test_an_evaluation_is_the_same_twice_and_in_other_batches(tiny, questions, t
     assert first.figures["stops"] == other.figures["stops"]
 
 
-def test_an_evaluation_that_was_stopped_goes_on_where_it_was(tiny, questions, tmp_path, monkeypatch):
+def test_an_evaluation_that_was_stopped_goes_on_where_it_was(tiny, few, tmp_path, monkeypatch):
     settings = Settings(options=SHORT, num_timed=0, batch_size=2, sweeps=["telephone"], sweep_limit=2)
-    whole = evaluate(*tiny, questions, {"ears": EarsForTones()}, tmp_path / "whole", settings)
+    whole = evaluate(*tiny, few, {"ears": EarsForTones()}, tmp_path / "whole", settings)
     ask, num_asked = answering.answer_batch, []
 
     def stopped(model, processor, asked, *rest, **options):
-        if len(num_asked) == 9:
+        if len(num_asked) == 4:
             raise KeyboardInterrupt
         num_asked.append(len(asked))
         return ask(model, processor, asked, *rest, **options)
 
     monkeypatch.setattr(answering, "answer_batch", stopped)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(*tiny, questions, {"ears": EarsForTones()}, tmp_path / "stopped", settings)
+        evaluate(*tiny, few, {"ears": EarsForTones()}, tmp_path / "stopped", settings)
     with open(tmp_path / "stopped" / UNFINISHED, "a") as file:
         file.write('{"answer": {"part": "", "ta')  # as a machine that loses power leaves it
     num_before = sum(num_asked)
     num_asked.clear()
     monkeypatch.setattr(answering, "answer_batch", lambda *a, **o: num_asked.append(len(a[2])) or ask(*a, **o))
-    resumed = evaluate(*tiny, questions, {"ears": EarsForTones()}, tmp_path / "stopped", settings)
-    assert sum(num_asked) == len(questions) + 4 - num_before
+    resumed = evaluate(*tiny, few, {"ears": EarsForTones()}, tmp_path / "stopped", settings)
+    assert sum(num_asked) == len(few) + 4 - num_before
     assert resumed.figures == whole.figures and resumed.sweeps == whole.sweeps
     assert [sample.id for sample in resumed.samples] == [sample.id for sample in whole.samples]
     assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [FINISHED, "results.json", "samples"]
@@ -236,21 +242,21 @@ def test_every_answer_is_written_down(tiny, questions, tmp_path):
     assert sum("original" in line for line in lines) == len(ANSWERS)
 
 
-def test_results_are_written_and_say_how_they_came_about(tiny, questions, tmp_path):
+def test_results_are_written_and_say_how_they_came_about(tiny, few, tmp_path):
     about = {"checkpoint": "tiny", "data": "test.jsonl", "command": "flow-omni evaluate", "notes": ["a note"]}
-    results = evaluate(*tiny, questions, {}, tmp_path, Settings(options=SHORT, num_timed=0), **about)
+    results = evaluate(*tiny, few, {}, tmp_path, Settings(options=SHORT, num_timed=0), **about)
     assert Results.load(tmp_path) == results
     assert results.settings["options"]["num_flow_steps"] == 2
     assert results.settings["options"]["max_new_tokens"] == 12
-    assert results.settings["num_questions"] == len(questions)
+    assert results.settings["num_questions"] == len(few)
     assert results.notes == ["a note"]
     assert "torch" in results.machine["versions"]
 
 
-def test_without_a_recogniser_all_else_is_measured(tiny, questions, tmp_path):
-    results = evaluate(*tiny, questions, {}, tmp_path, Settings(options=SHORT, num_timed=0))
+def test_without_a_recogniser_all_else_is_measured(tiny, few, tmp_path):
+    results = evaluate(*tiny, few, {}, tmp_path, Settings(options=SHORT, num_timed=0))
     assert not [group for group in results.figures if "@" in group]
-    assert results.figures["stops"]["num_rows"] == 16
+    assert results.figures["stops"]["num_rows"] == 6
 
 
 def test_a_model_without_a_vocoder_is_judged_by_its_text(questions, tmp_path):
