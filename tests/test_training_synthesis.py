@@ -27,7 +27,7 @@ from flow_omni.training.flite import find_library as find_flite_library
 from flow_omni.training.flite import find_program as find_flite_program
 from flow_omni.training.manifest import load_rows
 from flow_omni.training.rows import WORD, words_of
-from flow_omni.training.speaking import ROWS_PER_PART, Voices, speak_dialogues
+from flow_omni.training.speaking import CAN_FORK, ROWS_PER_PART, Voices, speak_dialogues
 from flow_omni.training.synthesis import Speech, SynthesisError, Synthesizer, onsets_of_words, synthesizer_named
 from flow_omni.training.validation import validate
 
@@ -55,11 +55,20 @@ class ToneSynthesizer:
         return Speech(waveform, 8000, [index * seconds for index in range(len(words))])
 
 
+class HigherSynthesizer(ToneSynthesizer):
+    def speak(self, text, voice, *arguments):
+        return super().speak(text, "1500", *arguments)
+
+
 class CountingSynthesizer(ToneSynthesizer):
-    num_spoken = 0
+    """It counts in a file, as it may speak in other processes."""
+
+    def __init__(self, path):
+        self.path = path
 
     def speak(self, *arguments):
-        CountingSynthesizer.num_spoken += 1
+        with open(self.path, "a") as file:
+            file.write("1")
         return super().speak(*arguments)
 
 
@@ -101,11 +110,11 @@ def test_questions_are_in_many_voices_and_answers_in_one(tmp_path):
 
 def test_questions_may_have_a_synthesizer_of_their_own(tmp_path):
     voices = Voices(answer="700", questions=["110"], question_rates=(1, 1), question_pitches=(1, 1))
-    speak_dialogues(dialogues(1), tmp_path, ToneSynthesizer(), voices, question_synthesizer=CountingSynthesizer())
+    speak_dialogues(dialogues(1), tmp_path, ToneSynthesizer(), voices, question_synthesizer=HigherSynthesizer())
     row = load_rows(tmp_path / "manifest.jsonl")[0]
     from flow_omni.processing import load_audio
 
-    assert frequency_of(load_audio(row["question_audio"], 8000), 8000) == pytest.approx(110, abs=6)
+    assert frequency_of(load_audio(row["question_audio"], 8000), 8000) == pytest.approx(1500, abs=6)
     assert frequency_of(load_audio(row["answer_audio"], 8000), 8000) == pytest.approx(700, abs=6)
 
 
@@ -136,10 +145,11 @@ def test_what_is_finished_is_not_said_again_unless_it_changed(tmp_path):
     rows = dialogues(ROWS_PER_PART + 5)
 
     def num_spoken(rows, voices=VOICES):
-        CountingSynthesizer.num_spoken = 0
-        report = speak_dialogues(rows, tmp_path, CountingSynthesizer(), voices)
+        count = tmp_path / "count"
+        count.write_text("")
+        report = speak_dialogues(rows, tmp_path, CountingSynthesizer(count), voices)
         assert report.num_rows == len(rows)
-        return CountingSynthesizer.num_spoken
+        return len(count.read_text())
 
     assert num_spoken(rows) == 2 * len(rows)
     assert num_spoken(rows) == 0
@@ -338,12 +348,17 @@ def test_espeak_speaks_after_a_fork_even_in_the_middle_of_a_text():
 
 
 @needs_library
-def test_dialogues_are_spoken_by_espeak_in_two_processes(tmp_path):
+def test_espeak_says_the_same_in_one_process_and_in_two(tmp_path):
+    """The library goes on from where its generator of waves was, so that a text depends on the one before it."""
     espeak = synthesizer_named("espeak")
     voices = Voices(answer="en-us", questions=espeak.voices("en")[:50])
-    report = speak_dialogues(dialogues(70), tmp_path, espeak, voices, num_processes=2)
-    assert report.num_rows == 70
-    assert validate(report.manifest).tasks["speech_to_speech"] == 70
+    for number in (1, 2):
+        report = speak_dialogues(dialogues(70), tmp_path / str(number), espeak, voices, num_processes=number)
+        assert report.num_rows == 70
+        assert validate(report.manifest).tasks["speech_to_speech"] == 70
+    one, two = (contents(tmp_path / number) for number in "12")
+    if CAN_FORK:
+        assert one == two
 
 
 def test_without_espeak_one_is_told_how_to_get_it(monkeypatch):

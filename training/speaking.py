@@ -35,6 +35,7 @@ from .synthesis import Speech, SynthesisError, Synthesizer
 
 # Rows that are finished together: what a run that is stopped does again, at most, in each process.
 ROWS_PER_PART = 64
+CAN_FORK = sys.platform == "linux"
 
 
 # What becomes of a sound before it is written, such as trimming or noise. It is told the index of the row, must survive
@@ -190,10 +191,7 @@ class _Speaker:
 
     def __call__(self, first: int, rows: list[dict]) -> dict[str, Any]:
         """The part's summary. Its last act is to write the part, whole, under a name that tells what it is made of."""
-        name = f"{first:012d}-{self._digest(rows)}.json"
-        path = self.parts / name
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8")) | {"name": name}
+        path = self.parts / self._name_of(first, rows)
         spoken, skipped, seconds = [], Counter(), 0.0
         for index, row in enumerate(rows, start=first):
             try:
@@ -212,7 +210,15 @@ class _Speaker:
         for outdated in path.parent.glob(f"{first:012d}-*.json"):
             outdated.unlink()
         os.replace(unfinished, path)
-        return part | {"name": name}
+        return part | {"name": path.name}
+
+    def finished(self, first: int, rows: list[dict]) -> dict[str, Any] | None:
+        """The part's summary if it was spoken before."""
+        path = self.parts / self._name_of(first, rows)
+        return json.loads(path.read_text(encoding="utf-8")) | {"name": path.name} if path.is_file() else None
+
+    def _name_of(self, first: int, rows: list[dict]) -> str:
+        return f"{first:012d}-{self._digest(rows)}.json"
 
     def _spoken(self, row: Mapping, index: int) -> dict:
         row = {name: value for name, value in row.items() if has(row, name)}
@@ -260,21 +266,40 @@ def _in_processes(
 ) -> Iterator[dict[str, Any]]:
     """The summaries of all parts, as they are finished; never more parts are under way than keep the processes busy."""
     if num_processes <= 1:
-        yield from (speaker(*part) for part in parts)
+        yield from (_in_fresh_process(speaker, *part) for part in parts)
         return
-    # forked where that is usual: a spawned process would first import all of torch, for nothing
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_processes, mp_context=_context()) as pool:
         try:
-            running = {pool.submit(speaker, *part) for part in itertools.islice(parts, 2 * num_processes)}
+            running = {
+                pool.submit(_in_fresh_process, speaker, *part) for part in itertools.islice(parts, 2 * num_processes)
+            }
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-                    running |= {pool.submit(speaker, *part) for part in itertools.islice(parts, 1)}
+                    running |= {pool.submit(_in_fresh_process, speaker, *part) for part in itertools.islice(parts, 1)}
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _in_fresh_process(speaker: _Speaker, first: int, rows: list[dict]) -> dict[str, Any]:
+    """
+    The summary of a part that is spoken by a process which never spoke before: espeak-ng goes on from where its generator of
+    waves was, and its sounds would depend on what was said by whom in which order.
+    """
+    finished = speaker.finished(first, rows)
+    if finished is not None:
+        return finished
+    if not CAN_FORK:
+        return speaker(first, rows)
+    with ProcessPoolExecutor(1, mp_context=_context()) as pool:
+        return pool.submit(speaker, first, rows).result()
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Forked where that is usual: a spawned process would first import all of torch, for nothing."""
+    return multiprocessing.get_context("fork" if CAN_FORK else "spawn")
 
 
 def _joined(folder: Path, parts: Sequence[Path]) -> Iterator[dict]:
