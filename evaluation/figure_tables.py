@@ -21,7 +21,7 @@ from .headlines import REFERENCE, SPEED, STOPS, headlines_of_all
 from .results import group_name, split_group
 from .side_by_side import Entry, Measured, base_name
 from .tables import Column, Line, Table, is_end, make_group, make_table, places_of
-from .wording import axis_heading, axis_words, heard_words, task_words
+from .wording import axis_heading, axis_words, family_words, heard_words, task_words
 
 
 SPECTRUM = "spectrum"
@@ -59,7 +59,7 @@ def task_table(entries: Sequence[Entry]) -> Table:
         vocoded = _taken_out(places, "vocoded_")
         below = heard_words(recogniser)
         lines += [Line("originals", places, below), Line(VOCODED, vocoded, below)]
-    return make_table("Errors by task", lines, entries, "task")
+    return make_table("By task", lines, entries, "task")
 
 
 def count_table(entries: Sequence[Entry]) -> Table:
@@ -88,7 +88,7 @@ def topic_tables(entries: Sequence[Entry]) -> list[Table]:
                 for name in TOPIC_FIGURES if recogniser is None else TOPIC_FIGURES[1:]:
                     places[Column(name, None if name == "num_rows" else below)] = (group, name)
             lines.append(Line(task_words(topic), places))
-        tables.append(make_table(f"Errors by topic: {task_words(task)}", lines, entries, "topic"))
+        tables.append(make_table(task_words(task), lines, entries, "topic"))
     return tables
 
 
@@ -126,11 +126,11 @@ def sweep_tables(entries: Sequence[Entry]) -> list[SweepTables]:
         family, _, variant = name.partition("/")
         sweeps = families.setdefault(family, SweepTables(family))
         sweeps.variants[name] = variant.replace("_", " ")
-        sweeps.tables[name] = sweep_table(name, entries)
+        sweeps.tables[name] = sweep_table(name, sweeps.variants[name] or family_words(family), entries)
     return list(families.values())
 
 
-def sweep_table(name: str, entries: Sequence[Entry]) -> Table:
+def sweep_table(name: str, title: str, entries: Sequence[Entry]) -> Table:
     """The figures of one sweep, a line for each place on its axis."""
     axis = axis_of(name, entries)
     tables = [
@@ -146,7 +146,7 @@ def sweep_table(name: str, entries: Sequence[Entry]) -> Table:
     for place in dict.fromkeys(place for table in tables for place in table):
         values = {column: [Measured.of(table.get(place), column.name) for table in tables] for column in columns}
         groups.append(make_group(place, None, values, entries))
-    return Table(": ".join(name.replace("_", " ").split("/")), columns, groups, axis_heading(axis))
+    return Table(title, columns, groups, axis_heading(axis))
 
 
 def axis_of(name: str, entries: Sequence[Entry]) -> str:

@@ -100,13 +100,13 @@ def _lines(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _section(title: str, tables: Sequence[Table], level: int) -> list[str]:
-    """A heading with its tables; several tables have headings of their own. Without any figure there is no section."""
+    """A heading with its tables, which have headings of their own if they are called otherwise; nothing without figures."""
     tables = [table for table in tables if table.groups]
     if not tables:
         return []
     parts = [f"{'#' * level} {escaped(title)}"]
     for table in tables:
-        if len(tables) > 1:
+        if table.title != title:
             parts.append(f"{'#' * (level + 1)} {escaped(table.title)}")
         parts.append(markdown_table(table))
     return parts

@@ -69,6 +69,12 @@ class ShownSample:
     answers: list[ShownAnswer]
 
     @property
+    def asked(self) -> str | None:
+        """What was asked, where that is not what is expected, nor left out: who is to say an answer hears no question."""
+        is_told = self.task != "say" and self.question_text != self.expected
+        return self.question_text if is_told else None
+
+    @property
     def traits(self) -> list[str]:
         """What readers look for: answers that are `wrong`, `misheard` or of `faulty` speech, of any checkpoint."""
         signs = {

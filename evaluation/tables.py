@@ -94,6 +94,9 @@ def make_table(title: str, lines: Sequence[Line], entries: Sequence[Entry], corn
     """The table of these lines, without the columns and lines in which there is nothing."""
     columns = dict.fromkeys(column for line in lines for column in line.places)
     columns = [column for column in columns if any(_find(entry, line, column) for line in lines for entry in entries)]
+    if all(column.below is None for column in columns):
+        # a line further down may have a figure that belongs between those of the first
+        columns.sort(key=lambda column: order_of(column.name))
     groups = []
     for line in lines:
         values = {column: [_find(entry, line, column) for entry in entries] for column in columns}
@@ -148,10 +151,14 @@ def places_of(entries: Sequence[Entry], group: str | None, without: Iterable[str
 
 
 def ordered(*tables: Iterable[str]) -> list[str]:
-    """Names of figures without the ends of intervals, in the order of `FIGURES`, those that it does not know last."""
-    order = {name: place for place, name in enumerate(FIGURES)}
-    names = {name for table in tables for name in table if not is_end(name)}
-    return sorted(names, key=lambda name: (order.get(name, len(order)), name))
+    """The names of figures in any of the tables, without the ends of intervals, in their order."""
+    return sorted({name for table in tables for name in table if not is_end(name)}, key=order_of)
+
+
+def order_of(name: str) -> tuple[int, str]:
+    """Sorts names of figures as `FIGURES` has them, those that it does not know last."""
+    names = list(FIGURES)
+    return (names.index(name) if name in FIGURES else len(names)), name
 
 
 def is_end(name: str) -> bool:
