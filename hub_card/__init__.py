@@ -13,7 +13,9 @@
 # limitations under the License.
 """The model card: its template and the code that fills it."""
 
+from .evaluation_figures import figures_for_card
+from .figures_section import put_figures
 from .model_card import name_model_card, write_model_card
 
 
-__all__ = ["name_model_card", "write_model_card"]
+__all__ = ["figures_for_card", "name_model_card", "put_figures", "write_model_card"]

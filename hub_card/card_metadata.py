@@ -82,10 +82,15 @@ def make_metadata(
         tags=list(TAGS),
         base_model=_each_once(base_models) or None,
         datasets=_each_once(datasets) or None,
-        metrics=_each_once(figure.metric_type for figure in figures) or None,
+        metrics=metrics_of(figures),
         eval_results=figures or None,
         model_name=model_name if figures else None,
     )
+
+
+def metrics_of(figures: Iterable[EvalResult]) -> list[str] | None:
+    """The kinds of figures, by which the Hub finds a model; `None` where nothing was measured."""
+    return _each_once(figure.metric_type for figure in figures) or None
 
 
 def _each_once(values: Iterable[Any]) -> list:
@@ -110,10 +115,12 @@ def base_model_of(source: Any) -> str | None:
 
 def name_of(dataset: str) -> str | None:
     """A data set as a card may name it, by its id or by its name; `None` for a path."""
-    is_path = hub_id_of(dataset) is None and (
-        os.path.exists(os.path.expanduser(dataset)) or re.search(r"[/\\~]", dataset) is not None
-    )
-    return None if is_path else dataset
+    return None if _is_path(dataset) or os.path.exists(dataset) else dataset
+
+
+def _is_path(dataset: str) -> bool:
+    """Whether a name holds folders. One word is none, even where a folder of this name happens to be."""
+    return hub_id_of(dataset) is None and re.search(r"[/\\~]", dataset) is not None
 
 
 def without_folders(command: str) -> str:
@@ -169,7 +176,7 @@ def check_figures(figures: Iterable[EvalResult | Mapping[str, Any]] | None) -> l
             raise TypeError(
                 f"A figure is a `{type(figure).__name__}`: pass `EvalResult`s, or mappings of their fields."
             )
-        if name_of(figure.dataset_name) is None or name_of(figure.dataset_type) is None:
+        if _is_path(figure.dataset_name) or _is_path(figure.dataset_type):
             raise ValueError(
                 f"The figure `{figure.metric_type}` was measured on {figure.dataset_name!r} ({figure.dataset_type!r}), which is "
                 "a path: give the data set's name, and as its type its id on the Hub or a word for it."

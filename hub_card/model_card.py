@@ -13,15 +13,14 @@
 # limitations under the License.
 """Writes the model card of a checkpoint: what its folder tells is read from it, what only its author knows is passed in."""
 
-import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from .card_files import CARD_NAME, as_list, check_replaceable, is_untouched, signed, unsigned, write_whole
 from .card_metadata import (
     base_model_of,
     check_figures,
@@ -34,14 +33,12 @@ from .card_metadata import (
     without_folders,
 )
 from .checkpoint_facts import CheckpointFacts, read_checkpoint
+from .figures_section import figures_section
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-CARD_NAME = "README.md"
 # stands in the usage until the model has an id
 PLACEHOLDER_ID = "your-name/flow-omni"
-# The last line of every card. The digest is that of the card before it: a card that was edited since has another.
-SIGNATURE = re.compile(r"<!-- Written by flow-omni \(([0-9a-f]{16})\)[^\n]*-->\n?\Z")
 
 
 def write_model_card(
@@ -55,6 +52,7 @@ def write_model_card(
     is_trained: bool = False,
     command: str | None = None,
     overwrite: bool = False,
+    evaluation_commands: Iterable[str] | str | None = None,
 ) -> Path:
     """
     Writes `README.md` into the folder of a checkpoint, and returns its path.
@@ -74,17 +72,29 @@ def write_model_card(
         license (`str`, *optional*):
             The Hub's identifier of the weights' licence.
         figures (`Iterable[EvalResult]`, *optional*):
-            What was measured, as `huggingface_hub.EvalResult` or mappings of its fields.
+            What was measured, as `huggingface_hub.EvalResult` or mappings of its fields; [`figures_for_card`] gives those of
+            an evaluation.
         is_trained (`bool`, *optional*, defaults to `False`):
             Whether the model was trained after its parts were joined. The card of one that was not says so at the top.
         command (`str`, *optional*):
             The command that made the checkpoint. The folders of its paths are left out.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether to replace a card that was edited, or that this function did not write.
+        evaluation_commands (`Iterable[str]`, *optional*):
+            The commands that measured the figures. [`put_figures`] can put figures into the card later.
     """
     path = Path(folder) / CARD_NAME
     card = make_model_card(
-        read_checkpoint(folder), model_id, base_models, datasets, languages, license, figures, is_trained, command
+        read_checkpoint(folder),
+        model_id,
+        base_models,
+        datasets,
+        languages,
+        license,
+        figures,
+        is_trained,
+        command,
+        evaluation_commands,
     )
     if not overwrite:
         check_replaceable(path)
@@ -102,6 +112,7 @@ def make_model_card(
     figures: Iterable[EvalResult | Mapping[str, Any]] | None,
     is_trained: bool,
     command: str | None,
+    evaluation_commands: Iterable[str] | str | None,
 ) -> ModelCard:
     """The card of a checkpoint with these facts; the other arguments are those of [`write_model_card`]."""
     figures, parts, datasets = check_figures(figures), parts_of(base_models), as_list(datasets)
@@ -126,7 +137,7 @@ def make_model_card(
         base_models=parts,
         datasets=[name for name in dataset_names if name is not None],
         has_unnamed_datasets=None in dataset_names,
-        figures=figures,
+        figures_section=figures_section(figures, evaluation_commands),
         is_trained=is_trained,
         command=without_folders(command) if command else None,
         in_words=in_words,
@@ -145,7 +156,7 @@ def name_model_card(folder: str | os.PathLike, model_id: str) -> bool:
     if PLACEHOLDER_ID not in text:
         return False
     was_ours = is_untouched(text)
-    text = SIGNATURE.sub("", text).replace(PLACEHOLDER_ID, check_model_id(model_id))
+    text = unsigned(text).replace(PLACEHOLDER_ID, check_model_id(model_id))
     write_whole(path, signed(text) if was_ours else text)
     return True
 
@@ -159,13 +170,6 @@ def parts_of(base_models: Mapping[str, Any] | Iterable[Any] | None) -> list[tupl
     return [(name, base_model_of(source)) for name, source in named if source is not None]
 
 
-def as_list(values: Iterable[Any] | Any | None) -> list:
-    """One value, several or none as a list."""
-    if values is None:
-        return []
-    return [values] if isinstance(values, str | os.PathLike) else list(values)
-
-
 def in_words(num_parameters: int | None) -> str:
     """A number of parameters as one reads it: 1234567 is 1.2 M."""
     if num_parameters is None:
@@ -174,39 +178,3 @@ def in_words(num_parameters: int | None) -> str:
         if num_parameters >= size:
             return f"{num_parameters / size:.1f} {unit}"
     return str(num_parameters)
-
-
-def digest_of(text: str) -> str:
-    """A digest that does not depend on how lines end."""
-    lines = "\n".join(text.splitlines()).strip()
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
-def signed(text: str) -> str:
-    text = text.rstrip() + "\n"
-    return f"{text}\n<!-- Written by flow-omni ({digest_of(text)}). An edited card is not overwritten. -->\n"
-
-
-def is_untouched(text: str) -> bool:
-    """Whether a card is as this module wrote it."""
-    text = "\n".join(text.splitlines()) + "\n"
-    signature = SIGNATURE.search(text)
-    return signature is not None and signature[1] == digest_of(text[: signature.start()])
-
-
-def check_replaceable(path: Path) -> None:
-    if path.is_file() and not is_untouched(path.read_text(encoding="utf-8", errors="replace")):
-        raise FileExistsError(
-            f"'{path}' was edited, or written by somebody else, and is left as it is: pass `overwrite=True` to replace it, or "
-            "delete it first."
-        )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is there complete or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub_card import write_model_card
+from ..hub_card.evaluation_figures import OTHER_TASK_TYPE, TASK_TYPES
 from .extras import needs
 from .recipe import CardRecipe
 from .rows import TASKS
@@ -32,11 +33,6 @@ METRICS = {
     "wer": ("wer", "WER of the text"),
     "exact": ("exact_match", "exact answers"),
     "spoken_cer": ("cer", "CER of the speech, as a recogniser heard it"),
-}
-KINDS = {
-    "transcribe": "automatic-speech-recognition",
-    "say": "text-to-speech",
-    "text_to_text": "text-generation",
 }
 
 
@@ -74,7 +70,7 @@ def figures_of(metrics: Mapping[str, float], dataset: str) -> list[dict[str, Any
                 continue
             figures.append(
                 {
-                    "task_type": KINDS.get(task, "any-to-any"),
+                    "task_type": TASK_TYPES.get(task, OTHER_TASK_TYPE),
                     "dataset_type": "custom",
                     "dataset_name": dataset,
                     "metric_type": kind,
