@@ -56,13 +56,24 @@ class Line:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in words. `difference` is from the first results; `is_clear` says that their intervals are apart."""
+    """
+    A figure in words.
+
+    Args:
+        text, interval (`str`): The figure and the ends of its interval.
+        difference (`str`, *optional*): From the first results.
+        is_clear (`bool`): Whether the intervals of these and the first results are apart.
+        is_best (`bool`): Whether no other results have a better figure.
+        is_clearly_best (`bool`): Whether moreover its interval is apart from those of all others.
+        measured (`Measured`, *optional*): The figure itself.
+    """
 
     text: str
     interval: str | None = None
     difference: str | None = None
     is_clear: bool = False
     is_best: bool = False
+    is_clearly_best: bool = False
     measured: Measured | None = None
 
 
@@ -138,6 +149,8 @@ def cells_of(values: Sequence[Measured | None], name: str) -> list[Cell]:
                 difference=written_difference(measured.value, first.value, figure.kind) if is_compared else None,
                 is_clear=is_compared and measured.is_apart_from(first),
                 is_best=is_best,
+                is_clearly_best=is_best
+                and all(measured.is_apart_from(one) for one in values if one not in (None, measured)),
                 measured=measured,
             )
         )

@@ -46,6 +46,9 @@ def test_differences_are_clear_only_where_intervals_are_apart():
     cells = cells_of([first, Measured(0.13, 0.11, 0.15), Measured(0.2, 0.17, 0.24), Measured(0.2)], "cer")
     assert [cell.difference for cell in cells] == [None, "+3.0", "+10.0", "+10.0"]
     assert [cell.is_clear for cell in cells] == [False, False, True, False]
+    assert not any(cell.is_clearly_best for cell in cells)
+    cells = cells_of([first, Measured(0.2, 0.17, 0.24)], "cer")
+    assert [cell.is_clearly_best for cell in cells] == [True, False]
 
 
 def test_batch_and_number_of_samples_are_no_difference():
