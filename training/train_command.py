@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 
 from ..cli.errors import CommandGroup, users_mistakes
+from .allocator import keep_freed_memory
 
 
 def train(
@@ -65,6 +66,8 @@ def train(
     if dry_run:
         typer.echo(run.describe())
         return
+    if run.args.device.type == "cpu":
+        keep_freed_memory()
     metrics = run.train(is_fresh=fresh)
     if run.args.should_save:
         _report(run, metrics)
