@@ -19,21 +19,12 @@ from collections.abc import Iterator
 from .exchanges import Exchange, in_turn, sentence
 from .numbers import in_words
 from .splits import Split, split_of
-from .templates import TEMPLATES, Gap, parts_of
-from .words import Entry, entries_by_split, with_article
+from .templates import PROMPTS, TEMPLATES, Gap, parts_of
+from .words import SOUND_ALIKE, Entry, entries_by_split, with_article
 
 
-PROMPTS = {
-    "repeat": (
-        "Repeat after me: {0}",
-        "Say after me: {0}",
-        "Please repeat after me: {0}",
-        "Repeat this: {0}",
-        "Please repeat: {0}",
-    ),
-    "read": ("Read this: {0}", "Please say: {0}", "Read aloud: {0}", "Please read this: {0}", "Say: {0}"),
-}
 TEMPLATE_SHARE = 0.5
+# How many of the words in any order are numbers.
 NUMBER_SHARE = 0.04
 # How many sentences of validation and test have a word that train never had.
 HELD_OUT_SHARE = 0.5
@@ -46,53 +37,81 @@ class Sentences:
     def __init__(self, split: Split, rng: random.Random):
         self.split, self.rng = split, rng
         by_split = entries_by_split("en")
-        sections: dict[str, list[Entry]] = {}
-        for entry in by_split["train"]:
-            sections.setdefault(entry.section, []).append(entry)
-        # forms that do not exist must not be asked for: "two waters"
-        self.fillers = {
-            (section, form): in_turn([entry for entry in mine if form < len(entry.forms) and entry.forms[form]], rng)
-            for section, mine in sections.items()
-            for form in range(len(mine[0].forms))
-        }
-        self.words = in_turn([word for entry in by_split["train"] for word in entry.words], rng)
+        self.known = Fillers(by_split["train"], rng)
+        self.held_out = Fillers(by_split[split], rng) if split != "train" else None
         self.templates = in_turn(TEMPLATES, rng)
-        held_out = by_split[split] if split != "train" else ()
-        self.held_out = in_turn([word for entry in held_out for word in entry.words], rng) if held_out else None
 
     def __iter__(self) -> Iterator[str]:
         while True:
             is_held_out = self.held_out is not None and self.rng.random() < HELD_OUT_SHARE
-            text = (
-                self.from_template()
-                if self.rng.random() < TEMPLATE_SHARE and not is_held_out
-                else self.in_any_order(is_held_out)
-            )
+            make = self.from_template if self.rng.random() < TEMPLATE_SHARE else self.in_any_order
+            text = make(is_held_out)
             if is_held_out or split_of("sentence", text.lower()) == self.split:
                 yield text
 
-    def from_template(self) -> str:
-        return sentence("".join(map(self._filled, parts_of(next(self.templates)))))
+    def from_template(self, is_held_out: bool = False) -> str:
+        """A sentence, one of whose words is held out if it is to be."""
+        while True:
+            parts = parts_of(next(self.templates))
+            gaps = [part for part in parts if isinstance(part, Gap)]
+            rare = self.rng.choice([gap for gap in gaps if self.held_out.fits(gap)] or [None]) if is_held_out else None
+            if rare is not None or not is_held_out:
+                break
+        filled = []
+        for part in parts:
+            if isinstance(part, Gap):
+                word = (self.held_out if part is rare else self.known).fill(part)
+                part = with_article(word) if part.has_article else word
+            filled.append(part)
+        return sentence("".join(filled))
 
-    def _filled(self, part: str | Gap) -> str:
-        if isinstance(part, str):
-            return part
-        word = next(self.fillers[part.section, part.form]).forms[part.form]
-        return with_article(word) if part.has_article else word
-
-    def in_any_order(self, has_held_out: bool) -> str:
+    def in_any_order(self, is_held_out: bool = False) -> str:
         (length,) = self.rng.choices(LENGTHS, LENGTH_WEIGHTS)
         words = [self._word() for _ in range(length)]
-        if has_held_out:
-            words[self.rng.randrange(length)] = next(self.held_out)
+        if is_held_out:
+            words[self.rng.randrange(length)] = next(self.held_out.words)
         return sentence(" ".join(words)) + "."
 
     def _word(self) -> str:
         if self.rng.random() < NUMBER_SHARE:
             return in_words(self.rng.randrange(100))
-        return next(self.words)
+        return next(self.known.words)
+
+
+class Fillers:
+    """
+    Words for gaps, each in its turn.
+
+    Attributes:
+        words: those that are clear without a sentence around them.
+    """
+
+    def __init__(self, entries: tuple[Entry, ...], rng: random.Random):
+        self.entries, self.rng, self.decks = entries, rng, {}
+        clear = [word for entry in entries for word in entry.words if word not in SOUND_ALIKE]
+        self.words = in_turn(list(dict.fromkeys(clear)), rng)
+
+    def fits(self, gap: Gap) -> bool:
+        """Whether there is a word for it."""
+        return self._deck(gap) is not None
+
+    def fill(self, gap: Gap) -> str:
+        return next(self._deck(gap))
+
+    def _deck(self, gap: Gap) -> Iterator[str] | None:
+        if gap not in self.decks:
+            words = [word for entry in self.entries if (word := _form_for(gap, entry)) is not None]
+            self.decks[gap] = in_turn(words, self.rng) if words else None
+        return self.decks[gap]
+
+
+def _form_for(gap: Gap, entry: Entry) -> str | None:
+    if entry.section != gap.section or (gap.is_counted and entry.forms[1] is None):
+        return None
+    return entry.forms[gap.form]
 
 
 def sentences(topic: str, split: Split, rng: random.Random) -> Iterator[Exchange]:
+    """What is to be said again, for ever. No sentence of one split is one of another, be it repeated or read."""
     for text in Sentences(split, rng):
         yield Exchange(("sentence", text), rng.choice(PROMPTS[topic]).format(text), text)
