@@ -46,7 +46,7 @@ benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick"
 DATA := data/tinytalk
 RUNS := runs/tiny
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/flow-omni train
-TRAIN_TWO := OMP_NUM_THREADS=1 $(BIN)/accelerate launch --config_file training/accelerate/cpu.yaml -m flow_omni.training
+TRAIN_TWO := OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node 2 -m flow_omni.training
 
 tiny: $(RUNS)/finetune/model.safetensors  ## Train the checkpoint that the package brings: speech, parts, both stages (hours)
 
@@ -64,7 +64,8 @@ $(RUNS)/vocoder/model.safetensors: $(DATA)/train.jsonl
 
 $(RUNS)/parts/model.safetensors: $(foreach part,recognise language vocoder,$(RUNS)/$(part)/model.safetensors)
 	$(BIN)/flow-omni init --whisper $(RUNS)/recognise/whisper --llm $(RUNS)/language --vocoder $(RUNS)/vocoder \
-	    --speech-config num_hidden_layers=1 --speech-config speech_delay=6 --overwrite --output $(@D)
+	    --speech-config num_hidden_layers=1 --speech-config speech_delay=6 \
+	    --speech-config num_noise_draws=2 --overwrite --output $(@D)
 
 $(RUNS)/align/model.safetensors: $(RUNS)/parts/model.safetensors
 	$(TRAIN_TWO) tiny/align model=$(<D) data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)

@@ -59,6 +59,8 @@ class FlowOmniTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # else a recipe that says `bf16` would be refused on a CPU, which can do it well
             self.use_cpu = True
+        if self.use_cpu and self.ddp_backend is None:
+            self.ddp_backend = "gloo"
         super().__post_init__()
         if self.stage is not None and self.stage not in STAGES:
             raise ValueError(f"`stage` is {self.stage!r}: it must be one of {', '.join(map(repr, STAGES))}, or None.")

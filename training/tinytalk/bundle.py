@@ -1,0 +1,76 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Puts a trained checkpoint into the package: weights in half precision, tokenizer, processor, vocoder and card, and nothing
+else, such as optimizer states or logs.
+
+    python -m flow_omni.training.tinytalk.bundle runs/tiny/finetune flow_omni/checkpoints/tiny --results eval/results.json
+"""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ...hub_card import write_model_card
+from ...hub_card.evaluation_figures import figures_for_card
+from ...modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from ...processing.processing_flow_omni import FlowOmniProcessor
+from ..checkpoints import clear_staging, publish, staging_folder
+
+
+# Who installs the package downloads this too.
+MAX_MEGABYTES = 40
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def bundle(
+    checkpoint: Annotated[Path, typer.Argument(help="The trained checkpoint.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Where to put it.", show_default=False)],
+    results: Annotated[
+        Path | None, typer.Option(help="What `flow-omni evaluate` measured, for the card.", show_default=False)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float16.")] = "bfloat16",
+    command: Annotated[str, typer.Option(help="What made the checkpoint, for the card.")] = "make tiny",
+):
+    """Put a trained checkpoint into the package, in place of the one that is there."""
+    if dtype not in DTYPES:
+        raise typer.BadParameter(f"{dtype!r} is no half precision: choose one of {', '.join(DTYPES)}.")
+    model = FlowOmniForSpeechGeneration.from_pretrained(checkpoint, dtype="float32").to(DTYPES[dtype])
+    processor = FlowOmniProcessor.from_pretrained(checkpoint)
+    staged = staging_folder(folder.parent) / folder.name
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(staged)
+    processor.save_pretrained(staged)
+    write_model_card(
+        staged,
+        datasets=["tinytalk"],
+        languages=["en"],
+        license="apache-2.0",
+        figures=None if results is None else figures_for_card(results),
+        is_trained=True,
+        command=command,
+    )
+    megabytes = sum(path.stat().st_size for path in staged.rglob("*")) / 1e6
+    if megabytes > MAX_MEGABYTES:
+        raise ValueError(f"The checkpoint has {megabytes:.1f} MB: no more than {MAX_MEGABYTES} go into the package.")
+    publish(staged, folder)
+    clear_staging(folder.parent)
+    typer.echo(f"{folder}: {megabytes:.1f} MB")
+
+
+if __name__ == "__main__":
+    typer.run(bundle)
