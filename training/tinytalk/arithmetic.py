@@ -148,6 +148,10 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {
     ),
 }
 
+HIGHEST_RESULT = max(
+    one.result(*pair) for operations in OPERATIONS.values() for one in operations for pair in one.combinations
+)
+
 
 def arithmetic(split: Split, language: str, rng: random.Random) -> Iterator[Exchange]:
     """Questions for ever: each combination of the split in turn, small ones twice as often."""

@@ -36,7 +36,7 @@ PHRASINGS = {
         "before": ("What comes before {a}?", "Which number comes before {a}?", "What number is just before {a}?"),
     },
     "zh": {
-        "up": ("从{a}数到{b}。", "请从{a}数到{b}。", "你能从{a}数到{b}吗？"),
+        "up": ("从{a}念到{b}。", "请数数，从{a}到{b}。", "你能从{a}念到{b}吗？"),
         "down": ("从{a}倒数到{b}。", "请从{a}倒数到{b}。"),
         "after": ("{a}后面是几？", "{a}的后面是什么数？", "哪个数在{a}后面？"),
         "before": ("{a}前面是几？", "{a}的前面是什么数？", "哪个数在{a}前面？"),

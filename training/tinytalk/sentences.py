@@ -18,9 +18,9 @@ from collections.abc import Iterator
 
 from .exchanges import Exchange, in_turn, sentence
 from .numbers import in_words
-from .splits import Split, split_of
-from .templates import PROMPTS, TEMPLATES, Gap, parts_of
-from .words import SOUND_ALIKE, Entry, entries_by_split, with_article
+from .splits import SPLITS, Split, split_of
+from .templates import Gap, parts_of, templates
+from .words import SOUND_ALIKE, Entry, entries_by_split, held_out_words, with_article
 
 
 TEMPLATE_SHARE = 0.5
@@ -28,26 +28,35 @@ TEMPLATE_SHARE = 0.5
 NUMBER_SHARE = 0.04
 # How many sentences of validation and test have a word that train never had.
 HELD_OUT_SHARE = 0.5
+# In how many orders words are put, at most, for one that belongs to the split.
+ORDERS_TRIED = 8
 LENGTHS, LENGTH_WEIGHTS = (1, 2, 3, 4, 5, 6), (1, 4, 5, 5, 3, 2)
 
 
 class Sentences:
     """Sentences of a split, drawn for ever."""
 
-    def __init__(self, split: Split, rng: random.Random):
-        self.split, self.rng = split, rng
-        by_split = entries_by_split("en")
+    def __init__(self, split: Split, language: str, rng: random.Random):
+        self.split, self.language, self.rng = split, language, rng
+        by_split = entries_by_split(language)
         self.known = Fillers(by_split["train"], rng)
         self.held_out = Fillers(by_split[split], rng) if split != "train" else None
-        self.templates = in_turn(TEMPLATES, rng)
+        self.foreign = [word for other in SPLITS if other != split for word in held_out_words(other, language)]
+        self.templates = in_turn(templates(language)["sentences"], rng)
 
     def __iter__(self) -> Iterator[str]:
         while True:
             is_held_out = self.held_out is not None and self.rng.random() < HELD_OUT_SHARE
             make = self.from_template if self.rng.random() < TEMPLATE_SHARE else self.in_any_order
             text = make(is_held_out)
-            if is_held_out or split_of("sentence", text.lower()) == self.split:
+            if is_held_out or self._is_mine(text):
                 yield text
+
+    def _is_mine(self, text: str) -> bool:
+        if split_of("sentence", text.lower()) != self.split:
+            return False
+        # without spaces, the end of a word and the beginning of the next may make a word that is held out
+        return self.language != "zh" or not any(word in text for word in self.foreign)
 
     def from_template(self, is_held_out: bool = False) -> str:
         """A sentence, one of whose words is held out if it is to be."""
@@ -70,11 +79,17 @@ class Sentences:
         words = [self._word() for _ in range(length)]
         if is_held_out:
             words[self.rng.randrange(length)] = next(self.held_out.words)
-        return sentence(" ".join(words)) + "."
+        # words of a sentence that is not this split's would have to wait for their next turn
+        for _ in range(ORDERS_TRIED):
+            self.rng.shuffle(words)
+            text = "".join(words) + "。" if self.language == "zh" else sentence(" ".join(words)) + "."
+            if is_held_out or self._is_mine(text):
+                break
+        return text
 
     def _word(self) -> str:
         if self.rng.random() < NUMBER_SHARE:
-            return in_words(self.rng.randrange(100))
+            return in_words(self.rng.randrange(100), self.language)
         return next(self.known.words)
 
 
@@ -111,7 +126,8 @@ def _form_for(gap: Gap, entry: Entry) -> str | None:
     return entry.forms[gap.form]
 
 
-def sentences(topic: str, split: Split, rng: random.Random) -> Iterator[Exchange]:
+def sentences(topic: str, split: Split, language: str, rng: random.Random) -> Iterator[Exchange]:
     """What is to be said again, for ever. No sentence of one split is one of another, be it repeated or read."""
-    for text in Sentences(split, rng):
-        yield Exchange(("sentence", text), rng.choice(PROMPTS[topic]).format(text), text)
+    prompts = templates(language)[topic]
+    for text in Sentences(split, language, rng):
+        yield Exchange(("sentence", text), rng.choice(prompts).format(text), text)

@@ -16,8 +16,10 @@
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 
+FOLDER = Path(__file__).parent
 FORMS = {"one": 0, "many": 1, "base": 0, "third": 1, "past": 2, "ing": 3}
 GAP = re.compile(r"\{(?:(a) )?(\w+)(?:\.(\w+))?\}")
 
@@ -51,105 +53,20 @@ def parts_of(template: str) -> tuple[str | Gap, ...]:
     return (*parts, template[end:])
 
 
-PROMPTS = {
-    "repeat": (
-        "Repeat after me: {0}",
-        "Say after me: {0}",
-        "Please repeat after me: {0}",
-        "Repeat this: {0}",
-        "Please repeat: {0}",
-    ),
-    "read": ("Read this: {0}", "Please say: {0}", "Read aloud: {0}", "Please read this: {0}", "Say: {0}"),
-}
-
-TEMPLATES = (
-    "The {animals} {acts.past} {manners}.",
-    "The {moods} {people} {acts.past} in the {places}.",
-    "My {people} has {a colors} {things.one}.",
-    "{names} {handles.past} the {things}.",
-    "{names} {handles.past} the {qualities} {things}.",
-    "We {handles.past} the {things} in the {places}.",
-    "She {handles.past} {a qualities} {clothes.one}.",
-    "He wants to {acts} near the {places}.",
-    "They {acts.past} all {times.one} long.",
-    "I would like some {foods} and {drinks}.",
-    "There is {a animals.one} in the {places}.",
-    "There are {counts} {animals.many} near the {places}.",
-    "The {people} likes {fruits.many}.",
-    "The {qualities} {animals} {acts.third} {manners}.",
-    "Put the {things} on the {furniture}.",
-    "Please bring me the {colors} {things}.",
-    "Where is my {qualities} {things.one}?",
-    "{names} and {names} {acts.past} together.",
-    "The {vehicles} stops at the {places}.",
-    "Her {clothes.one} is very {qualities}.",
-    "The {nature} was {qualities} this {times}.",
-    "We saw {a qualities} {animals.one} by the {nature}.",
-    "His {body.one} hurts today.",
-    "The {things.one} is made of {materials}.",
-    "This {ideas} is {adjectives}.",
-    "We talked about the {ideas} of the {people}.",
-    "The {people} has {a adjectives} {ideas.one}.",
-    "It is {a adjectives} {ideas.one}.",
-    "I {often} {acts} in the {places}.",
-    "They {often} {handles} the {things}.",
-    "The {people} {greets.past} the {people}.",
-    "She {often} {greets.third} her {people}.",
-    "It {often} {verbs.third}.",
-    "He is {verbs.ing} again.",
-    "The {people} is {handles.ing} the {fruits}.",
-    "You should {verbs} more often.",
-    "Did you {greets} the {people}?",
-    "We must {knows} the {ideas}.",
-    "They {knows.past} the {adjectives} {ideas}.",
-    "{names} is {acts.ing} with the {animals}.",
-    "The {people} was {moods} and {moods}.",
-    "{names} drove the {colors} {vehicles}.",
-    "We need more {foods}.",
-    "Do you like {foods}?",
-    "Can you see the {animals} over there?",
-    "Is the {places} far from here?",
-    "I have {counts} {things.many}.",
-    "He {verbs.past} {manners}.",
-    "The {fruits.one} tastes {qualities}.",
-    "{names} forgot the {things} at the {places}.",
-    "The {places} is full of {people.many}.",
-    "They live near the {qualities} {places}.",
-    "My {clothes.one} is {colors} and {colors}.",
-    "{a qualities} {things.one} stood by the {furniture}.",
-    "She is {a moods} {people}.",
-    "Every {times.one} we {handles} the {fruits.many}.",
-    "Look at the {qualities} {nature}!",
-    "I can hear the {animals} and the {animals}.",
-    "The {ideas} was very {adjectives}.",
-    "His {ideas} is better than yours.",
-    "Our {people} {knows.third} the {ideas}.",
-    "The {vehicles} is {qualities} and {colors}.",
-    "The {furniture} is in the {places}.",
-    "{names} is {greets.ing} the {animals}.",
-    "{adverbs} the {people} {acts.past}.",
-    "The {animals} is {adverbs} {moods}.",
-    "{names} and I are {moods}.",
-    "The {fruits.many} are in the {furniture}.",
-    "There is {materials} on the {body}.",
-    "He lost his {clothes} in the {nature}.",
-    "Are the {people.many} {moods} now?",
-    "{ideas} and {ideas} are {adjectives}.",
-    "Two {vehicles.many} are near the {places.many}.",
-    "Do not {handles} the {drinks}!",
-    "The {body} of the {animals} is {qualities}.",
-    "Some {nature} fell on the {vehicles}.",
-    "I like {colors} {clothes}.",
-    "She will {verbs} in the {times}.",
-    "{people.many} {knows} {ideas.many}.",
-    "{adverbs} I saw {counts} {places.many}.",
-)
+@cache
+def templates(language: str) -> dict[str, tuple[str, ...]]:
+    """The sentences, and what comes before them when they are to be repeated or to be read, as they stand in the file."""
+    sections: dict[str, list[str]] = {}
+    for line in (FOLDER / f"templates_{language}.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            lines = sections.setdefault(line.strip("[]"), [])
+        elif line and not line.startswith("#"):
+            lines.append(line)
+    return {name: tuple(lines) for name, lines in sections.items()}
 
 
 @cache
-def literal_words() -> frozenset[str]:
-    """The words, in small letters, of the sentences and of what is said before them, whatever their gaps are filled with."""
-    texts = [part for template in TEMPLATES for part in parts_of(template) if isinstance(part, str)]
-    return frozenset(
-        re.findall("[a-z]+", " ".join([*texts, *(text for told in PROMPTS.values() for text in told)]).lower())
-    )
+def literals(language: str) -> str:
+    """All of the templates, in small letters, but for what their gaps are filled with."""
+    texts = [part for lines in templates(language).values() for line in lines for part in parts_of(line)]
+    return " ".join(text for text in texts if isinstance(text, str)).lower()

@@ -15,29 +15,47 @@
 
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
-from .arithmetic import arithmetic
+from ..recognition.characters import spoken
+from .arithmetic import HIGHEST_RESULT, OPERATIONS, arithmetic
 from .counting import counting
 from .exchanges import Exchange, in_turn, of_split, read_tables
+from .numbers import in_words
 from .sentences import sentences
 from .spelling import spelling
 from .splits import SPLITS, Split
+from .templates import literals
+from .words import entries
 
 
-# Topics and how many of the rows are about them.
-TOPICS: dict[str, float] = {
-    "arithmetic": 0.28,
-    "repeat": 0.20,
-    "facts": 0.14,
-    "read": 0.12,
-    "calendar": 0.07,
-    "spelling": 0.06,
-    "counting": 0.05,
-    "opposites": 0.04,
-    "small_talk": 0.04,
+# Topics and how many of the rows are about them, by language.
+SHARES: dict[str, dict[str, float]] = {
+    "en": {
+        "arithmetic": 0.28,
+        "repeat": 0.20,
+        "facts": 0.14,
+        "read": 0.12,
+        "calendar": 0.07,
+        "spelling": 0.06,
+        "counting": 0.05,
+        "opposites": 0.04,
+        "small_talk": 0.04,
+    },
+    "zh": {
+        "arithmetic": 0.30,
+        "repeat": 0.22,
+        "facts": 0.14,
+        "read": 0.12,
+        "calendar": 0.07,
+        "counting": 0.06,
+        "opposites": 0.05,
+        "small_talk": 0.04,
+    },
 }
-TABLES = ("facts", "calendar", "opposites", "small_talk")
+TOPICS = tuple(SHARES["en"])
+# Topics of which there are more questions than can be listed.
+ENDLESS = ("arithmetic", "repeat", "read")
 
 
 def generate(split: Split, num_rows: int, seed: int = 0, language: str = "en") -> Iterator[dict[str, str]]:
@@ -56,9 +74,15 @@ def generate(split: Split, num_rows: int, seed: int = 0, language: str = "en") -
     """
     if split not in SPLITS:
         raise ValueError(f"The split is {split!r}: it must be one of {', '.join(SPLITS)}.")
+    if language not in SHARES:
+        raise ValueError(f"The language is {language!r}: texts are written in {' and '.join(SHARES)} only.")
+    return _rows(split, num_rows, seed, language)
+
+
+def _rows(split: Split, num_rows: int, seed: int, language: str) -> Iterator[dict[str, str]]:
     rng = random.Random(f"{seed} {split} {language}")
-    streams = {topic: exchanges_of(topic, split, language, rng) for topic in TOPICS}
-    for index, topic in enumerate(islice(_drawn_topics(rng), num_rows)):
+    streams = {topic: exchanges_of(topic, split, language, rng) for topic in SHARES[language]}
+    for index, topic in enumerate(islice(_drawn_topics(language, rng), num_rows)):
         exchange = next(streams[topic])
         yield {
             "id": f"{topic}-{index}",
@@ -73,7 +97,7 @@ def exchanges_of(topic: str, split: Split, language: str, rng: random.Random) ->
     if topic == "arithmetic":
         return arithmetic(split, language, rng)
     if topic in ("repeat", "read"):
-        return sentences(topic, split, rng)
+        return sentences(topic, split, language, rng)
     return in_turn(all_of(topic, split, language), rng)
 
 
@@ -83,12 +107,10 @@ def all_of(topic: str, split: Split, language: str) -> list[Exchange]:
         return counting(split, language)
     if topic == "spelling":
         return spelling(split, language)
-    exchanges = [exchange for table in read_tables(f"{topic}_{language}") for exchange in table.exchanges()]
+    tables = read_tables(f"{topic}_{language}")
     if topic == "opposites":
-        exchanges += [
-            exchange for table in read_tables(f"{topic}_{language}") for exchange in table.reversed().exchanges()
-        ]
-    return of_split(exchanges, split)
+        tables += tuple(table.reversed() for table in tables)
+    return of_split([exchange for table in tables for exchange in table.exchanges()], split)
 
 
 def topic_of(row_id: str) -> str:
@@ -96,6 +118,24 @@ def topic_of(row_id: str) -> str:
     return row_id.partition("-")[0]
 
 
-def _drawn_topics(rng: random.Random) -> Iterator[str]:
+def vocabulary(language: str = "en") -> list[str]:
+    """
+    Every word that can come up in any split, in small letters, as [`spoken`] tells words apart: "twenty-one" is two. Of
+    Mandarin, every character.
+    """
+    texts = [word for entry in entries(language) for word in entry.words]
+    texts += [in_words(number, language) for number in range(HIGHEST_RESULT + 1)]
+    texts += [text.format(a="", b="", c="") for one in OPERATIONS[language] for text in (*one.questions, one.answer)]
+    texts.append(literals(language))
+    for topic in SHARES[language]:
+        if topic not in ENDLESS:
+            for exchange in chain(*(all_of(topic, split, language) for split in SPLITS)):
+                texts += [exchange.question, exchange.answer]
+    words = spoken(" ".join(texts))
+    return sorted(set(words.replace(" ", "") if language == "zh" else words.split()))
+
+
+def _drawn_topics(language: str, rng: random.Random) -> Iterator[str]:
+    topics, shares = zip(*SHARES[language].items())
     while True:
-        yield rng.choices(list(TOPICS), list(TOPICS.values()))[0]
+        yield rng.choices(topics, shares)[0]

@@ -15,14 +15,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ..examples import uniform
 from .splits import SPLITS, Split, split_at
-from .templates import literal_words
+from .templates import literals
 
 
 FOLDER = Path(__file__).parent
@@ -37,11 +37,11 @@ NEVER_HELD_OUT = ("small", "numbers", "counts", "colors", "drinks")
 # They sound like other words of the list: in a sentence it is plain which is meant, among words in any order it is not.
 SOUND_ALIKE = frozenset(
     """
-    acts aunt aunts ate be been blew bored by chews chew dear desserts dessert dew due flour for guessed heel heels hear hours
-    our ours inn inns knew knot knots knows lead led leads maid maids male marry meet meets miner miners missed oar oars won
-    passed patience piece pieces plane planes pour pours praise presents prince princes read reads rode role roles route routes
-    rows sale sales sighed sighs source sources stare stares steel their threw to too waist waists weight weights wore weigh
-    weighs weak wear whether would
+    acts aunt aunts ate be been blew bored by chews chew dear desserts dessert dew due flour for guessed hear hours
+    our ours knew knows lead led leads maid maids male marry meet meets missed won passed patience piece pieces
+    plane planes pour pours praise presents prince princes read reads rode role roles route routes rows sale sales
+    sighed sighs source sources stare stares steel their threw to too weight weights wore weigh weighs weak wear
+    whether would
     """.split()
 )
 VOWEL_SOUND = re.compile(r"(?!uni|use|eu|one\b|once\b)[aeiou]|hour|honest", re.IGNORECASE)
@@ -83,7 +83,9 @@ def entries(language: str = "en") -> tuple[Entry, ...]:
 def forms_of(section: str, told: list[str]) -> tuple[str | None, ...]:
     """All forms of an entry of which only those are told that are not regular."""
     word = told[0]
-    if section in NOUNS:
+    if not word.isascii():  # Chinese
+        regular = [word]
+    elif section in NOUNS:
         regular = [word, with_s(word)]
     elif section in VERBS:
         regular = [word, with_s(word), with_ed(word), f"{re.sub(r'(?<=[^eoy])e$', '', word)}ing"]
@@ -113,17 +115,22 @@ def entries_by_split(language: str = "en") -> dict[Split, tuple[Entry, ...]]:
     shares a form with another entry is never held out, or its forms would come up in the other's sentences; nor is what the
     sentences themselves are made of.
     """
-    counts = Counter(word.lower() for entry in entries(language) for word in entry.words)
-    fixed = literal_words()
+    is_known = _known_elsewhere(language)
     by_split: dict[Split, list[Entry]] = {split: [] for split in SPLITS}
     for entry in entries(language):
-        words = {word.lower() for word in entry.words}
-        is_free = (
-            entry.section not in NEVER_HELD_OUT and not words & fixed and all(counts[word] == 1 for word in words)
-        )
-        place = uniform("tinytalk", language, "word", entry.forms[0]) if is_free else 0.0
+        is_fixed = entry.section in NEVER_HELD_OUT or any(map(is_known, entry.words))
+        place = 0.0 if is_fixed else uniform("tinytalk", language, "word", entry.forms[0])
         by_split[split_at(place, VALIDATION_SHARE, TEST_SHARE)].append(entry)
     return {split: tuple(mine) for split, mine in by_split.items()}
+
+
+def _known_elsewhere(language: str) -> Callable[[str], bool]:
+    """Tells of a word whether it comes up although its entry does not."""
+    words = [word.lower() for entry in entries(language) for word in entry.words]
+    if language == "zh":  # no spaces: a word comes up in longer ones too
+        return lambda word: word in literals(language) or sum(word in other for other in words) > 1
+    counts = Counter([*words, *re.findall(r"[a-z]+", literals(language))])
+    return lambda word: counts[word.lower()] > 1
 
 
 def held_out_words(split: Split, language: str = "en") -> frozenset[str]:
