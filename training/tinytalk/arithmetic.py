@@ -11,15 +11,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Sums, differences and products in words, and counting. A combination of numbers belongs to one split, however it is asked."""
+"""Sums, differences and products in words. A combination of numbers belongs to one split, however it is asked."""
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..examples import uniform
 from .exchanges import Exchange, in_turn, sentence
 from .numbers import in_words
-from .splits import Split, split_of
+from .splits import TEST_SHARE, VALIDATION_SHARE, Split, split_at, split_of
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ class Operation:
             return split_of(self.name, a, b)
         if a == b:
             return "train"
-        asked = split_of(self.name, min(a, b), max(a, b))
-        is_small_first = split_of(self.name, "order", min(a, b), max(a, b)) == "train"
-        return asked if (a < b) == is_small_first else "train"
+        pair = (min(a, b), max(a, b))
+        is_small_first = uniform("tinytalk", self.name, "order", *pair) < 0.5
+        if (a < b) != is_small_first:
+            return "train"
+        # twice the shares, since of two orders one is held out
+        return split_at(uniform("tinytalk", self.name, *pair), 2 * VALIDATION_SHARE, 2 * TEST_SHARE)
 
     def ask(self, a: int, b: int, question: str, language: str) -> Exchange:
         numbers = {"a": in_words(a, language), "b": in_words(b, language), "c": in_words(self.result(a, b), language)}
