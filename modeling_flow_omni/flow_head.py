@@ -20,7 +20,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
-from .flow_matching import draw_times, flow_matching_loss, guided, integrate, velocity_from_data
+from .flow_matching import draw_normal, draw_times, flow_matching_loss, guided, integrate, velocity_from_data
 from .speech_head import FlowOmniHeadOutput, FlowOmniSpeechHead
 
 
@@ -103,7 +103,7 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
         flow_loss = flow_matching_loss(
             velocity=lambda points, times: self.velocity(points, times, conditions),
             data=repeated,
-            noise=torch.randn(repeated.shape, device=patches.device, generator=generator),
+            noise=draw_normal(repeated.shape, patches.device, generator),
             times=times,
             latest_time=1 - self.config.min_time_to_data if self.config.prediction_type == "data" else 1.0,
         )

@@ -46,6 +46,15 @@ def velocity_from_data(
     return (predicted_data - point) / (1 - times).clamp(min=min_time_to_data)
 
 
+def draw_normal(
+    shape: tuple[int, ...], device: torch.device | None = None, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Standard Gaussian numbers. Without a generator none is passed: `torch.compile` could not trace varying shapes."""
+    if generator is None:
+        return torch.randn(shape, device=device)
+    return torch.randn(shape, device=device, generator=generator)
+
+
 def draw_times(
     shape: tuple[int, ...],
     logit_mean: float,
@@ -54,7 +63,7 @@ def draw_times(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Times whose logits are normal, so that most training happens in the middle of the path, where it is hard."""
-    logits = torch.randn(shape, device=device, generator=generator)
+    logits = draw_normal(shape, device, generator)
     return torch.sigmoid(logit_mean + logit_std * logits)
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from flow_omni.modeling_flow_omni.flow_matching import (
+    draw_normal,
     draw_times,
     flow_matching_loss,
     guided,
@@ -106,6 +107,16 @@ def test_times_are_logit_normal_and_repeat_with_their_generator():
     assert logits.std().item() == pytest.approx(1.0, abs=0.03)
     again = draw_times((20000, 1), logit_mean=-0.4, logit_std=1.0, generator=torch.Generator().manual_seed(0))
     assert torch.equal(times, again)
+
+
+def test_normal_numbers_of_any_shape_can_be_compiled():
+    """With `generator=None` passed on, a second shape made `torch.compile` fail."""
+    compiled = torch.compile(lambda data: draw_normal(data.shape, data.device), backend="eager", fullgraph=True)
+    for num_rows in (3, 5, 7):
+        torch.manual_seed(num_rows)
+        drawn = compiled(torch.zeros(num_rows, 4))
+        torch.manual_seed(num_rows)
+        assert torch.equal(drawn, torch.randn(num_rows, 4))
 
 
 def test_guidance_of_one_is_the_conditional_and_more_goes_beyond():
