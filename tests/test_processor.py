@@ -303,6 +303,13 @@ def test_answer_without_an_end_in_the_template_ends_with_the_tokenizers():
     assert processor.answer_end_token_id == tokenizer.eos_token_id
 
 
+def test_answer_ends_as_a_template_says_that_is_set_later():
+    processor = tiny_processor()
+    assert processor.answer_end_token_id == EOS_TOKEN_ID
+    processor.chat_template = "{% for message in messages %}{{ message.content + '<|endoftext|>' }}{% endfor %}"
+    assert processor.answer_end_token_id == processor.tokenizer.convert_tokens_to_ids("<|endoftext|>") != EOS_TOKEN_ID
+
+
 def test_tokenizer_without_chatml_ends_its_turns_with_its_own_end():
     tokenizer = byte_level_tokenizer()
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())

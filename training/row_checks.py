@@ -18,6 +18,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,17 @@ REMOTE = ("http://", "https://", "data:", "hf://", "s3://", "zip://")
 TYPO_LIKENESS = 0.85
 
 
+@lru_cache
+def _columns_like(name: str) -> list[str]:
+    return difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=TYPO_LIKENESS)
+
+
 def check_columns(names: list[str], where: str) -> None:
     """Refuses columns that look like ours and are not: nobody would notice that they are never read."""
     for name in names:
-        likely = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=TYPO_LIKENESS)
-        if name not in COLUMNS and likely:
+        # it is every row that is checked: known names, the usual case, must cost nothing
+        likely = [] if name in COLUMNS else _columns_like(name)
+        if likely:
             raise RowError(
                 where,
                 name,
