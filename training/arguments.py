@@ -16,6 +16,7 @@
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import get_int_from_env
 from transformers import TrainingArguments
 
 from .stages import STAGES
@@ -59,7 +60,8 @@ class FlowOmniTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # else a recipe that says `bf16` would be refused on a CPU, which can do it well
             self.use_cpu = True
-        if self.use_cpu and self.ddp_backend is None:
+        if self.use_cpu and self.ddp_backend is None and num_processes_launched() > 1:
+            # a process by itself would wait for others if it were told how to talk to them
             self.ddp_backend = "gloo"
         super().__post_init__()
         if self.stage is not None and self.stage not in STAGES:
@@ -70,3 +72,8 @@ class FlowOmniTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`mel_statistics_batches` is {self.mel_statistics_batches}: it must be a number of batches, 0 or more."
             )
+
+
+def num_processes_launched() -> int:
+    """How many processes a launcher (torchrun, accelerate, MPI) has started, by what it tells them; 1 without any."""
+    return get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
