@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 ARGS ?=
+# of the second benchmark: its cases are not those of the first
+TRAINING_ARGS ?= $(filter --quick,$(ARGS))
 
 # Each worker has torch in memory, hence no more than four.
 WORKERS := -n logical --maxprocesses 4
@@ -40,6 +42,7 @@ format: $(READY)  ## Let ruff mend what it can
 
 benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick" for the tiny model only)
 	$(BIN)/python benchmarks/speed.py $(ARGS)
+	$(BIN)/python benchmarks/training.py $(TRAINING_ARGS)
 
 # The bundled checkpoint from nothing, each file from those it is made of: stopped, `make tiny` goes on where it was, and
 # `make -j2 tiny` trains two parts at a time. One thread a process: two would wait for each other wherever anything else runs.

@@ -15,6 +15,7 @@
 
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
@@ -50,9 +51,33 @@ SIZES = {
     },
 }
 
+# Sizes whose training is measured: the one that `make tiny` trains, and one where the language model outweighs all else.
+TRAINING_SIZES = {
+    "tinytalk": {
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": 260,
+            "hidden_size": 256,
+            "intermediate_size": 768,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": True,
+        },
+        "speech_config": {"num_hidden_layers": 1},
+    },
+    "qwen2-0.5b": {name: part for name, part in SIZES["qwen2-0.5b"].items() if name != "vocoder_config"},
+}
+
 
 def build_config(size: str, **fields) -> FlowOmniConfig:
     return FlowOmniConfig(**SIZES[size], **fields)
+
+
+def training_config(size: str, **speech_fields) -> FlowOmniConfig:
+    """The config of a size to train, with changes to its speech side. It carries no vocoder, which is trained apart."""
+    parts = TRAINING_SIZES[size]
+    return FlowOmniConfig(**parts | {"speech_config": {**parts.get("speech_config", {}), **speech_fields}})
 
 
 def build_model(config: FlowOmniConfig, dtype: torch.dtype) -> FlowOmniForSpeechGeneration:
@@ -62,6 +87,17 @@ def build_model(config: FlowOmniConfig, dtype: torch.dtype) -> FlowOmniForSpeech
     """
     with init.no_init_weights():
         model = FlowOmniForSpeechGeneration._from_config(config, dtype=dtype)
+    return _with_random_weights(model)
+
+
+def build_language_model(config: FlowOmniConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The language model inside such a model, alone, with a text head of its own."""
+    with init.no_init_weights():
+        model = AutoModelForCausalLM.from_config(config.text_config, dtype=dtype)
+    return _with_random_weights(model)
+
+
+def _with_random_weights(model: PreTrainedModel) -> PreTrainedModel:
     model.tie_weights()
     torch.manual_seed(0)
     with torch.no_grad():

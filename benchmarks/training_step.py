@@ -35,13 +35,21 @@ NUM_PROMPT_TOKENS = 26
 NUM_TEXT_TOKENS = 16
 
 
-def training_batch(config: FlowOmniConfig, batch_size: int, num_patches: int) -> dict[str, torch.Tensor]:
-    """Rows of a question of 3 s and an answer of 16 tokens and `num_patches` patches, with all labels."""
-    prompt = question_prompt(config, NUM_FEATURE_FRAMES, NUM_PROMPT_TOKENS)["input_ids"][0]
+def training_batch(
+    config: FlowOmniConfig,
+    batch_size: int,
+    num_patches: int,
+    num_text_tokens: int = NUM_TEXT_TOKENS,
+    num_feature_frames: int = NUM_FEATURE_FRAMES,
+) -> dict[str, torch.Tensor]:
+    """
+    Rows of a question of so many feature frames (of 10 ms) and an answer of so many tokens and patches, with all labels.
+    """
+    prompt = question_prompt(config, num_feature_frames, NUM_PROMPT_TOKENS)["input_ids"][0]
     pad, start, generating, stop = config.state_ids
     delay = config.speech_config.speech_delay
     answer_states = torch.tensor([pad] * delay + [start] + [generating] * num_patches + [stop])
-    text = torch.arange(2, 2 + NUM_TEXT_TOKENS)
+    text = torch.arange(2, 2 + num_text_tokens)
     num_steps = max(len(answer_states), len(text))
     answer_ids = nn.functional.pad(text, (0, num_steps - len(text)))
     answer_labels = nn.functional.pad(text, (0, num_steps - len(text)), value=IGNORED)
@@ -57,8 +65,8 @@ def training_batch(config: FlowOmniConfig, batch_size: int, num_patches: int) ->
     speech = config.speech_config
     return batch | {
         "attention_mask": torch.ones_like(batch["input_ids"]),
-        "input_features": torch.randn(batch_size, config.audio_config.num_mel_bins, NUM_FEATURE_FRAMES),
-        "input_features_mask": torch.ones(batch_size, NUM_FEATURE_FRAMES, dtype=torch.long),
+        "input_features": torch.randn(batch_size, config.audio_config.num_mel_bins, num_feature_frames),
+        "input_features_mask": torch.ones(batch_size, num_feature_frames, dtype=torch.long),
         "mel_labels": torch.randn(batch_size, num_patches, speech.frames_per_step, speech.num_mel_bins),
     }
 
@@ -92,7 +100,7 @@ class TrainingStep:
 def in_fresh_process(function: Callable, *arguments):
     """The result of `function(*arguments)` in a process of its own, whose peak of memory is nobody else's."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, torch.get_num_threads(), *arguments).result()
+        return pool.submit(function, *arguments).result()
 
 
 def memory_of_step(num_threads: int, naive: bool, *case) -> tuple[int, int]:
@@ -118,8 +126,9 @@ def times_of_steps(num_threads: int, repetitions: int, *case) -> dict[bool, list
 def measure_training(size: str, dtype: str, batch_size: int, num_patches: int, repetitions: int) -> dict:
     """The rows of the training table."""
     case = (size, dtype, batch_size, num_patches)
-    seconds = in_fresh_process(times_of_steps, repetitions, *case)
-    (before, ours), (_, naive) = (in_fresh_process(memory_of_step, way, *case) for way in (False, True))
+    threads = torch.get_num_threads()
+    seconds = in_fresh_process(times_of_steps, threads, repetitions, *case)
+    (before, ours), (_, naive) = (in_fresh_process(memory_of_step, threads, way, *case) for way in (False, True))
     times = {way: Measure(samples) for way, samples in seconds.items()}
     gib = 2**30
     return {

@@ -15,11 +15,21 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import spoken_prompt, tiny_config, tiny_model, training_batch
+from tiny import (
+    AUDIO_FIELDS,
+    AUDIO_TOKEN_ID,
+    SPEECH_FIELDS,
+    TEXT_FIELDS,
+    spoken_prompt,
+    tiny_config,
+    tiny_model,
+    training_batch,
+)
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -28,8 +38,12 @@ import decoding
 import shapes
 import speed
 import stopwatch
+import training_cases
+import training_data
 import training_step
 from tabulation import Table
+
+import training
 
 
 def test_command_prints_its_tables_and_writes_them_as_markdown_and_json(tmp_path, capsys):
@@ -84,6 +98,72 @@ def test_training_batch_of_the_benchmark_trains_every_part():
     output.loss.backward()
     assert all(part > 0 for part in (output.text_loss, output.state_loss, output.speech_loss))
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.fixture
+def tiny_case(monkeypatch):
+    fields = {"audio_config": AUDIO_FIELDS, "text_config": TEXT_FIELDS, "speech_config": SPEECH_FIELDS}
+    monkeypatch.setitem(shapes.TRAINING_SIZES, "tinytalk", fields | {"audio_token_id": AUDIO_TOKEN_ID})
+    return training_cases.Case("tinytalk", batch_size=2)
+
+
+@pytest.mark.slow
+def test_command_measures_whole_training_steps(capsys):
+    training.main(["--quick"])
+    printed = capsys.readouterr().out
+    assert all(
+        word in printed for word in ("examples/s", "share of data", "flow head", "memory, Flow-Omni / bare LLM")
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--cases", "huge"]])
+def test_training_command_refuses_what_it_cannot_measure(arguments, capsys):
+    with pytest.raises(SystemExit):
+        training.main(arguments)
+    assert arguments[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{}, {"precision": "fp32"}, {"precision": "bf16 weights", "has_optimizer": False}])
+def test_each_step_of_the_training_benchmark_has_parts_that_add_up(tiny_case, change):
+    for model in training_cases.MODELS:
+        seconds = training_cases.Step(replace(tiny_case, model=model, **change))()
+        whole = seconds.pop("step")
+        assert min(seconds.values()) >= 0
+        assert sum(seconds.values()) == pytest.approx(whole)
+
+
+def test_an_optimizer_step_of_the_training_benchmark_moves_what_the_stage_trains(tiny_case):
+    step = training_cases.Step(replace(tiny_case, stage="align"))
+    before = {name: parameter.detach().clone() for name, parameter in step.model.named_parameters()}
+    step()
+    moved = {name for name, parameter in step.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert "speech_head.input_proj.weight" in moved
+    assert not any(name.startswith(("model.language_model", "model.audio_encoder")) for name in moved)
+
+
+def test_bare_language_models_compute_one_loss_in_two_ways(tiny_case):
+    _, *bare = (
+        training_cases.Step(replace(tiny_case, model=model, precision="fp32")) for model in training_cases.MODELS
+    )
+    torch.testing.assert_close(bare[0].loss(), bare[1].loss())
+
+
+def test_parts_of_the_training_benchmark_reach_every_weight_but_the_small_ones(tiny_case):
+    step = training_cases.Step(replace(tiny_case, precision="fp32"))
+    for run in training_cases._parts_of(step).values():
+        run().sum().backward()
+    left = {name.partition(".")[2] for name, tensor in step.model.named_parameters() if tensor.grad is None}
+    assert left == {
+        "audio_encoder.embed_positions.weight",
+        "state_embedding.weight",
+        "patch_proj.weight",
+        "weight",
+        "bias",
+    }
+
+
+def test_data_of_the_training_benchmark_is_built_from_sounds(tiny_case):
+    assert all(seconds > 0 for seconds in training_data.measure_data("tinytalk", batch_size=2, num_batches=2))
 
 
 def test_streamed_answer_writes_and_speaks_as_much_as_asked(model):
