@@ -116,8 +116,16 @@ class FlowOmniAudioEncoder(WhisperEncoder):
         return self.layer_norm(hidden_states)
 
 
+class FlowOmniEmbeddingNorm(nn.RMSNorm):
+    """Gives embeddings the size of the language model's own. It starts there, and is trained."""
+
+
 class FlowOmniAudioAdapter(nn.Module):
-    """Joins `adapter_stack_size` encoder frames into one step of the language model, through linear blocks."""
+    """
+    Joins `adapter_stack_size` encoder frames into one step of the language model, through linear blocks and a norm. Without
+    the norm heard speech grows to a hundred times the size of text in training, and what the language model's layers add to
+    it is lost in it.
+    """
 
     def __init__(self, config: FlowOmniConfig):
         super().__init__()
@@ -126,6 +134,7 @@ class FlowOmniAudioAdapter(nn.Module):
         sizes += [config.adapter_hidden_size] * (config.adapter_num_layers - 1) + [config.text_config.hidden_size]
         self.layers = nn.ModuleList([nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, sizes[1:])])
         self.act_fn = ACT2FN[config.adapter_hidden_act]
+        self.norm = FlowOmniEmbeddingNorm(config.text_config.hidden_size, eps=1e-6)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor
@@ -141,4 +150,4 @@ class FlowOmniAudioAdapter(nn.Module):
         hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, self.layers[0].in_features)
         for layer in self.layers[:-1]:
             hidden_states = self.act_fn(layer(hidden_states))
-        return self.layers[-1](hidden_states), attention_mask[:, :: self.stack_size].bool()
+        return self.norm(self.layers[-1](hidden_states)), attention_mask[:, :: self.stack_size].bool()

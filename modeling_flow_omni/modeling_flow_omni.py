@@ -26,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .assembling_flow_omni import assemble_from_pretrained_parts
-from .audio_encoder import FlowOmniAudioAdapter, FlowOmniAudioEncoder
+from .audio_encoder import FlowOmniAudioAdapter, FlowOmniAudioEncoder, FlowOmniEmbeddingNorm
 from .configuration_flow_omni import FlowOmniConfig
 from .flow_head import FlowOmniFlowHead
 from .generation_flow_omni import FlowOmniGenerationMixin
@@ -113,6 +113,9 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
             init.zeros_(module.weight)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, FlowOmniEmbeddingNorm):
+            # as large as new embeddings; of pretrained ones the size is measured when the parts are joined
+            init.constant_(module.weight, getattr(self.config.text_config, "initializer_range", 0.02))
         elif isinstance(module, FlowOmniSpeechHead):
             init.zeros_(module.empty_condition)
         elif isinstance(module, FlowOmniResidualQuantizer):
