@@ -136,6 +136,16 @@ def test_text_logits_equal_the_language_models_exactly(whisper_folder, tmp_path,
     assert (model.lm_head.weight is model.model.language_model.embed_tokens.weight) == tied
 
 
+def test_heard_speech_is_as_large_as_text_at_first(assembled):
+    """Without a norm it outgrew the language model's embeddings a hundredfold in training, which then stopped listening."""
+    model = assembled[0] if isinstance(assembled, tuple) else assembled
+    with torch.no_grad():
+        heard = model.get_audio_features(torch.randn(1, 80, 400)).pooler_output
+    text = model.get_input_embeddings().weight
+    sizes = [embeddings.float().square().mean().sqrt() for embeddings in (heard, text)]
+    torch.testing.assert_close(*sizes, rtol=0.01, atol=0.0)
+
+
 def test_new_audio_token_makes_room_and_leaves_the_old_ones_as_they_were(whisper_folder, tmp_path):
     llm = save_llm(tmp_path, with_audio_token=False)
     num_tokens = len(AutoTokenizer.from_pretrained(llm))
