@@ -17,41 +17,47 @@ Importing the package registers its classes, so that transformers' own doors (`A
 `pipeline`, ...) lead to them.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForMultimodalLM,
-    AutoModelForTextToWaveform,
-    AutoProcessor,
-)
-
-from .modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
-from .modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
-from .modeling_flow_omni.generation_flow_omni import FlowOmniGenerateOutput, FlowOmniStep
-from .modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration, FlowOmniModel
-from .modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
-from .processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor
-from .processing.processing_flow_omni import FlowOmniProcessor
+import sys
+from pathlib import Path
 
 
 __version__ = "0.1.0"
 
-AutoConfig.register(FlowOmniConfig.model_type, FlowOmniConfig, exist_ok=True)
-AutoConfig.register(FlowOmniVocoderConfig.model_type, FlowOmniVocoderConfig, exist_ok=True)
-for _auto_class in (AutoModel, AutoModelForTextToWaveform, AutoModelForMultimodalLM):
-    _auto_class.register(FlowOmniConfig, FlowOmniForSpeechGeneration, exist_ok=True)
-AutoModel.register(FlowOmniVocoderConfig, FlowOmniVocoder, exist_ok=True)
-AutoFeatureExtractor.register(FlowOmniConfig, FlowOmniFeatureExtractor, exist_ok=True)
-AutoProcessor.register(FlowOmniConfig, FlowOmniProcessor, exist_ok=True)
 
-# The code travels with every checkpoint that is saved, so that `trust_remote_code=True` loads it without this package.
-FlowOmniConfig.register_for_auto_class()
-FlowOmniVocoderConfig.register_for_auto_class()
-FlowOmniForSpeechGeneration.register_for_auto_class("AutoModel")
-FlowOmniVocoder.register_for_auto_class("AutoModel")
-FlowOmniFeatureExtractor.register_for_auto_class()
-FlowOmniProcessor.register_for_auto_class()
+def _is_command() -> bool:
+    """
+    Whether this process is the command `flow-omni`, or `python -m flow_omni.cli`. Its help and its complaints should not
+    wait seconds for torch: it imports the classes when a command runs (`flow_omni/cli/commands.py`).
+    """
+    interpreter_and_program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    return interpreter_and_program[-2:] == ["-m", "flow_omni.cli"] or Path(
+        "".join(interpreter_and_program[-1:])
+    ).name in ("flow-omni", "flow-omni.exe")
+
+
+if not _is_command():
+    from .auto_classes import (
+        FlowOmniConfig,
+        FlowOmniFeatureExtractor,
+        FlowOmniForSpeechGeneration,
+        FlowOmniGenerateOutput,
+        FlowOmniModel,
+        FlowOmniProcessor,
+        FlowOmniSpeechConfig,
+        FlowOmniStep,
+        FlowOmniVocoder,
+        FlowOmniVocoderConfig,
+    )
+
+
+def __getattr__(name: str):
+    """The public names in a process where they were not imported."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import auto_classes
+
+    return getattr(auto_classes, name)
+
 
 __all__ = [
     "FlowOmniConfig",

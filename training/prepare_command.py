@@ -23,11 +23,12 @@ from typing import Annotated
 
 import typer
 
+from ..cli.commands import App
 from ..cli.console import is_watched, note
 from ..cli.errors import MISTAKE, CommandGroup, UserError, one_line, users_mistakes
 
 
-prepare_app = typer.Typer(
+prepare_app = App(
     cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode="markdown",

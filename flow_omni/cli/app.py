@@ -21,7 +21,7 @@ from ..training.prepare_command import prepare_app
 from ..training.train_command import train
 from .assembling import init
 from .chatting import chat
-from .console import quiet_libraries
+from .commands import App
 from .errors import CommandGroup
 from .evaluating import evaluate
 from .inspecting import info
@@ -29,7 +29,7 @@ from .publishing import push
 from .speaking import ask, say, transcribe
 
 
-app = typer.Typer(
+app = App(
     cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
@@ -84,8 +84,7 @@ def set_up(
         flow-omni train align model=my-model data.train=train.jsonl training.output_dir=runs/align
         flow-omni evaluate my-model test.jsonl
     """
-    if not debug:
-        quiet_libraries()
+    # `--debug` is read where an error is reported, and where a command begins
 
 
 def main() -> None:
