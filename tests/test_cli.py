@@ -29,6 +29,7 @@ from flow_omni.cli import answering, chatting
 from flow_omni.cli.console import TextPrinter
 from flow_omni.cli.conversation import Conversation
 from flow_omni.cli.loading import load_model
+from flow_omni.cli.options import Mode, SpeechOptions
 from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 
 
@@ -108,6 +109,12 @@ def test_options_of_the_flow_reach_the_model(checkpoint, option, value):
     assert speech() != speech(option, value)
 
 
+def test_what_was_not_said_is_left_to_the_generation_config():
+    assert SpeechOptions(model="m", seed=0).of_generate(Mode.auto) == {"seed": 0, "generation_mode": "auto"}
+    assert SpeechOptions(sample=True).of_generate(Mode.text) == {"do_sample": True, "generation_mode": "text"}
+    assert SpeechOptions(temperature=0.7).of_generate(Mode.text)["do_sample"] is True
+
+
 def test_dtype_is_that_of_the_weights(checkpoint):
     assert load_model(str(checkpoint), dtype="bfloat16").model.dtype == torch.bfloat16
     result = run("ask", QUESTION, "-m", checkpoint, "--dtype", "bfloat16", "--max-new-tokens", 8)
@@ -147,7 +154,7 @@ def test_transcribe_as_json_prints_an_object_a_line(checkpoint):
 
 def test_chat_answers_every_line_and_numbers_the_spoken_answers(checkpoint):
     lines = f"Hello.\n\n/file {QUESTION}\n/reset\nHello.\n/quit\nnever read\n"
-    options = ("-m", checkpoint, "--max-new-tokens", 10, "--seed", 3, "--save-audio", "out")
+    options = ("-m", checkpoint, "--max-new-tokens", 10, "--seed", 3, "--temperature", 1.0, "--save-audio", "out")
     result = run("chat", *options, input=lines)
     assert result.exit_code == 0
     first, second, after_reset = result.stdout.splitlines()
