@@ -23,22 +23,7 @@ import typer
 from .console import note
 from .errors import UserError, report
 from .files import check_parent, heard
-from .options import (
-    ANSWER_PANEL,
-    DeviceOption,
-    DType,
-    DTypeOption,
-    FlowGuidanceOption,
-    FlowTemperatureOption,
-    MaxNewTokensOption,
-    Mode,
-    ModelOption,
-    NumFlowStepsOption,
-    SampleOption,
-    SeedOption,
-    TemperatureOption,
-    generation_options,
-)
+from .options import ANSWER_PANEL, Mode, SpeechOptions, with_shared_options
 
 
 HELP = """\
@@ -68,19 +53,12 @@ SystemOption = Annotated[
 ]
 
 
+@with_shared_options
 def chat(
     save_audio: SaveAudioOption = None,
     system: SystemOption = None,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = DType.auto,
-    seed: SeedOption = None,
-    max_new_tokens: MaxNewTokensOption = None,
-    sample: SampleOption = False,
-    temperature: TemperatureOption = None,
-    num_flow_steps: NumFlowStepsOption = None,
-    flow_temperature: FlowTemperatureOption = None,
-    flow_guidance_scale: FlowGuidanceOption = None,
+    *,
+    options: SpeechOptions,
 ):
     """
     Talk with a model over several turns.
@@ -94,27 +72,18 @@ def chat(
         flow-omni chat --save-audio answers --system "Answer in one sentence."
         printf 'Hello.\\n/file question.wav\\n' | flow-omni chat
     """
-    options = generation_options(
-        Mode.text if save_audio is None else Mode.speech,
-        sample,
-        temperature,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        num_flow_steps=num_flow_steps,
-        flow_temperature=flow_temperature,
-        flow_guidance_scale=flow_guidance_scale,
-    )
     if save_audio is not None:
         save_audio = _check_folder(save_audio)
     from .answering import check_can_speak
     from .conversation import Conversation
     from .loading import load_model
 
-    loaded = load_model(model, device, dtype)
+    loaded = load_model(*options.source)
     if save_audio is not None:
         check_can_speak(loaded)
         save_audio.mkdir(exist_ok=True)
-    _talk(Conversation(loaded, system), save_audio, options)
+    mode = Mode.text if save_audio is None else Mode.speech
+    _talk(Conversation(loaded, system), save_audio, options.of_generate(mode))
 
 
 def _talk(conversation: Any, save_audio: Path | None, options: dict[str, Any]) -> None:

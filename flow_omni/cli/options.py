@@ -13,8 +13,11 @@
 # limitations under the License.
 """The options that several commands share, and what they mean to `generate`."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -146,14 +149,54 @@ FlowGuidanceOption = Annotated[
 ]
 
 
-def generation_options(
-    mode: Mode | str, sample: bool = False, temperature: float | None = None, **options: Any
-) -> dict[str, Any]:
-    """Arguments of `generate`. What was not said is left to the model's generation config."""
-    options = {name: value for name, value in options.items() if value is not None}
-    options["generation_mode"] = str(mode)
-    if temperature is not None:
-        options["temperature"] = temperature
-    if sample or temperature is not None:
-        options["do_sample"] = True
-    return options
+@dataclass(frozen=True)
+class AnswerOptions:
+    """What every command can be told whose model answers: which model, and how."""
+
+    model: ModelOption = None
+    device: DeviceOption = None
+    dtype: DTypeOption = DType.auto
+    seed: SeedOption = None
+    max_new_tokens: MaxNewTokensOption = None
+    sample: SampleOption = False
+    temperature: TemperatureOption = None
+
+    @property
+    def source(self) -> tuple[str | None, str | None, DType]:
+        """Arguments of `load_model`."""
+        return self.model, self.device, self.dtype
+
+    def of_generate(self, mode: Mode) -> dict[str, Any]:
+        """Arguments of `generate`. What was not said is left to the model's generation config."""
+        of_others = ("model", "device", "dtype", "sample")
+        options = {name: value for name, value in asdict(self).items() if name not in of_others and value is not None}
+        options["generation_mode"] = str(mode)
+        if self.sample or self.temperature is not None:
+            options["do_sample"] = True
+        return options
+
+
+@dataclass(frozen=True)
+class SpeechOptions(AnswerOptions):
+    """Those of commands whose model may speak."""
+
+    num_flow_steps: NumFlowStepsOption = None
+    flow_temperature: FlowTemperatureOption = None
+    flow_guidance_scale: FlowGuidanceOption = None
+
+
+def with_shared_options(command: Callable) -> Callable:
+    """Gives a command, beside options of its own, those of the dataclass that its parameter `options` is annotated with."""
+    parameters = dict(inspect.signature(command).parameters)
+    group = parameters.pop("options").annotation
+    shared = inspect.signature(group).parameters
+
+    @functools.wraps(command)
+    def call(**arguments: Any) -> Any:
+        said = {name: arguments.pop(name) for name in shared if name in arguments}
+        return command(**arguments, options=group(**said))
+
+    # what typer reads
+    call.__signature__ = inspect.Signature([*parameters.values(), *shared.values()])
+    call.__annotations__ = {name: parameter.annotation for name, parameter in call.__signature__.parameters.items()}
+    return call

@@ -24,41 +24,25 @@ from .errors import UserError, users_mistakes
 from .files import AUDIO_SUFFIXES, PICTURE_SUFFIXES, URLS, check_output, heard
 from .options import (
     ANSWER_PANEL,
-    DeviceOption,
-    DType,
-    DTypeOption,
-    FlowGuidanceOption,
-    FlowTemperatureOption,
-    MaxNewTokensOption,
+    AnswerOptions,
     Mode,
-    ModelOption,
     ModeOption,
-    NumFlowStepsOption,
     OutputOption,
     PictureOption,
-    SampleOption,
-    SeedOption,
-    TemperatureOption,
-    generation_options,
+    SpeechOptions,
+    with_shared_options,
 )
 
 
+@with_shared_options
 def ask(
     question: Annotated[str, typer.Argument(help="An audio file (wav, flac, ogg, mp3), or words with `--text`.")],
     text: Annotated[bool, typer.Option("--text", "-t", help="QUESTION is the question itself, in writing.")] = False,
     output: OutputOption = None,
     picture: PictureOption = None,
     mode: ModeOption = Mode.speech,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = DType.auto,
-    seed: SeedOption = None,
-    max_new_tokens: MaxNewTokensOption = None,
-    sample: SampleOption = False,
-    temperature: TemperatureOption = None,
-    num_flow_steps: NumFlowStepsOption = None,
-    flow_temperature: FlowTemperatureOption = None,
-    flow_guidance_scale: FlowGuidanceOption = None,
+    *,
+    options: SpeechOptions,
 ):
     """
     Answer a spoken or written question, in text and speech.
@@ -72,25 +56,16 @@ def ask(
         flow-omni ask --text "What is the capital of France?" --mode text
         flow-omni ask question.wav --model ./my-model --seed 1 --temperature 0.7
     """
-    options = generation_options(
-        mode,
-        sample,
-        temperature,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        num_flow_steps=num_flow_steps,
-        flow_temperature=flow_temperature,
-        flow_guidance_scale=flow_guidance_scale,
-    )
     if mode is Mode.text:
         if output is not None or picture is not None:
             raise UserError("With `--mode text` nothing is spoken: leave out `--output` and `--picture`, or the mode.")
     else:
         output = output or Path("answer.wav")
     asked = {"text": question} if text else {"audio": _heard_question(question)}
-    _speak(("ask", asked), (model, device, dtype), options, output, picture)
+    _speak(("ask", asked), options, mode, output, picture)
 
 
+@with_shared_options
 def say(
     text: Annotated[str, typer.Argument(help="What to say.", show_default=False)],
     output: Annotated[
@@ -98,16 +73,8 @@ def say(
         typer.Option("--output", "-o", help="Where to write the speech.", rich_help_panel=ANSWER_PANEL),
     ] = Path("speech.wav"),
     picture: PictureOption = None,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = DType.auto,
-    seed: SeedOption = None,
-    max_new_tokens: MaxNewTokensOption = None,
-    sample: SampleOption = False,
-    temperature: TemperatureOption = None,
-    num_flow_steps: NumFlowStepsOption = None,
-    flow_temperature: FlowTemperatureOption = None,
-    flow_guidance_scale: FlowGuidanceOption = None,
+    *,
+    options: SpeechOptions,
 ):
     """
     Read a text aloud into a file.
@@ -122,31 +89,17 @@ def say(
     """
     if not text.strip():
         raise UserError('The text to say is empty: pass some words, as in `flow-omni say "Good morning."`.')
-    options = generation_options(
-        Mode.speech,
-        sample,
-        temperature,
-        seed=seed,
-        max_new_tokens=max_new_tokens,
-        num_flow_steps=num_flow_steps,
-        flow_temperature=flow_temperature,
-        flow_guidance_scale=flow_guidance_scale,
-    )
-    _speak(("say", {"text": text}), (model, device, dtype), options, output, picture)
+    _speak(("say", {"text": text}), options, Mode.speech, output, picture)
 
 
+@with_shared_options
 def transcribe(
     files: Annotated[list[str], typer.Argument(help="Audio files (wav, flac, ogg, mp3).", show_default=False)],
     as_json: Annotated[
         bool, typer.Option("--json", help='Print one object a line: {"file": …, "text": …, "seconds": …}.')
     ] = False,
-    model: ModelOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = DType.auto,
-    seed: SeedOption = None,
-    max_new_tokens: MaxNewTokensOption = None,
-    sample: SampleOption = False,
-    temperature: TemperatureOption = None,
+    *,
+    options: AnswerOptions,
 ):
     """
     Write down what is said in audio files.
@@ -162,13 +115,12 @@ def transcribe(
     from .answering import answer, prepare
     from .loading import load_model
 
-    options = generation_options(Mode.text, sample, temperature, seed=seed, max_new_tokens=max_new_tokens)
     sounds = [heard(file) for file in files]
-    loaded = load_model(model, device, dtype)
+    loaded = load_model(*options.source)
     for file, sound in zip(files, sounds):
         inputs = prepare(loaded, loaded.processor.make_conversation("transcribe", audio=sound))
         prefix = None if as_json else f"{file}: " if len(files) > 1 else ""
-        result = answer(loaded, inputs, prefix, **options)
+        result = answer(loaded, inputs, prefix, **options.of_generate(Mode.text))
         if as_json:
             text = loaded.processor.decode(result.token_ids, skip_special_tokens=True)
             seconds = round(len(sound["array"]) / sound["sampling_rate"], 3)
@@ -185,11 +137,7 @@ def _heard_question(question: str) -> dict[str, Any]:
 
 
 def _speak(
-    task: tuple[str, dict],
-    source: tuple[str | None, str | None, DType],
-    options: dict,
-    output: Path | None,
-    picture: Path | None,
+    task: tuple[str, dict], options: SpeechOptions, mode: Mode, output: Path | None, picture: Path | None
 ) -> None:
     """Carries out a task whose answer is spoken (or only written, without `output`), and writes its files."""
     output = check_output(output, AUDIO_SUFFIXES)
@@ -202,12 +150,12 @@ def _speak(
     from .answering import answer, check_can_speak, prepare, save_picture, save_speech
     from .loading import load_model
 
-    loaded = load_model(*source)
+    loaded = load_model(*options.source)
     if output is not None:
         check_can_speak(loaded)
     name, arguments = task
     inputs = prepare(loaded, loaded.processor.make_conversation(name, **arguments))
-    result = answer(loaded, inputs, **options)
+    result = answer(loaded, inputs, **options.of_generate(mode))
     if output is not None:
         save_speech(loaded, result, output)
     if picture is not None:
