@@ -75,4 +75,7 @@ def test_a_bundled_checkpoint_takes_its_place(monkeypatch, tmp_path):
     monkeypatch.setattr(untrained_module, "BUNDLED_CHECKPOINT", tmp_path)
     loaded, loaded_processor, is_trained = load_bundled()
     assert is_trained
-    assert torch.equal(ask(loaded, loaded_processor, seed=0).mel, ask(model, processor, seed=0).mel)
+    # not bit for bit: products round otherwise where the weights lie otherwise in memory
+    torch.testing.assert_close(
+        ask(loaded, loaded_processor, seed=0).mel, ask(model, processor, seed=0).mel, atol=1e-3, rtol=1e-3
+    )
