@@ -162,6 +162,9 @@ class FlowOmniConfig(FlowOmniBaseConfig):
             The vocoder that the checkpoint carries. `None` carries none: the model then returns mel-spectrograms only.
         audio_token_id (`int`, *optional*):
             Id of the placeholder `<|audio|>`, one for each step of heard speech. Defaults to the last of the vocabulary.
+        audio_blank_token_id (`int`, *optional*):
+            The token that a step of heard speech stands for when it adds nothing to what was heard before, in the loss of
+            listening (CTC). Defaults to `audio_token_id`, which nothing is ever written with.
         adapter_stack_size (`int`, *optional*, defaults to 4):
             Encoder frames (of 20 ms) that the adapter joins into one step.
         adapter_hidden_size (`int`, *optional*):
@@ -186,6 +189,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
             Weight of the head's loss (flow matching, or codes).
         auxiliary_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the L1 error of a linear guess of the patch from the head's condition.
+        audio_loss_weight (`float`, *optional*, defaults to 0.3):
+            Weight of the loss of listening, where transcripts of what is heard are passed as `audio_labels`.
         state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`):
             Weight of each speech state in its cross-entropy, by id: starts and stops are rare and matter most.
         tie_word_embeddings (`bool`, *optional*):
@@ -227,6 +232,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     speech_config: dict | PreTrainedConfig | None = None
     vocoder_config: dict | PreTrainedConfig | None = None
     audio_token_id: int | None = None
+    audio_blank_token_id: int | None = None
     adapter_stack_size: int = positive_int_field(default=4)
     adapter_hidden_size: int | None = positive_int_field(default=None)
     adapter_num_layers: int = positive_int_field(default=2)
@@ -239,6 +245,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     state_loss_weight: float = non_negative_field(default=1.0)
     speech_loss_weight: float = non_negative_field(default=1.0)
     auxiliary_loss_weight: float = non_negative_field(default=1.0)
+    audio_loss_weight: float = non_negative_field(default=0.3)
     state_class_weights: list[float | int] | tuple[float | int, ...] = (0.5, 5.0, 1.0, 5.0)
     tie_word_embeddings: bool | None = None
 
@@ -252,6 +259,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         self.state_class_weights = [float(weight) for weight in self.state_class_weights]
         if self.audio_token_id is None:
             self.audio_token_id = self.text_config.vocab_size - 1
+        if self.audio_blank_token_id is None:
+            self.audio_blank_token_id = self.audio_token_id
         if self.adapter_hidden_size is None:
             self.adapter_hidden_size = self.text_config.hidden_size
         if self.tie_word_embeddings is None:
@@ -268,6 +277,11 @@ class FlowOmniConfig(FlowOmniBaseConfig):
             raise ValueError(
                 f"`audio_token_id` ({self.audio_token_id}) lies outside the vocabulary of {self.text_config.vocab_size} "
                 "tokens: pass the id of `<|audio|>` in the tokenizer, and resize the embeddings if it is a new token."
+            )
+        if not 0 <= self.audio_blank_token_id < self.text_config.vocab_size:
+            raise ValueError(
+                f"`audio_blank_token_id` ({self.audio_blank_token_id}) lies outside the vocabulary of "
+                f"{self.text_config.vocab_size} tokens: pass the id of a token that no transcript has."
             )
         if sorted(self.state_ids) != [0, 1, 2, 3]:
             raise ValueError(

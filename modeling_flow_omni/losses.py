@@ -53,6 +53,48 @@ def states_loss(
     return loss / total_weight.clamp(min=1e-6)
 
 
+def audio_loss(
+    audio_embeddings: torch.Tensor,
+    num_steps: torch.LongTensor,
+    token_embeddings: torch.Tensor,
+    labels: torch.LongTensor,
+    blank: int,
+) -> torch.Tensor:
+    """
+    Connectionist temporal classification of heard speech by the language model's own embeddings: each step is to point at
+    the token that it adds to what was heard, or at the blank. What moves is the hearing; the words stay where they are.
+
+    Args:
+        audio_embeddings (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`):
+            The adapter's output for all audios, one after another.
+        num_steps (`torch.LongTensor` of shape `(num_audios,)`):
+            How many of them each audio has.
+        token_embeddings (`torch.Tensor` of shape `(vocab_size, hidden_size)`):
+            The language model's input embeddings.
+        labels (`torch.LongTensor` of shape `(num_audios, max_labels)`):
+            The tokens of the transcripts, padded with -100. An audio without any is left out.
+        blank (`int`):
+            The token of a step that adds nothing.
+    """
+    labels = labels.to(audio_embeddings.device)
+    num_labels = (labels != IGNORED).sum(dim=-1)
+    heard = nn.functional.normalize(audio_embeddings.float(), dim=-1)
+    known = nn.functional.normalize(token_embeddings.detach().float(), dim=-1)
+    # cosines, as sharp as the scores of an attention over vectors of this size
+    log_probs = (heard @ known.T * known.shape[-1] ** 0.5).log_softmax(dim=-1)
+    log_probs = nn.utils.rnn.pad_sequence(log_probs.split(num_steps.tolist()))
+    losses = nn.functional.ctc_loss(
+        log_probs,
+        labels.clamp(min=0),
+        num_steps.to(labels.device),
+        num_labels,
+        blank=blank,
+        reduction="none",
+        zero_infinity=True,  # of speech with more tokens than steps nothing can be learnt
+    )
+    return losses[num_labels > 0].sum() / num_labels.sum().clamp(min=1)
+
+
 def mean_of_patches(losses: torch.Tensor) -> torch.Tensor:
     """The mean of the patches' losses (num_patches,); a batch without speech has none."""
     return losses.sum() / max(len(losses), 1)

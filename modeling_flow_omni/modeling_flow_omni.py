@@ -30,7 +30,7 @@ from .audio_encoder import FlowOmniAudioAdapter, FlowOmniAudioEncoder, FlowOmniE
 from .configuration_flow_omni import FlowOmniConfig
 from .flow_head import FlowOmniFlowHead
 from .generation_flow_omni import FlowOmniGenerationMixin
-from .losses import mean_of_patches, states_loss, text_loss
+from .losses import audio_loss, mean_of_patches, states_loss, text_loss
 from .mel_normalizer import FlowOmniMelNormalizer
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 from .parallel_patches import corrupt, lay_out_patches, patches_before
@@ -61,7 +61,7 @@ class FlowOmniModelOutputWithPast(BaseModelOutputWithPast):
 class FlowOmniOutputWithPast(CausalLMOutputWithPast):
     r"""
     loss (`torch.Tensor` of shape `()`, *optional*, returned when any labels are passed):
-        The weighted sum of the four losses below.
+        The weighted sum of the losses below.
     logits (`torch.Tensor` of shape `(batch_size, num_steps, vocab_size)`, *optional*, not returned when `labels` are):
         Scores of the next text token. With `labels`, the vocabulary head runs at the labelled positions alone.
     state_logits (`torch.Tensor` of shape `(batch_size, num_steps, 4)`):
@@ -76,6 +76,8 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
         Loss of the speech head.
     auxiliary_loss (`torch.Tensor` of shape `()`, *optional*, returned when `mel_labels` is passed):
         L1 error of the linear guess of the patches.
+    audio_loss (`torch.Tensor` of shape `()`, *optional*, returned when `audio_labels` is passed):
+        How far the steps of heard speech are from the tokens of its transcript (CTC), per token.
     """
 
     state_logits: torch.Tensor | None = None
@@ -84,6 +86,7 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
     state_loss: torch.Tensor | None = None
     speech_loss: torch.Tensor | None = None
     auxiliary_loss: torch.Tensor | None = None
+    audio_loss: torch.Tensor | None = None
 
 
 @auto_docstring
@@ -364,6 +367,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         labels: torch.LongTensor | None = None,
         state_labels: torch.LongTensor | None = None,
         mel_labels: torch.Tensor | None = None,
+        audio_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
@@ -385,9 +389,13 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         mel_labels (`torch.Tensor` of shape `(batch_size, max_patches, frames_per_step, num_mel_bins)`, *optional*):
             Log-mel targets, right-padded: the patches of each row's `generating` steps, in order. The model also reads
             them as the previous patches (teacher forcing).
+        audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*):
+            The tokens that are said in each audio of `input_features`, padded with -100: what the adapter is to hear.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        if audio_labels is not None and input_features is None:
+            raise ValueError("`audio_labels` say what is heard in `input_features`: pass these too.")
         patches = None
         if mel_labels is not None:
             patches, previous_patches = self.prepare_targets(mel_labels, speech_states, previous_patches)
@@ -439,8 +447,13 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             use_cache=use_cache,
         )
         state_logits = self.state_head(condition)
+        heard_loss = None
+        if audio_labels is not None:
+            heard_loss = self.compute_audio_loss(
+                outputs.audio_hidden_states, input_features, input_features_mask, audio_labels
+            )
         losses = self.compute_losses(
-            hidden_states, condition, state_logits, speech_states, labels, state_labels, patches
+            hidden_states, condition, state_logits, speech_states, labels, state_labels, patches, heard_loss
         )
         logits = None
         if labels is None:
@@ -509,6 +522,26 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         )
         return attention_mask, speech_mask
 
+    def compute_audio_loss(
+        self,
+        audio_embeddings: torch.Tensor,
+        input_features: torch.Tensor,
+        input_features_mask: torch.Tensor | None,
+        audio_labels: torch.LongTensor,
+    ) -> torch.Tensor:
+        """How far what is heard is from the tokens of its transcripts, on the terms of the language model's embeddings."""
+        if input_features_mask is None:
+            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
+        # the encoder halves the frames, the adapter stacks what is left
+        num_steps = input_features_mask[:, :: 2 * self.config.adapter_stack_size].sum(dim=-1).long()
+        return audio_loss(
+            audio_embeddings,
+            num_steps,
+            self.get_input_embeddings().weight,
+            audio_labels,
+            self.config.audio_blank_token_id,
+        )
+
     def compute_losses(
         self,
         hidden_states: torch.Tensor,
@@ -518,6 +551,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         labels: torch.LongTensor | None,
         state_labels: torch.LongTensor | None,
         patches: torch.Tensor | None,
+        heard_loss: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """The losses whose targets are given, and under `loss` their weighted sum."""
         config, losses, total = self.config, {}, []
@@ -534,6 +568,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             losses["speech_loss"], losses["auxiliary_loss"] = (mean_of_patches(loss) for loss in patch_losses)
             total.append(config.speech_loss_weight * losses["speech_loss"])
             total.append(config.auxiliary_loss_weight * losses["auxiliary_loss"])
+        if heard_loss is not None:
+            losses["audio_loss"] = heard_loss
+            total.append(config.audio_loss_weight * heard_loss)
         if total:
             losses["loss"] = torch.stack([loss.to(total[0].device) for loss in total]).sum()
         return losses

@@ -39,7 +39,8 @@ def as_example(
 def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
     """
     A batch of examples, as the model's `forward` takes it: streams `(batch_size, num_steps)`, the audios of all rows one
-    after another, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`. What no example has is left
+    after another, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and of examples that have
+    `audio_labels` (the tokens said in each of their audios) these `(num_audios, max_labels)`. What no example has is left
     out.
     """
     if len(examples) == 0:
@@ -62,6 +63,15 @@ def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, t
         batch["input_features"] = pad_sequence([features.T for features in audios], batch_first=True).mT.contiguous()
         num_frames = torch.tensor([features.shape[-1] for features in audios])
         batch["input_features_mask"] = (torch.arange(int(num_frames.max())) < num_frames[:, None]).long()
+
+    if any("audio_labels" in example for example in examples):
+        nothing = torch.zeros(0, dtype=torch.long)
+        transcripts = [
+            transcript
+            for example in examples
+            for transcript in example.get("audio_labels", [nothing] * len(example["input_features"]))
+        ]
+        batch["audio_labels"] = pad_sequence(transcripts, batch_first=True, padding_value=IGNORED)
 
     spoken = [example["mel_labels"] for example in examples if "mel_labels" in example]
     if spoken:

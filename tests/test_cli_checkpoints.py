@@ -63,15 +63,17 @@ def names_in(folder) -> list[str]:
 
 
 def test_init_makes_a_model_that_speaks(sources, tmp_path):
-    result = init(sources, "model", "--speech-config", "frames_per_step=8")
+    result = init(sources, "model", "--speech-config", "frames_per_step=8", "--config", "adapter_stack_size=2")
     assert result.exit_code == 0
     assert "speech head" in result.stdout
     assert "untrained" in result.stderr
     assert run("say", "Hi.", "-m", "model", "--max-new-tokens", 24).exit_code == 0
     assert names_in(tmp_path) == ["model", "speech.wav"]
-    assert FlowOmniForSpeechGeneration.from_pretrained("model").config.speech_config.frames_per_step == 8
+    config = FlowOmniForSpeechGeneration.from_pretrained("model").config
+    assert (config.speech_config.frames_per_step, config.adapter_stack_size) == (8, 2)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "flow-omni init --whisper whisper --llm llm --vocoder vocos --speech-config" in card
+    assert "--config adapter_stack_size=2" in card
 
 
 def test_init_ends_answers_as_the_chat_template_does(sources):
@@ -129,6 +131,9 @@ def test_init_that_fails_while_saving_leaves_things_as_they_were(sources, tmp_pa
     ("options", "message"),
     [
         (("--speech-config", "frames_per_step"), "write it like `frames_per_step=8`"),
+        (("--config", "adapter_stack_size"), "`--config adapter_stack_size` is no KEY=VALUE"),
+        (("--config", "adapter_stack_size=0"), "must be a positive integer, got 0"),
+        (("--config", "audio_token_id=7"), "is what the parts decide"),
         (("--speech-config", "frames_per_step=0"), "must be a positive integer, got 0"),
         (("--speech-config", "frames_per_stop=8"), "frames_per_step"),
         (("--speech-config", "sampling_rate=8000"), "differs from `vocoder_config.sampling_rate`"),
@@ -148,7 +153,7 @@ def test_init_names_what_is_wrong_and_writes_nothing(sources, tmp_path, options,
 
 
 def test_fields_of_the_speech_config_are_read_as_what_they_are():
-    fields = assembling.parse_fields(["a=8", "b=0.5", "c=flow", "d=true", "e=x=y", "f=[1, 2]"])
+    fields = assembling.parse_fields("--speech-config", ["a=8", "b=0.5", "c=flow", "d=true", "e=x=y", "f=[1, 2]"])
     assert fields == {"a": 8, "b": 0.5, "c": "flow", "d": True, "e": "x=y", "f": [1, 2]}
 
 

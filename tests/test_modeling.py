@@ -15,7 +15,7 @@
 
 import pytest
 import torch
-from tiny import AUDIO_FIELDS, EOS_TOKEN_ID, spoken_prompt, tiny_config, tiny_model, training_batch
+from tiny import AUDIO_FIELDS, AUDIO_TOKEN_ID, EOS_TOKEN_ID, spoken_prompt, tiny_config, tiny_model, training_batch
 from transformers import WhisperConfig, WhisperModel
 from transformers.cache_utils import DynamicCache, StaticCache
 
@@ -23,7 +23,7 @@ from flow_omni.modeling_flow_omni.audio_encoder import FlowOmniAudioEncoder
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 
 
-LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss")
+LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "audio_loss")
 
 
 # --- losses
@@ -35,6 +35,7 @@ def test_total_loss_is_the_weighted_sum_of_its_parts():
         "state_loss_weight": 3.0,
         "speech_loss_weight": 5.0,
         "auxiliary_loss_weight": 7.0,
+        "audio_loss_weight": 11.0,
     }
     model = tiny_model(**weights)
     output = model(**training_batch(model.config))
@@ -49,8 +50,9 @@ def test_each_part_of_the_loss_needs_only_its_own_labels(model):
         ("labels", ["text_loss"]),
         ("state_labels", ["state_loss"]),
         ("mel_labels", ["speech_loss", "auxiliary_loss"]),
+        ("audio_labels", ["audio_loss"]),
     ]:
-        others = {name for name in ("labels", "state_labels", "mel_labels") if name != label}
+        others = {name for name in ("labels", "state_labels", "mel_labels", "audio_labels") if name != label}
         output = model(**{name: value for name, value in batch.items() if name not in others})
         assert [name for name in LOSSES if output.get(name) is not None] == parts
         if label == "mel_labels":
@@ -83,6 +85,43 @@ def test_state_loss_equals_the_weighted_cross_entropy(model):
         ignore_index=-100,
     )
     torch.testing.assert_close(output.state_loss, expected)
+
+
+def test_audio_loss_is_the_ctc_of_cosines_between_what_is_heard_and_the_tokens(model):
+    batch = training_batch(model.config)
+    loss = model(**batch).audio_loss
+    known = torch.nn.functional.normalize(model.get_input_embeddings().weight, dim=-1)
+    expected = 0.0
+    for row, (num_frames, transcript) in enumerate([(24, [7, 9]), (16, [11])]):
+        features = batch["input_features"][row : row + 1, :, :num_frames]
+        heard = torch.nn.functional.normalize(model.model.get_audio_features(features).pooler_output, dim=-1)
+        log_probs = (heard @ known.T * 32**0.5).log_softmax(-1)
+        expected += torch.nn.functional.ctc_loss(
+            log_probs, torch.tensor(transcript), [len(heard)], [len(transcript)], AUDIO_TOKEN_ID, reduction="sum"
+        )
+    torch.testing.assert_close(loss, expected / 3)
+
+
+def test_audio_loss_leaves_out_what_has_no_transcript_or_more_tokens_than_steps(model):
+    batch = training_batch(model.config)
+    batch["audio_labels"] = torch.tensor([[7, 9], [-100, -100]])
+    first_alone = model(**batch).audio_loss * 2
+    batch["audio_labels"] = torch.tensor([[7, 9, -100], [1, 2, 3]])  # three tokens in two steps
+    torch.testing.assert_close(model(**batch).audio_loss * 5, first_alone)
+    batch["audio_labels"] = torch.full((2, 2), -100)
+    assert model(**batch).audio_loss == 0.0
+
+
+def test_audio_loss_moves_the_hearing_and_not_the_words(model):
+    model(**training_batch(model.config)).audio_loss.backward()
+    assert model.model.audio_adapter.layers[0].weight.grad.abs().sum() > 0
+    assert model.get_input_embeddings().weight.grad is None
+    model.zero_grad()
+
+
+def test_transcripts_of_nothing_heard_are_refused(model):
+    with pytest.raises(ValueError, match="pass these too"):
+        model(input_ids=torch.tensor([[1, 2]]), audio_labels=torch.tensor([[1]]))
 
 
 def test_padding_behind_a_rows_patches_is_never_read(model):

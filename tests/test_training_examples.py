@@ -52,6 +52,20 @@ def test_tasks_are_drawn_in_the_shares_given(processor, row):
         assert drawn[task] / 4000 == pytest.approx(shares[task] / 8, abs=0.03)
 
 
+def test_transcripts_come_along_where_speech_is_heard_and_they_are_asked_for(processor, row):
+    batch = {}
+    for task, is_heard in {"transcribe": True, "speech_to_speech": True, "say": False}.items():
+        example = ExampleBuilder(processor, {task: 1}, transcripts=True).build(row, 0).inputs
+        assert ("audio_labels" in example) == is_heard
+        assert "audio_labels" not in ExampleBuilder(processor, {task: 1}).build(row, 0).inputs
+        batch[task] = example
+    del row["question_text"]
+    batch["unknown"] = ExampleBuilder(processor, {"speech_to_text": 1}, transcripts=True).build(row, 0).inputs
+    labels = processor.collate(list(batch.values()))["audio_labels"]
+    transcripts = [processor.tokenizer.decode(labels_of[labels_of >= 0]) for labels_of in labels]
+    assert transcripts == ["how old are you", "how old are you", ""]
+
+
 def test_shares_are_among_what_a_row_offers(processor, row):
     del row["answer_audio"]
     builder = ExampleBuilder(processor, {"transcribe": 1, "say": 8, "speech_to_text": 1})

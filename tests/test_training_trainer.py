@@ -56,7 +56,9 @@ def test_every_part_of_the_loss_is_logged_and_they_sum_to_it(tmp_path):
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(entries) == 4
     for entry in entries:
-        assert sum(entry[name] for name in PARTS) == pytest.approx(entry["loss"], rel=1e-4)
+        total = sum(getattr(trainer.model.config, f"{name}_weight") * entry.get(name, 0.0) for name in PARTS)
+        assert total == pytest.approx(entry["loss"], rel=1e-4)
+    assert set().union(*entries) >= set(PARTS)
 
 
 @pytest.mark.parametrize("num_batches", [2, 4])

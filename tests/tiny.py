@@ -134,7 +134,7 @@ def collate(rows: list[torch.Tensor], features: list[torch.Tensor]) -> dict[str,
 
 
 def training_batch(config: FlowOmniConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Two spoken answers to spoken questions, with all labels: 5 text tokens, 3 and 2 patches."""
+    """Two spoken answers to spoken questions, with all labels: 5 text tokens, 3 and 2 patches, 2 and 1 tokens heard."""
     inputs = spoken_prompt([24, 16], [2, 3], seed)
     generator = torch.Generator().manual_seed(seed + 1)
     pad, start, generating, stop = config.state_ids
@@ -155,6 +155,7 @@ def training_batch(config: FlowOmniConfig, seed: int = 0) -> dict[str, torch.Ten
         "speech_states": torch.cat([prompt_states, answer_states], dim=1),
         "labels": torch.cat([ignored, torch.where(answer == PAD_TOKEN_ID, -100, answer)], dim=1),
         "state_labels": torch.cat([ignored, answer_states], dim=1),
+        "audio_labels": torch.tensor([[7, 9], [11, -100]]),
         "mel_labels": torch.randn(2, 3, speech.frames_per_step, speech.num_mel_bins, generator=generator),
     }
 

@@ -21,9 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from ..processing.audio_io import check_length, check_sampling_rate, read_audio
 from .row_checks import check_row
-from .rows import COLUMNS, TASKS, RowError, audio_of, conversation_of, spec_of, tasks_of, word_times_of
+from .rows import COLUMNS, TASKS, RowError, audio_of, conversation_of, has, spec_of, tasks_of, word_times_of
 
 
 TextLayout = Literal["leading", "timed", "auto"]
@@ -102,6 +104,8 @@ class ExampleBuilder:
             there are times.
         max_steps (`int`, *optional*):
             Longest example to use; longer ones are skipped and counted.
+        transcripts (`bool`, *optional*, defaults to `False`):
+            Whether examples with heard speech carry its transcript too (`audio_labels`), for the loss of listening.
         on_error (`str`, *optional*, defaults to `"skip"`):
             Whether a row whose audio is corrupt or that is wrong otherwise is skipped and counted, or raised (`"stop"`).
     """
@@ -114,6 +118,7 @@ class ExampleBuilder:
         text_layout: TextLayout = "leading",
         max_steps: int | None = None,
         on_error: Literal["stop", "skip"] = "skip",
+        transcripts: bool = False,
     ):
         if text_layout not in ("leading", "timed", "auto"):
             raise ValueError(f'`text_layout` is {text_layout!r}: choose "leading", "timed" or "auto".')
@@ -127,6 +132,7 @@ class ExampleBuilder:
         self.text_layout = text_layout
         self.max_steps = max_steps
         self.on_error = on_error
+        self.transcripts = transcripts
 
     def draw_task(self, offered: Iterable[str], key: Any, epoch: int = 0) -> str | None:
         """The task of a row in an epoch among those it offers ([`tasks_of`]), or `None` if none of them is trained."""
@@ -201,7 +207,11 @@ class ExampleBuilder:
         layout = self.text_layout
         if layout == "auto" or spec_of(row, task).answer_audio is None:
             layout = "leading" if word_times is None else "timed"
-        return self.processor.encode_training_example(conversation, text_layout=layout, word_times=word_times)
+        example = self.processor.encode_training_example(conversation, text_layout=layout, word_times=word_times)
+        if self.transcripts and spec_of(row, task).question == "question_audio" and has(row, "question_text"):
+            transcript = self.processor.tokenizer(row["question_text"], add_special_tokens=False)["input_ids"]
+            example["audio_labels"] = [torch.tensor(transcript, dtype=torch.long)]
+        return example
 
 
 class CorruptAudioError(RowError):

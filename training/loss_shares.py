@@ -22,13 +22,13 @@ from ..modeling_flow_omni.losses import IGNORED
 
 
 # The parts of the loss, as the model's output and its config (with `_weight`) name them.
-PARTS = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss")
+PARTS = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "audio_loss")
 
 
 def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor:
     """
     By what each part of the loss of a batch is divided: text tokens, the weights of the speech states, and (for both
-    losses of speech) patches: (4,)
+    losses of speech) patches, and the tokens of transcripts: (5,)
     """
     counts = torch.zeros(len(PARTS), dtype=torch.float64)
     if "labels" in batch:
@@ -38,13 +38,15 @@ def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> 
         weights = torch.tensor(config.state_class_weights, dtype=torch.float64)
         counts[1] = weights[targets[targets != IGNORED].cpu()].sum()
     if "mel_labels" in batch:
-        counts[2:] = (batch["speech_states"] == config.generating_state_id).sum()
+        counts[2:4] = (batch["speech_states"] == config.generating_state_id).sum()
+    if "audio_labels" in batch:
+        counts[4] = (batch["audio_labels"] != IGNORED).sum()
     return counts
 
 
 def shares_of(counts: Sequence[torch.Tensor], total: torch.Tensor, num_processes: int) -> list[torch.Tensor]:
     """
-    The factors (4,) of the losses of each batch of a step, of which `counts` (4,) tells the targets and `total` (4,) those
+    The factors (5,) of the losses of each batch of a step, of which `counts` (5,) tells the targets and `total` (5,) those
     of all batches of all processes: with them the mean over batches and processes, which the Trainer and DDP take, is the
     mean over all targets. A mean of means would give a token in a batch of few more weight than one in a batch of many.
     """

@@ -53,6 +53,7 @@ class DataRecipe:
     on_error: str = "skip"
     tasks: dict[str, float] | None = None
     text_layout: str = "leading"
+    transcripts: bool = False
     max_steps: int | None = None
     max_steps_per_batch: int = 4096
     max_rows_per_batch: int | None = None

@@ -142,7 +142,9 @@ def batches_of(
     streaming = data.streaming and not is_evaluation
     rows = load_rows(source, split, streaming=streaming, columns=data.columns, on_error=data.on_error)
     seed = args.data_seed if args.data_seed is not None else args.seed
-    builder = ExampleBuilder(processor, data.tasks, seed, data.text_layout, data.max_steps, data.on_error)
+    builder = ExampleBuilder(
+        processor, data.tasks, seed, data.text_layout, data.max_steps, data.on_error, data.transcripts
+    )
     workers = {"num_workers": args.dataloader_num_workers}
     if args.dataloader_prefetch_factor is not None:
         workers["prefetch_factor"] = args.dataloader_prefetch_factor

@@ -55,6 +55,15 @@ SpeechConfigOption = Annotated[
         show_default=False,
     ),
 ]
+ConfigOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        metavar="KEY=VALUE",
+        help="A field of the whole model's config, such as adapter_stack_size=2. May be repeated.",
+        show_default=False,
+    ),
+]
 
 
 def init(
@@ -63,6 +72,7 @@ def init(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to create.", show_default=False)],
     vocoder: VocoderOption = None,
     speech_config: SpeechConfigOption = None,
+    config: ConfigOption = None,
     dtype: DTypeOption = DType.auto,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the checkpoint that is in the folder.")
@@ -85,20 +95,22 @@ def init(
     from ..hub_card import write_model_card
 
     folder = check_new_folder(output, overwrite)
-    fields = parse_fields(speech_config or [])
-    check_speech_config(fields)
+    speech_fields = parse_fields("--speech-config", speech_config or [])
+    fields = parse_fields("--config", config or [])
+    check_config(fields, speech_fields)
     parts = {"whisper": whisper, "llm": llm, "vocoder": vocoder}
     with progress("Reading the parts …"):
-        model, processor = assemble(parts, fields, dtype)
+        model, processor = assemble(parts, fields | {"speech_config": speech_fields}, dtype)
     with progress(f"Saving {output} …"), new_folder(folder) as unfinished:
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        write_model_card(unfinished, base_models=parts, command=command_of(parts, speech_config or [], dtype))
+        command = command_of(parts, speech_config or [], config or [], dtype)
+        write_model_card(unfinished, base_models=parts, command=command)
     _describe(model, output)
 
 
-def assemble(parts: dict[str, str | None], speech_config: dict[str, Any], dtype: DType) -> tuple[Any, Any]:
-    """The model of these parts, and its processor."""
+def assemble(parts: dict[str, str | None], fields: dict[str, Any], dtype: DType) -> tuple[Any, Any]:
+    """The model of these parts with these fields of its config, and its processor."""
     import torch
     from transformers import AutoTokenizer
 
@@ -108,9 +120,7 @@ def assemble(parts: dict[str, str | None], speech_config: dict[str, Any], dtype:
 
     torch_dtype = None if dtype is DType.auto else getattr(torch, dtype)
     try:
-        model = FlowOmniForSpeechGeneration.from_pretrained_parts(
-            **parts, speech_config=speech_config, dtype=torch_dtype
-        )
+        model = FlowOmniForSpeechGeneration.from_pretrained_parts(**parts, **fields, dtype=torch_dtype)
         processor = FlowOmniProcessor.from_parts(AutoTokenizer.from_pretrained(parts["llm"]), model.config)
     except LOADING_ERRORS as error:
         raise UserError(one_line(error)) from error
@@ -118,13 +128,13 @@ def assemble(parts: dict[str, str | None], speech_config: dict[str, Any], dtype:
     return model, processor
 
 
-def command_of(parts: dict[str, str | None], assignments: list[str], dtype: DType) -> str:
+def command_of(parts: dict[str, str | None], speech_config: list[str], config: list[str], dtype: DType) -> str:
     """The command that assembles these parts, for the model card."""
     words = ["flow-omni", "init"]
     for part, source in parts.items():
         words += [f"--{part}", source] if source is not None else []
-    for assignment in assignments:
-        words += ["--speech-config", assignment]
+    for option, assignments in (("--speech-config", speech_config), ("--config", config)):
+        words += [word for assignment in assignments for word in (option, assignment)]
     if dtype is not DType.auto:
         words += ["--dtype", str(dtype)]
     return shlex.join(words)
@@ -141,13 +151,13 @@ def align_special_tokens(generation_config: Any, processor: Any) -> None:
     generation_config._from_model_config = False
 
 
-def parse_fields(assignments: list[str]) -> dict[str, Any]:
+def parse_fields(option: str, assignments: list[str]) -> dict[str, Any]:
     """`["frames_per_step=8", "head_type=flow"]` -> `{"frames_per_step": 8, "head_type": "flow"}`"""
     fields = {}
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator or not name.strip():
-            raise UserError(f"`--speech-config {assignment}` is no KEY=VALUE: write it like `frames_per_step=8`.")
+            raise UserError(f"`{option} {assignment}` is no KEY=VALUE: write it like `frames_per_step=8`.")
         try:
             fields[name.strip()] = json.loads(value)
         except ValueError:
@@ -156,15 +166,21 @@ def parse_fields(assignments: list[str]) -> dict[str, Any]:
     return fields
 
 
-def check_speech_config(fields: dict[str, Any]) -> None:
-    """Raises for fields that a speech config does not have, or values that they cannot take: before the downloads."""
+def check_config(fields: dict[str, Any], speech_fields: dict[str, Any]) -> None:
+    """Raises for fields that the configs do not have, or values that they cannot take: before the downloads."""
     from huggingface_hub.errors import StrictDataclassError
 
-    from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig
+    from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
 
+    parts = sorted(
+        fields.keys() & {"audio_config", "text_config", "speech_config", "vocoder_config", "audio_token_id"}
+    )
+    if parts:
+        raise UserError(f"`--config {parts[0]}=…` is what the parts decide: leave it out.")
     try:
         with users_mistakes():
-            FlowOmniSpeechConfig(**fields)
+            FlowOmniSpeechConfig(**speech_fields)
+            FlowOmniConfig(**fields)
     except StrictDataclassError as error:
         raise UserError(one_line(error)) from error
 
