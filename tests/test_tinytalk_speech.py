@@ -203,7 +203,8 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
     report = make(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("train.jsonl", "validation.jsonl", "test.jsonl", "test_seen_voices.jsonl", "answers.jsonl", "words.txt"),
-        *("text_train.jsonl", "text_validation.jsonl", "audio", "parts"),
+        *("text_train.jsonl", "text_validation.jsonl", "heard_text_train.jsonl", "heard_text_validation.jsonl"),
+        *("audio", "parts"),
     }
     assert report.num_rows == {
         "validation": 3,
@@ -212,6 +213,8 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
         "train": 12,
         "text_train": 9,
         "text_validation": 3,
+        "heard_text_train": 9,
+        "heard_text_validation": 3,
     }
     for name in ("train", "validation", "test", "test_seen_voices"):
         checked = validate(tmp_path / f"{name}.jsonl")

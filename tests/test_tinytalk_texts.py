@@ -18,7 +18,7 @@ import re
 import string
 from collections import Counter
 from functools import cache
-from itertools import islice
+from itertools import groupby, islice
 from time import process_time
 
 import pytest
@@ -28,6 +28,7 @@ from flow_omni.training.text_scores import normalized
 from flow_omni.training.tinytalk import texts
 from flow_omni.training.tinytalk.arithmetic import OPERATIONS
 from flow_omni.training.tinytalk.exchanges import read_tables
+from flow_omni.training.tinytalk.heard_texts import PAUSE, Ears, as_heard
 from flow_omni.training.tinytalk.numbers import in_words
 from flow_omni.training.tinytalk.sentences import Sentences
 from flow_omni.training.tinytalk.splits import SPLITS, split_of, split_of_phrasings
@@ -401,3 +402,33 @@ def test_the_vocabulary_has_every_word_that_is_said(language):
 def test_the_vocabulary_is_of_words_as_they_are_heard():
     assert {"twenty", "one", "omni", "what's"} <= set(vocabulary("en"))
     assert all(spoken(word) == word for word in vocabulary("en"))
+
+
+# --- texts as they are heard
+
+
+def test_text_that_is_heard_without_mistakes_can_be_read_by_joining_what_lasts():
+    ears = Ears(hold=0.3, pause=0.3, mishear=0.0, miss=0.0)
+    for index, text in enumerate(["Which three?", "Balloon, coffee.", "aaa"]):
+        heard = ears(text, random.Random(index))
+        assert len(heard) > len(text)
+        assert "".join(letter for letter, _ in groupby(heard)).replace(PAUSE, "") == text
+
+
+def test_a_share_of_questions_is_heard_half_to_be_answered_half_to_be_written_down():
+    rows = list(generate("train", 2000))
+    heard = list(as_heard(rows, share=0.4))
+    assert heard == list(as_heard(rows, share=0.4)) != list(as_heard(rows, share=0.4, seed=1))
+    kinds = Counter()
+    for row, other in zip(rows, heard):
+        kind = other["id"].removeprefix(row["id"])
+        kinds[kind] += 1
+        assert (other["question_text"] == row["question_text"]) == (kind == "")
+        assert other["answer_text"] == row["question_text" if kind == "-dictated" else "answer_text"]
+        assert other["question_text"].endswith("Transcribe the speech.") == (kind == "-dictated")
+    assert kinds[""] == pytest.approx(1200, abs=80)
+    assert kinds["-heard"] == pytest.approx(400, abs=60)
+
+
+def test_no_text_has_the_letter_of_a_pause():
+    assert not any(PAUSE in row["question_text"] for row in generate("train", 3000))

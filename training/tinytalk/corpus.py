@@ -27,6 +27,7 @@ from ..manifest import raw_rows, write_rows
 from ..rows import CJK
 from ..speaking import SpokenReport, speak_dialogues
 from ..synthesis import NamedVoices
+from .heard_texts import as_heard
 from .sounds import CHATTER, MANDARIN_CHATTER, Microphone, Trim
 from .voices import ANSWER_VOICES, SYNTHESIZERS, Split, corpus_voices
 
@@ -100,7 +101,8 @@ def make_corpus(
     Args:
         folder (`str`):
             Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
-            `test_seen_voices.jsonl`, `text_train.jsonl`, `text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`.
+            `test_seen_voices.jsonl`, `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in
+            `heard_text_train.jsonl` and `heard_text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`.
         num_rows (`int`, *optional*, defaults to 20000):
             Texts of the training set that are said.
         voices_per_question (`int`, *optional*, defaults to 3):
@@ -227,7 +229,10 @@ class _Maker:
         return int(uniform(self.seed, name) * 2**31)
 
     def write_texts(self, name: str, rows: Iterable[Mapping]) -> None:
-        self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", self._with_words_counted(rows))
+        manifest = self.folder / f"{name}.jsonl"
+        self.report.num_rows[name] = write_rows(manifest, self._with_words_counted(rows))
+        heard = as_heard((row for _, _, row in raw_rows(manifest)), seed=self.seed)
+        self.report.num_rows[f"heard_{name}"] = write_rows(self.folder / f"heard_{name}.jsonl", heard)
 
     def _with_words_counted(self, rows: Iterable[Mapping]) -> Iterator[Mapping]:
         for row in rows:
