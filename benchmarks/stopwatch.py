@@ -137,12 +137,12 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _status_bytes(field: str) -> int | None:
-    status = Path("/proc/self/status")
+def _status_bytes(field: str, status: Path = Path("/proc/self/status")) -> int | None:
+    """A size that the kernel tells of this process; None of a kernel that does not: sandboxed ones leave `VmHWM` out."""
     if not status.exists():
         return None
     values = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    return int(values[field].split()[0]) * 1024
+    return int(values[field].split()[0]) * 1024 if field in values else None
 
 
 def describe_machine() -> dict[str, str]:

@@ -192,7 +192,7 @@ def test_checkpoint_speaks_in_a_process_that_cannot_import_the_package(checkpoin
         text=True,
         cwd=tmp_path,
         env=environment,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr
     lines = dict(line.split(" ", 1) for line in result.stdout.splitlines())

@@ -225,6 +225,14 @@ def test_peak_memory_sees_what_was_freed_again():
     assert stopwatch.peak_resident_bytes() >= before + 2**26 * 0.9
 
 
+def test_sizes_that_a_kernel_does_not_tell_are_unknown(tmp_path):
+    status = tmp_path / "status"
+    assert stopwatch._status_bytes("VmRSS", status) is None
+    status.write_text("Name:\tpython\nVmRSS:\t     512 kB\n")
+    assert stopwatch._status_bytes("VmRSS", status) == 512 * 1024
+    assert stopwatch._status_bytes("VmHWM", status) is None
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0.00"), (0.01234, "0.012"), (0.1239, "0.124"), (1.257, "1.26"), (45.67, "45.7"), (1234.6, "1235")],

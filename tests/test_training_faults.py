@@ -46,7 +46,7 @@ def run_process():
     def run_to_its_end(*arguments: str) -> int:
         process = context.Process(target=run, args=arguments)
         process.start()
-        process.join(timeout=120)
+        process.join(timeout=600)
         return process.exitcode
 
     return run_to_its_end
