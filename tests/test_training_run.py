@@ -135,6 +135,16 @@ def test_a_finished_run_is_not_trained_on(material, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_run_that_begins_anew_is_not_resumed_from_the_one_before(material, tmp_path):
+    """The earlier run had got further: its checkpoint would be the last one again."""
+    run_command("align", *overrides(material, tmp_path))
+    shorter = overrides(material, tmp_path, **{"training.max_steps": 2})
+    assert "trained for 2 steps" in run_command("align", *shorter, "--fresh").output
+    assert "trained for 2 steps" in run_command("align", *shorter).output
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2"]
+    assert sorted(path.name for path in (tmp_path / "earlier-1").iterdir()) == ["checkpoint-2", "checkpoint-4"]
+
+
 def test_lora_leaves_adapters_and_a_merged_model(material, tmp_path):
     run_command("align", *overrides(material, tmp_path, **{"lora.rank": 2, "training.ema_decay": 0.5}))
     assert (tmp_path / "adapters" / "adapter_model.safetensors").is_file()

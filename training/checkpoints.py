@@ -13,7 +13,9 @@
 # limitations under the License.
 """Checkpoints that are there whole or not at all: written aside, brought to the disk, and only then given their name."""
 
+import itertools
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +23,8 @@ from pathlib import Path
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
+
+logger = logging.getLogger(__name__)
 
 # Begins with a dot and not with `checkpoint-`: nothing that looks for checkpoints finds one that is being written.
 STAGING = ".unfinished"
@@ -82,6 +86,22 @@ def _sync(path: Path) -> None:
 def last_checkpoint(run_folder: str | os.PathLike) -> str | None:
     """The latest checkpoint of a run, or `None` if it has none yet."""
     return get_last_checkpoint(run_folder) if os.path.isdir(run_folder) else None
+
+
+def set_aside(run_folder: str | os.PathLike) -> None:
+    """
+    Moves the checkpoints of an earlier run into a folder `earlier-N`: a run that begins anew beside them would be resumed
+    from theirs as soon as they are further on than its own.
+    """
+    found = [path for path in Path(run_folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    if not found:
+        return
+    number = next(number for number in itertools.count(1) if not (Path(run_folder) / f"earlier-{number}").exists())
+    aside = Path(run_folder) / f"earlier-{number}"
+    aside.mkdir()
+    for path in found:
+        os.replace(path, aside / path.name)
+    logger.warning("Begun anew: the %d checkpoints of the earlier run lie in '%s'.", len(found), aside)
 
 
 def step_of(checkpoint: str | os.PathLike) -> int:

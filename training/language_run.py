@@ -32,7 +32,6 @@ from ..processing.processing_flow_omni import FlowOmniProcessor
 from .arguments import FlowOmniTrainingArguments
 from .batch_trainer import BatchTrainer
 from .batches import Batches, make_batches
-from .checkpoints import last_checkpoint, step_of
 from .examples import ExampleBuilder
 from .manifest import load_rows
 from .recipe import Recipe
@@ -95,11 +94,7 @@ class LanguageRun:
 
     def train(self, is_fresh: bool = False) -> dict[str, float]:
         """Trains, or goes on from the last checkpoint, saves the model, and returns the last evaluation."""
-        checkpoint = None if is_fresh else last_checkpoint(self.args.output_dir)
-        if checkpoint is None or step_of(checkpoint) < self.args.max_steps:
-            self.trainer.train(resume_from_checkpoint=checkpoint)
-        else:
-            self.trainer.load_checkpoint(checkpoint)
+        self.trainer.train_to_the_end(is_fresh)
         metrics = self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
         self.trainer.save_final(Path(self.args.output_dir))
         return metrics

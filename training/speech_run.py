@@ -25,7 +25,7 @@ from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from ..processing.processing_flow_omni import FlowOmniProcessor
 from .arguments import FlowOmniTrainingArguments
 from .batches import Batches, make_batches
-from .checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder, step_of
+from .checkpoints import clear_staging, publish_files, staging_folder
 from .dry_run import describe
 from .examples import ExampleBuilder
 from .generation_metrics import GenerationMetrics, Question
@@ -63,11 +63,7 @@ class SpeechRun:
         Trains, from the last checkpoint of `output_dir` on if it has one, saves the model, and returns what the last
         evaluation measured.
         """
-        checkpoint = None if is_fresh else last_checkpoint(self.args.output_dir)
-        if checkpoint is None or step_of(checkpoint) < self.args.max_steps:
-            self.trainer.train(resume_from_checkpoint=checkpoint)
-        else:
-            self.trainer.load_checkpoint(checkpoint)
+        self.trainer.train_to_the_end(is_fresh)
         metrics = self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
         self.save()
         return metrics

@@ -43,7 +43,7 @@ def train(
         bool, typer.Option("--dry-run", help="Say what would train: parameters, data, steps, memory. Train nothing.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew, though the output folder has checkpoints to resume from.")
+        bool, typer.Option("--fresh", help="Begin anew, and set the checkpoints in the output folder aside.")
     ] = False,
 ):
     """

@@ -24,7 +24,7 @@ from transformers import AutoConfig, set_seed
 from ..modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from .arguments import FlowOmniTrainingArguments
-from .checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder, step_of
+from .checkpoints import clear_staging, publish_files, staging_folder
 from .manifest import load_rows
 from .recipe import Recipe
 from .speech_run import load_model, load_processor
@@ -64,11 +64,7 @@ class VocoderRun:
 
     def train(self, is_fresh: bool = False) -> dict[str, float]:
         """Trains, or goes on from the last checkpoint, saves the model, and returns the last evaluation."""
-        checkpoint = None if is_fresh else last_checkpoint(self.args.output_dir)
-        if checkpoint is None or step_of(checkpoint) < self.args.max_steps:
-            self.trainer.train(resume_from_checkpoint=checkpoint)
-        else:
-            self.trainer.load_checkpoint(checkpoint)
+        self.trainer.train_to_the_end(is_fresh)
         metrics = self.trainer.evaluate() if self.trainer.eval_dataset is not None else {}
         self.save()
         return metrics

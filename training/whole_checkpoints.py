@@ -23,7 +23,16 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from .checkpoints import clear_staging, not_written, publish, publish_files, staging_folder
+from .checkpoints import (
+    clear_staging,
+    last_checkpoint,
+    not_written,
+    publish,
+    publish_files,
+    set_aside,
+    staging_folder,
+    step_of,
+)
 from .guards import check_finite_gradient
 
 
@@ -37,6 +46,22 @@ class WholeCheckpointTrainer(Trainer):
             clear_staging(self.args.output_dir)
         self.accelerator.wait_for_everyone()
         return super().train(resume_from_checkpoint, **kwargs)
+
+    def train_to_the_end(self, is_fresh: bool = False) -> None:
+        """
+        Trains from the last checkpoint of `output_dir` on, if it has one; of a run that had come to its end, the weights are
+        only loaded. With `is_fresh` it begins anew.
+        """
+        folder = self.args.output_dir
+        if is_fresh:
+            if self.args.should_save:
+                set_aside(folder)
+            self.accelerator.wait_for_everyone()
+        checkpoint = last_checkpoint(folder)
+        if checkpoint is None or step_of(checkpoint) < self.args.max_steps:
+            self.train(resume_from_checkpoint=checkpoint)
+        else:
+            self.load_checkpoint(checkpoint)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)

@@ -25,7 +25,7 @@ from transformers import set_seed
 from ..arguments import FlowOmniTrainingArguments
 from ..batch_trainer import BatchTrainer
 from ..batches import BatchOptions
-from ..checkpoints import clear_staging, last_checkpoint, publish_files, staging_folder, step_of
+from ..checkpoints import clear_staging, publish_files, staging_folder
 from ..guards import TrainingDivergedError
 from ..manifest import load_rows
 from ..recipe import Recipe, RecipeError
@@ -111,11 +111,7 @@ class RecogniseRun:
 
     def train(self, is_fresh: bool = False) -> dict[str, float]:
         """Trains, or goes on from the last checkpoint, saves the model, and returns the last evaluation."""
-        checkpoint = None if is_fresh else last_checkpoint(self.args.output_dir)
-        if checkpoint is None or step_of(checkpoint) < self.args.max_steps:
-            self.trainer.train(resume_from_checkpoint=checkpoint)
-        else:
-            self.trainer.load_checkpoint(checkpoint)
+        self.trainer.train_to_the_end(is_fresh)
         metrics = self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
         self.save()
         return metrics
