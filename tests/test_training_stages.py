@@ -169,6 +169,17 @@ def test_a_lora_checkpoint_on_another_base_is_refused(trained_lora):
         load_lora(trained_lora[0] / "adapters", base=other)
 
 
+def test_adapters_on_top_of_adapters_load_as_what_was_trained(trained_lora, tmp_path):
+    """transformers loads a folder of adapters as a model, with adapters in it that the next ones would replace."""
+    first = trained_lora[0] / "adapters"
+    second = add_lora(merge_lora(load_lora(first)), "align", LoraOptions(rank=2), base=first)
+    train(second)
+    second.save_pretrained(tmp_path / "second")
+    merged = merge_lora(load_lora(tmp_path / "second")).state_dict()
+    expected = merge_lora(second).state_dict()
+    assert all(torch.equal(merged[name], weight) for name, weight in expected.items())
+
+
 def test_lora_on_layers_that_are_not_there_is_refused():
     with pytest.raises(ValueError, match="names qkv_proj.*down_proj"):
         add_lora(tiny_model(), "align", LoraOptions(target_modules=("qkv_proj",)))

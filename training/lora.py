@@ -131,6 +131,16 @@ def is_lora_checkpoint(folder: str | os.PathLike) -> bool:
     return (Path(folder) / ADAPTER_CONFIG).is_file()
 
 
+def load_plain(source: str | os.PathLike, **kwargs: Any) -> FlowOmniForSpeechGeneration:
+    """
+    The model of a checkpoint, adapters merged in if that is what it holds. Left to itself, transformers would put them
+    into the model as adapters, whose place those of the next run would then take.
+    """
+    if is_lora_checkpoint(source):
+        return merge_lora(load_lora(source, **kwargs))
+    return FlowOmniForSpeechGeneration.from_pretrained(source, **kwargs)
+
+
 def load_lora(
     folder: str | os.PathLike,
     base: FlowOmniForSpeechGeneration | None = None,
@@ -145,12 +155,12 @@ def load_lora(
         base (`FlowOmniForSpeechGeneration`, *optional*):
             The model that the adapters were trained on; by default it is loaded from where their config says.
         kwargs:
-            Passed to `from_pretrained` of the base.
+            Passed to `from_pretrained` of the base. The base may be a LoRA checkpoint itself, whose adapters are merged in.
     """
     peft = needs("peft")
     config = peft.PeftConfig.from_pretrained(os.fspath(folder))
     if base is None:
-        base = FlowOmniForSpeechGeneration.from_pretrained(base_of(folder, config), **kwargs)
+        base = load_plain(base_of(folder, config), **kwargs)
     adapted = peft.get_peft_model(base, config)
     try:
         result = adapted.load_adapter(os.fspath(folder), "default", is_trainable=is_trainable)

@@ -29,7 +29,7 @@ from .checkpoints import clear_staging, publish_files, staging_folder
 from .dry_run import describe
 from .examples import ExampleBuilder
 from .generation_metrics import GenerationMetrics, Question
-from .lora import add_lora, is_lora_checkpoint, load_lora, merge_lora
+from .lora import add_lora, load_lora, load_plain, merge_lora
 from .manifest import load_rows
 from .recipe import DataRecipe, Recipe
 from .recognisers import recogniser_of
@@ -117,9 +117,7 @@ def _without_evaluation(recipe: Recipe) -> dict[str, Any]:
 
 def load_model(source: str) -> FlowOmniForSpeechGeneration:
     """The model to begin with, in fp32: mixed precision keeps its own copies, and small steps vanish in bf16."""
-    if is_lora_checkpoint(source):
-        return merge_lora(load_lora(source, dtype="float32"))
-    return FlowOmniForSpeechGeneration.from_pretrained(source, dtype="float32")
+    return load_plain(source, dtype="float32")
 
 
 def load_processor(source: str) -> FlowOmniProcessor:
