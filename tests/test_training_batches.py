@@ -186,6 +186,19 @@ def test_training_goes_on_at_any_batch(rows, processor, kind, rank, num_workers)
         assert second.report.num_used == sum(len(batch["input_ids"]) for batch in whole)
 
 
+@pytest.mark.parametrize("max_steps", [100, 900])
+def test_training_goes_on_at_the_same_share_of_the_epoch_under_another_budget(rows, processor, max_steps):
+    """The position of small batches would lie behind the last of large ones, where training just ended."""
+    first = batches_of(rows, processor, max_steps_per_batch=300)
+    for _ in itertools.islice(first, len(first) // 2):
+        continue
+    second = batches_of(rows, processor, max_steps_per_batch=max_steps)
+    second.load_state_dict(first.state_dict())
+    assert len(second) != len(first)
+    assert second.epoch == 0
+    assert len(list(second)) == pytest.approx(len(second) / 2, abs=1.5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_can_be_skipped(rows, processor, kind):
     source, options = as_source(kind, rows)

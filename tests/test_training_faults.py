@@ -143,6 +143,22 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert not (tmp_path / "checkpoint-2" / "stale").exists()
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [([], "holds weights alone"), (["batches_0.pt", "batches_1.pt"], "run on 2 processes, and this one is on 1")],
+)
+def test_a_checkpoint_that_lacks_the_place_in_the_data_is_not_resumed(tmp_path, files, message):
+    """Of two processes, the first one's place is no place of a single one's: it would read rows twice."""
+    make_trainer(tmp_path, train_batches=text_batches(), max_steps=2, save_strategy="steps", save_steps=2).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    place = (checkpoint / "batches_0.pt").read_bytes()
+    (checkpoint / "batches_0.pt").unlink()
+    for name in files:
+        (checkpoint / name).write_bytes(place)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make_trainer(tmp_path, train_batches=text_batches()).train(resume_from_checkpoint=str(checkpoint))
+
+
 def test_only_as_many_checkpoints_stay_as_are_wanted(tmp_path):
     make_trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]

@@ -293,6 +293,15 @@ def test_a_lora_run_resumes_and_loads(tmp_path):
         assert torch.equal(loaded.eval()(**batch).loss, whole.model.eval()(**batch).loss)
 
 
+@pytest.mark.parametrize("rank", [3, None])
+def test_a_run_with_other_adapters_or_none_does_not_take_up_those_of_a_checkpoint(tmp_path, rank):
+    adapted = add_lora(tiny_model(), "align", LoraOptions(rank=2))
+    make_trainer(tmp_path, adapted, max_steps=2, save_strategy="steps", save_steps=2).train()
+    model = tiny_model() if rank is None else add_lora(tiny_model(), "align", LoraOptions(rank=rank))
+    with pytest.raises(ValueError, match="checkpoint-2' do not fit the model .*LoRA options that it was written with"):
+        make_trainer(tmp_path, model).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
 # Many processes: batches that every module has a part in
 
 

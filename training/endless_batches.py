@@ -56,14 +56,18 @@ class EndlessBatches:
         torch.save(self.batches.state_dict(), _file(folder, rank))
 
     def load(self, folder: str | os.PathLike, rank: int) -> None:
-        path = _file(folder, rank)
-        if not path.is_file():
-            found = len(list(Path(folder).glob("batches_*.pt")))
+        num_found, world_size = len(list(Path(folder).glob("batches_*.pt"))), self.batches.options.world_size
+        if num_found == 0:
             raise FileNotFoundError(
-                f"There is no '{path}': the run was on {found} processes, each of which reads its own share of the data. Resume "
-                "on as many."
+                f"'{folder}' holds weights alone (`save_only_model`), from which no run can be resumed. Begin a new one with it "
+                "as `model`, in another `output_dir`."
             )
-        self.batches.load_state_dict(torch.load(path, weights_only=True))
+        if num_found != world_size:
+            raise ValueError(
+                f"'{folder}' is of a run on {num_found} processes, and this one is on {world_size}. Each reads its own share "
+                "of the data: resume on as many."
+            )
+        self.batches.load_state_dict(torch.load(_file(folder, rank), weights_only=True))
 
 
 def _file(folder: str | os.PathLike, rank: int) -> Path:

@@ -85,11 +85,16 @@ class PlannedBatches(Batches):
             self.epoch, self.position = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return self._common_state() | {"epoch": self.epoch, "position": self.position}
+        place = {"epoch": self.epoch, "position": self.position, "num_batches": len(self)}
+        return self._common_state() | place
 
     def load_state_dict(self, state: Mapping) -> None:
         self._load_common_state(state)
         self.epoch, self.position = state["epoch"], state["position"]
+        num_batches = state.get("num_batches", len(self))
+        if num_batches != len(self):
+            # under another budget, or with more rows, an epoch has other batches: on to the same share of it
+            self.position = self.position * len(self) // num_batches
 
     def plan(self) -> list[list[int]]:
         """The batches of the current epoch over all processes, as indices of rows."""

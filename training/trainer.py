@@ -205,7 +205,14 @@ class FlowOmniTrainer(BatchTrainer):
             self.ema.load(checkpoint, self.model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"The weights in '{resume_from_checkpoint}' do not fit the model ({reason} …): resume with the model and the "
+                "LoRA options that it was written with, or begin anew (`--fresh`)."
+            ) from error
         if self.args.stage is not None:
             # peft lets everything train that it loads
             _freeze(self.model, self.args.stage)
