@@ -56,6 +56,10 @@ def test_the_figures_of_each_task():
     assert "transcribe_spoken_cer" not in figures
 
 
+def test_an_expected_answer_without_letters_has_no_error_rate():
+    assert scores([Answer("say", "!", "", True, heard="")]) == {"say_exact": 1.0, "say_truncated": 0.0}
+
+
 class Deaf:
     def transcribe(self, waveform, sampling_rate):
         return ""

@@ -135,6 +135,24 @@ def test_a_finished_run_is_not_trained_on(material, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("name", ["whisper:none-such", "ctc:nowhere", "nowhere/recogniser"])
+def test_a_recogniser_that_cannot_be_loaded_is_found_out_before_the_training(material, tmp_path, name):
+    changes = {"data.eval": material / "eval.jsonl", "evaluation.recogniser": name}
+    with pytest.raises(ValueError, match=f"The recogniser '{name}' cannot be loaded"):
+        run_command("align", *overrides(material, tmp_path, **changes))
+
+
+def test_a_broken_recording_is_not_asked_in_the_middle_of_a_run(material, tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF and no more")
+    rows = [json.loads(line) for line in (material / "eval.jsonl").read_text().splitlines()]
+    rows = [row | {name: str(material / row[name]) for name in ("question_audio", "answer_audio")} for row in rows]
+    rows[0] |= {"question_audio": "broken.wav", "answer_audio": "broken.wav"}
+    (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = make_run(load_recipe("align", overrides(material, tmp_path, **{"data.eval": tmp_path / "eval.jsonl"})))
+    assert len(run.trainer.generation_metrics.questions) == len(rows) - 1
+    run.trainer.evaluate()
+
+
 def test_a_run_that_begins_anew_is_not_resumed_from_the_one_before(material, tmp_path):
     """The earlier run had got further: its checkpoint would be the last one again."""
     run_command("align", *overrides(material, tmp_path))

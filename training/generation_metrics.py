@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .recognisers import Recogniser
-from .text_scores import character_error_rate, exact_rate, word_error_rate
+from .text_scores import character_error_rate, exact_rate, normalized, word_error_rate
 
 
 @dataclass
@@ -170,14 +170,16 @@ def scores(answers: Sequence[Answer]) -> dict[str, float]:
     figures = {}
     for task, group in by_task.items():
         expected, written = [answer.expected for answer in group], [answer.text for answer in group]
-        figures[f"{task}_cer"] = character_error_rate(expected, written)
-        figures[f"{task}_wer"] = word_error_rate(expected, written)
+        # of nothing but punctuation there are no errors to count, and an evaluation is no reason to stop a run
+        if any(map(normalized, expected)):
+            figures[f"{task}_cer"] = character_error_rate(expected, written)
+            figures[f"{task}_wer"] = word_error_rate(expected, written)
         figures[f"{task}_exact"] = exact_rate(expected, written)
         spoken = [answer for answer in group if answer.is_spoken]
         if spoken:
             figures[f"{task}_truncated"] = sum(answer.is_truncated for answer in spoken) / len(spoken)
         heard = [answer for answer in spoken if answer.heard is not None]
-        if heard:
+        if any(normalized(answer.expected) for answer in heard):
             figures[f"{task}_spoken_cer"] = character_error_rate(
                 [answer.expected for answer in heard], [answer.heard for answer in heard]
             )

@@ -113,8 +113,9 @@ def make_run(recipe: Recipe) -> LanguageRun:
     eval_batches, questions = None, ()
     if recipe.data.eval:
         eval_batches = _batches_of(recipe, recipe.data.eval, recipe.data.eval_split, processor, args, shuffle=False)
-        step = max(1, len(eval_batches.rows) // max(1, recipe.evaluation.questions))
-        questions = [eval_batches.rows[index] for index in range(0, len(eval_batches.rows), step)]
+        num_questions = recipe.evaluation.questions
+        step = max(1, len(eval_batches.rows) // max(1, num_questions))
+        questions = [eval_batches.rows[index] for index in range(0, len(eval_batches.rows), step)[:num_questions]]
     trainer = LanguageTrainer(
         model,
         args,

@@ -84,11 +84,13 @@ class CtcRecogniser:
         return self.model.transcribe(waveform, sampling_rate)
 
 
-def recogniser_of(name: str | None, model: Any, processor: Any, language: str | None = None) -> Recogniser | None:
+def recogniser_of(
+    name: str | None, model: Any, processor: Any, language: str | None = None, device: Any = None
+) -> Recogniser | None:
     """
     The recogniser of a name: `own` is the model itself, `whisper:NAME` one of openai-whisper's, `ctc:FOLDER` one of ours, `sphinx`
     PocketSphinx, and `sphinx:FILE` the same with the words or sentences of a text file; all else is a folder or an id on
-    the Hub. `None` listens to nothing.
+    the Hub, which runs on `device`, by default the model's. `None` listens to nothing.
     """
     if name is None:
         return None
@@ -102,4 +104,4 @@ def recogniser_of(name: str | None, model: Any, processor: Any, language: str | 
         from .sphinx import Sphinx
 
         return Sphinx(name.partition(":")[2] or None)
-    return HubRecogniser(name, device=model.device)
+    return HubRecogniser(name, device=device if model is None else model.device)

@@ -13,11 +13,13 @@
 # limitations under the License.
 """A run of the stages `align` and `finetune`, from its recipe to the checkpoint that it leaves."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import set_seed
 
@@ -27,16 +29,18 @@ from .arguments import FlowOmniTrainingArguments
 from .batches import Batches, make_batches
 from .checkpoints import clear_staging, publish_files, staging_folder
 from .dry_run import describe
-from .examples import ExampleBuilder
+from .examples import Example, ExampleBuilder
 from .generation_metrics import GenerationMetrics, Question
 from .lora import add_lora, load_lora, load_plain, merge_lora
 from .manifest import load_rows
 from .recipe import DataRecipe, Recipe
 from .recognisers import recogniser_of
-from .rows import conversation_of, tasks_of
+from .rows import conversation_of
 from .samples import show_in_tensorboard
 from .trainer import FlowOmniTrainer
 
+
+logger = logging.getLogger(__name__)
 
 ADAPTERS = "adapters"
 
@@ -96,7 +100,7 @@ def make_run(recipe: Recipe) -> SpeechRun:
         eval_batches = batches_of(
             recipe.data, recipe.data.eval, recipe.data.eval_split, processor, args, is_evaluation=True
         )
-        metrics = metrics_of(recipe, eval_batches, processor)
+        metrics = metrics_of(recipe, eval_batches, processor, args.device)
     trained: nn.Module = model
     if recipe.lora is not None:
         trained = add_lora(model, recipe.stage, recipe.lora, base=recipe.model)
@@ -157,8 +161,13 @@ def batches_of(
     )
 
 
-def metrics_of(recipe: Recipe, batches: Batches, processor: FlowOmniProcessor) -> GenerationMetrics | None:
-    """Questions from the rows of the evaluation, spread over all of them."""
+def metrics_of(
+    recipe: Recipe, batches: Batches, processor: FlowOmniProcessor, device: torch.device
+) -> GenerationMetrics | None:
+    """
+    Questions from the rows of the evaluation, spread over all of them, and who listens to the answers: who cannot be
+    loaded is to be found out before the training and not at its first evaluation.
+    """
     evaluation = recipe.evaluation
     questions = questions_of(batches.rows, batches.builder, evaluation.questions)
     if not questions:
@@ -167,20 +176,33 @@ def metrics_of(recipe: Recipe, batches: Batches, processor: FlowOmniProcessor) -
     if evaluation.num_flow_steps is not None:
         options["num_flow_steps"] = evaluation.num_flow_steps
 
-    def recogniser(model):
-        return recogniser_of(evaluation.recogniser, model, processor, evaluation.language)
+    def own_ears(model):
+        return recogniser_of("own", model, processor)
 
+    name, language = evaluation.recogniser, evaluation.language
+    try:
+        recogniser = own_ears if name == "own" else recogniser_of(name, None, processor, language, device)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The recogniser {name!r} cannot be loaded ({error}): `evaluation.recogniser` is own, whisper:NAME, ctc:FOLDER, "
+            "sphinx, or a model for speech recognition on the Hub."
+        ) from error
     return GenerationMetrics(
         questions, processor, recogniser, evaluation.batch_size, on_answers=[show_in_tensorboard], **options
     )
 
 
 def questions_of(rows: Sequence, builder: ExampleBuilder, num_questions: int) -> list[Question]:
-    """So many rows as questions, each in the task that is drawn for it; rows that offer none are left out."""
+    """
+    So many rows as questions, each in the task that is drawn for it. Rows that no example can be built of are left out:
+    whoever is asked in the middle of a run must find the recordings in order.
+    """
     step = max(1, len(rows) // max(1, num_questions))
     questions = []
     for index in range(0, len(rows), step)[:num_questions]:
-        task = builder.draw_task(tasks_of(rows[index]), index)
-        if task is not None:
-            questions.append(Question.of(task, conversation_of(rows[index], task, builder.processor)))
+        built = builder.build(rows[index], index)
+        if isinstance(built, Example):
+            questions.append(Question.of(built.task, conversation_of(rows[index], built.task, builder.processor)))
+        elif built.reason != "no task":
+            logger.warning("Row %s will not be asked: %s", built.id, built.message)
     return questions
