@@ -22,9 +22,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_training_run import material, overrides  # noqa: F401 (a fixture)
 from tiny import tiny_model, tiny_processor
 from training_runs import DETERMINISTIC, assert_same_weights, encoded_examples
 from two_processes import ORDERS, train
+
+from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 
 
 pytestmark = pytest.mark.slow
@@ -32,12 +35,13 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def launch(*arguments: str, module: bool = False, num_processes: int = 2) -> None:
+def launch(*arguments: str, module: bool = False, num_processes: int = 2) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     command = [*launcher, *(["-m"] if module else []), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[:4000]
+    return result.stdout
 
 
 @pytest.mark.parametrize("order", list(ORDERS))
@@ -51,6 +55,21 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path, order):
         assert losses[0] == pytest.approx(losses[1], rel=1e-4), name
     two, one = (load_file(tmp_path / folder / "model.safetensors") for folder in ("two", "one"))
     assert_same_weights(two, one, rtol=1e-3, atol=1e-5)
+
+
+def test_the_command_on_two_processes_tells_what_both_have_seen_and_ends_in_order(material, tmp_path):  # noqa: F811
+    rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
+    rows = [row | {name: str(material / row[name]) for name in ("question_audio", "answer_audio")} for row in rows]
+    rows += [row | {"id": f"broken-{row['id']}", "answer_audio": "nowhere.wav"} for row in rows[:2]]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"data.train": tmp_path / "train.jsonl", "data.eval": material / "eval.jsonl", "lora.rank": 2}
+    output = launch("flow_omni.training", "align", *overrides(material, tmp_path / "run", **changes), module=True)
+    assert " corrupt audio)" in output and "broken-row-0: " in output and "broken-row-1: " in output
+    assert output.count("trained for 4 steps") == 1
+    assert (
+        "accelerate launch --num_processes 2 -m flow_omni.training align" in (tmp_path / "run/README.md").read_text()
+    )
+    FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "run")
 
 
 def test_a_model_in_shards_learns_what_a_whole_one_does_and_loads_as_one(tmp_path):

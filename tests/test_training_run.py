@@ -18,6 +18,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from sounds import file_bytes, tone
 from tiny import tiny_model, tiny_processor
@@ -151,6 +152,38 @@ def test_a_broken_recording_is_not_asked_in_the_middle_of_a_run(material, tmp_pa
     run = make_run(load_recipe("align", overrides(material, tmp_path, **{"data.eval": tmp_path / "eval.jsonl"})))
     assert len(run.trainer.generation_metrics.questions) == len(rows) - 1
     run.trainer.evaluate()
+
+
+def test_what_was_skipped_is_logged_and_told_at_the_end(material, tmp_path):
+    rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
+    rows = [row | {name: str(material / row[name]) for name in ("question_audio", "answer_audio")} for row in rows]
+    (tmp_path / "broken.wav").write_bytes(b"RIFF and no more")
+    rows[5] |= {"question_audio": "broken.wav", "answer_audio": "broken.wav"}
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = run_command("align", *overrides(material, tmp_path, **{"data.train": tmp_path / "train.jsonl"})).output
+    assert " corrupt audio)\n  row-5: " in output
+    log = json.loads((tmp_path / "training_log.json").read_text())
+    assert log[0]["skipped_rows"] >= 1
+
+
+def test_the_card_names_the_command_that_trains_the_model_again(material, tmp_path):
+    run_command("align", *overrides(material, tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    assert "$ flow-omni train align model=model data.train=train.jsonl" in card
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_a_bar_shows_the_progress_to_whoever_watches(material, tmp_path, monkeypatch, is_watched):
+    monkeypatch.setattr("flow_omni.training.train_command.is_watched", lambda: is_watched)
+    settings = [item for item in overrides(material, tmp_path) if not item.startswith("training.disable_tqdm")]
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        run_command("align", *settings)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    arguments = torch.load(tmp_path / "training_args.bin", weights_only=False)
+    assert arguments.disable_tqdm is not is_watched
 
 
 def test_a_run_that_begins_anew_is_not_resumed_from_the_one_before(material, tmp_path):

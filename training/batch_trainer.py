@@ -61,6 +61,14 @@ class BatchTrainer(WholeCheckpointTrainer):
         with fastest_attention(self.model, self.args.device, self.args.bf16):
             return super().train(*args, **kwargs)
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, with the rows that were skipped so far, if any: broken data must not go unnoticed for days."""
+        if self.train_batches is not None and "loss" in logs and "learning_rate" in logs:
+            num_skipped = torch.tensor(self.train_batches.batches.report.num_skipped)
+            num_skipped = int(self._sum_over_processes(num_skipped))
+            logs = logs | ({"skipped_rows": num_skipped} if num_skipped else {})
+        super().log(logs, *args, **kwargs)
+
     def get_train_dataloader(self) -> Iterable[dict[str, torch.Tensor]]:
         return self.train_batches if self.train_batches is not None else super().get_train_dataloader()
 

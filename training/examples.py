@@ -75,6 +75,12 @@ class SkipReport:
             if len(self.first) < self.max_shown:
                 self.first.append(f"{row.id}: {row.message}" if row.id not in row.message else row.message)
 
+    def merge(self, state: Mapping) -> None:
+        """Adds what another process has counted, as its `state_dict` tells it."""
+        self.num_used += state["num_used"]
+        self.counts.update(state["counts"])
+        self.first = [*self.first, *state["first"]][: self.max_shown]
+
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.counts.most_common())
         head = f"{self.num_used} rows used, {self.num_skipped} skipped" + (f" ({reasons})" if reasons else "")

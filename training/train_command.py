@@ -20,7 +20,8 @@ from typing import Annotated
 
 import typer
 
-from ..cli.errors import CommandGroup, users_mistakes
+from ..cli.console import is_watched
+from ..cli.errors import users_mistakes
 from .allocator import keep_freed_memory
 
 
@@ -62,15 +63,20 @@ def train(
         from .recipe import load_recipe
 
         settings = load_recipe(recipe, overrides or [])
+        # else as talkative as the libraries are, and the command has silenced them
+        settings.training.setdefault("disable_tqdm", not is_watched())
         run = _runs_of(settings.stage).make_run(settings)
     if dry_run:
-        typer.echo(run.describe())
-        return
-    if run.args.device.type == "cpu":
-        keep_freed_memory()
-    metrics = run.train(is_fresh=fresh)
-    if run.args.should_save:
-        _report(run, metrics)
+        if run.args.should_save:
+            typer.echo(run.describe())
+    else:
+        if run.args.device.type == "cpu":
+            keep_freed_memory()
+        metrics = run.train(is_fresh=fresh)
+        skipped = _skipped_rows(run)
+        if run.args.should_save:
+            _report(run, metrics, skipped, _command(recipe, overrides or [], run.args.world_size))
+    _leave_together(run)
 
 
 def _runs_of(stage: str):
@@ -85,11 +91,29 @@ def _runs_of(stage: str):
     return import_module(f"{package}.{folder}{stage if stage in PART_STAGES else 'speech'}_run")
 
 
-def _report(run, metrics: dict[str, float]) -> None:
+def _command(recipe: str, overrides: list[str], num_processes: int) -> str:
+    """What is to be typed to train this model again."""
+    several = ["accelerate", "launch", "--num_processes", str(num_processes), "-m", "flow_omni.training"]
+    return shlex.join([*(several if num_processes > 1 else ["flow-omni", "train"]), recipe, *overrides])
+
+
+def _skipped_rows(run):
+    """What all processes together have skipped."""
+    from accelerate.utils import gather_object
+
+    from .examples import SkipReport
+
+    batches, total = getattr(run, "train_batches", None), SkipReport()
+    reports = [] if batches is None else [batches.report.state_dict()]
+    for state in gather_object(reports) if run.args.world_size > 1 else reports:
+        total.merge(state)
+    return total
+
+
+def _report(run, metrics: dict[str, float], skipped, command: str) -> None:
     """The report of a finished run. The model is saved by now: a card that somebody edited must not spoil the end."""
     from .report import write_report
 
-    command = shlex.join(["flow-omni", *sys.argv[1:]])
     folder = Path(run.args.output_dir)
     try:
         write_report(folder, run.trainer.state.log_history, metrics, run.recipe.card, command)
@@ -97,11 +121,22 @@ def _report(run, metrics: dict[str, float]) -> None:
         typer.echo(str(error), err=True)
     for name, value in sorted(metrics.items()):
         typer.echo(f"{name}: {value:.4g}")
+    if skipped.num_skipped:
+        typer.echo(str(skipped))
     typer.echo(f"{folder}: trained for {run.trainer.state.global_step} steps, and saved.")
 
 
+def _leave_together(run) -> None:
+    """Ends all processes of a run at once: one that still talks when another is gone is aborted, its work done or not."""
+    import torch.distributed as dist
+
+    run.trainer.accelerator.wait_for_everyone()
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def main() -> None:
-    """What `python -m flow_omni.training` runs, as `accelerate launch` needs it."""
-    app = typer.Typer(cls=CommandGroup, add_completion=False, pretty_exceptions_enable=False)
-    app.command()(train)
-    app()
+    """What `python -m flow_omni.training` runs, as `accelerate launch` needs it: `flow-omni train`."""
+    from ..cli.app import app
+
+    app(["train", *sys.argv[1:]], prog_name="flow-omni")
