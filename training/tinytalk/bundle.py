@@ -18,9 +18,10 @@ else, such as optimizer states or logs.
     python -m flow_omni.training.tinytalk.bundle runs/tiny/finetune flow_omni/checkpoints/tiny --results eval/results.json
 """
 
+import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -55,6 +56,7 @@ def bundle(
     shutil.rmtree(staged, ignore_errors=True)
     model.save_pretrained(staged)
     processor.save_pretrained(staged)
+    remove_code(staged)
     write_model_card(
         staged,
         datasets=["tinytalk"],
@@ -70,6 +72,25 @@ def bundle(
     publish(staged, folder)
     clear_staging(folder.parent)
     typer.echo(f"{folder}: {megabytes:.1f} MB")
+
+
+def remove_code(folder: Path) -> None:
+    """
+    Takes out the code that travels with every checkpoint: this one lies in the package, where a copy would grow old. Saved
+    anew, it travels again.
+    """
+    for path in folder.glob("*.py"):
+        path.unlink()
+    for path in folder.glob("*.json"):
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(without_auto_maps(fields), indent=2) + "\n", encoding="utf-8")
+
+
+def without_auto_maps(value: Any) -> Any:
+    """A JSON value whose objects, and those in them, say no longer where their code is."""
+    if isinstance(value, dict):
+        return {name: without_auto_maps(field) for name, field in value.items() if name != "auto_map"}
+    return [without_auto_maps(item) for item in value] if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What goes into the package of a trained checkpoint: half the weights, the processor, a card, and no code."""
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_processor, training_batch
+from transformers import AutoModel, AutoProcessor
+
+from flow_omni.training.tinytalk import bundle as bundling
+from flow_omni.training.tinytalk.bundle import bundle
+
+
+@pytest.fixture
+def trained(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "trained")
+    tiny_processor(model.config).save_pretrained(tmp_path / "trained")
+    (tmp_path / "trained" / "optimizer.pt").write_bytes(b"states")
+    return model, tmp_path / "trained"
+
+
+def test_a_bundle_is_the_model_in_half_the_size_without_code_or_leftovers(trained, tmp_path):
+    model, folder = trained
+    bundle(folder, tmp_path / "bundle", None, "bfloat16", "make tiny")
+    loaded = AutoModel.from_pretrained(tmp_path / "bundle", dtype=torch.float32)
+    assert AutoProcessor.from_pretrained(tmp_path / "bundle").frames_per_step == 2
+    batch = training_batch(model.config)
+    torch.testing.assert_close(loaded(**batch).text_loss, model(**batch).text_loss, rtol=0.05, atol=0.05)
+    weights = "model.safetensors"
+    assert (tmp_path / "bundle" / weights).stat().st_size < 0.6 * (folder / weights).stat().st_size
+    assert {path.suffix for path in (tmp_path / "bundle").iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
+    assert "auto_map" not in "".join(path.read_text() for path in (tmp_path / "bundle").glob("*.json"))
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "make tiny" in card
+    assert "Not trained" not in card
+
+
+def test_a_bundle_that_is_too_large_leaves_the_one_before(trained, tmp_path, monkeypatch):
+    bundle(trained[1], tmp_path / "bundle", None, "bfloat16", "make tiny")
+    before = (tmp_path / "bundle" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(bundling, "MAX_MEGABYTES", 0.01)
+    with pytest.raises(ValueError, match="no more than 0.01 go into the package"):
+        bundle(trained[1], tmp_path / "bundle", None, "float16", "make tiny")
+    assert (tmp_path / "bundle" / "model.safetensors").read_bytes() == before
