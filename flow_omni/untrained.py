@@ -61,7 +61,8 @@ VOCODER_FIELDS = {
 def load_bundled() -> tuple[FlowOmniForSpeechGeneration, FlowOmniProcessor, bool]:
     """The model and its processor that come with the package, and whether they were trained."""
     if has_bundled_checkpoint():
-        model = FlowOmniForSpeechGeneration.from_pretrained(BUNDLED_CHECKPOINT)
+        # saved in half of that, to be small: few processors are fast in it
+        model = FlowOmniForSpeechGeneration.from_pretrained(BUNDLED_CHECKPOINT, dtype=torch.float32)
         return model.eval(), FlowOmniProcessor.from_pretrained(BUNDLED_CHECKPOINT), True
     return *untrained(), False
 
