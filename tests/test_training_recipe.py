@@ -68,6 +68,12 @@ def test_overrides_set_nested_keys_and_their_types():
         ("model.x=3", "`model` holds a value and no keys"),
         ("model", "`model` is no override: write `key=value`"),
         ("lora=3", "`lora` is 3: it must hold keys and values"),
+        ("data.tasks=[1,", "`data.tasks=[1,`: the value is no YAML"),
+        ("data.tasks={say: 1, say: 2}", "the key `say` stands twice"),
+        ("training.learning_rate=fast", "`training.learning_rate` is 'fast': it must be float"),
+        ("training.max_steps=4.5", "`training.max_steps` is 4.5: it must be int"),
+        ("training.bf16=1", "`training.bf16` is 1: it must be bool"),
+        ("training.max_steps=null", "`training.max_steps` is None: it must be int"),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(override, message):
@@ -75,6 +81,12 @@ def test_a_mistake_is_named_with_its_remedy(override, message):
 
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe("align", [*NEEDED, override])
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    recipe = load_recipe("align", [*NEEDED, "training.max_steps=1e4", "data.max_steps_per_batch=2e3"])
+    assert (recipe.training["max_steps"], recipe.data.max_steps_per_batch) == (10_000, 2_000)
+    assert isinstance(recipe.training["max_steps"], int)
 
 
 def test_a_recipe_of_ones_own(tmp_path):

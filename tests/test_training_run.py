@@ -172,6 +172,14 @@ def test_the_card_names_the_command_that_trains_the_model_again(material, tmp_pa
     assert "$ flow-omni train align model=model data.train=train.jsonl" in card
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("no-model", "there is no such folder here"), ("", "that `flow-omni init` or a training")]
+)
+def test_a_model_that_is_not_there_is_named(material, tmp_path, name, message):
+    with pytest.raises(ValueError, match=f"`model` is '.*{name}', and .*{message}"):
+        run_command("align", *overrides(material, tmp_path / "run", model=tmp_path / name))
+
+
 @pytest.mark.parametrize("is_watched", [True, False])
 def test_a_bar_shows_the_progress_to_whoever_watches(material, tmp_path, monkeypatch, is_watched):
     monkeypatch.setattr("flow_omni.training.train_command.is_watched", lambda: is_watched)

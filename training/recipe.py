@@ -127,7 +127,7 @@ class Recipe:
         self._check_beginning()
         if not self.data.train:
             raise RecipeError("`data.train` is missing: name a manifest, parquet files, or a dataset on the Hub.")
-        check_keys(self.training, (item.name for item in dataclasses.fields(FlowOmniTrainingArguments)), "training.")
+        self.training = _checked_arguments(self.training)
         if not self.training.get("output_dir"):
             raise RecipeError("`training.output_dir` is missing: name the folder that the checkpoints go to.")
         if self.lora is not None and self.stage not in STAGES:
@@ -149,8 +149,27 @@ class Recipe:
             raise RecipeError(f"`model` is {self.model!r} and `new` is {self.new}: begin with one of them.")
 
 
+def _checked_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the training arguments, which themselves would take any value, and stumble over it in the middle of a run."""
+    hints = typing.get_type_hints(FlowOmniTrainingArguments)
+    check_keys(fields, (item.name for item in dataclasses.fields(FlowOmniTrainingArguments)), "training.")
+    plain = {name for name, hint in hints.items() if {bool, int, float, str, type(None)}.issuperset(_kinds_of(hint))}
+    return {
+        name: _converted(hints[name], value, f"training.{name}") if name in plain else value
+        for name, value in fields.items()
+    }
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e-4` for a word, for want of a dot."""
+    """YAML 1.1 takes `1e-4` for a word, for want of a dot, and of a key that stands twice the first value is lost."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                problem = f"the key `{key}` stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.value[index][0].start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -213,7 +232,10 @@ def _override(fields: dict[str, Any], override: str) -> None:
         fields = fields[parent]
         if not isinstance(fields, dict):
             raise RecipeError(f"`{override}`: `{parent}` holds a value and no keys, so nothing in it can be set.")
-    fields[last] = yaml.load(value, _Loader)
+    try:
+        fields[last] = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"`{override}`: the value is no YAML ({' '.join(str(error).split())}).") from error
 
 
 def build(kind: type, fields: Mapping[str, Any], where: str = "") -> Any:
@@ -245,7 +267,7 @@ def check_keys(fields: Iterable[str], known: Iterable[str], where: str = "") -> 
 
 def _converted(hint: Any, value: Any, where: str) -> Any:
     """The value as the field's type has it, or an error."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = _kinds_of(hint)
     if value is None and (type(None) in kinds or any(map(dataclasses.is_dataclass, kinds))):
         return None if type(None) in kinds else kinds[0]()
     for kind in kinds:
@@ -254,9 +276,16 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         origin = typing.get_origin(kind) or kind
         if origin is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
+        if origin is int and float not in kinds and isinstance(value, float) and value.is_integer():
+            return int(value)  # such as 1e4
         if origin is tuple and isinstance(value, list):
             return tuple(value)
         if origin is Any or (isinstance(value, origin) and (origin is not int or not isinstance(value, bool))):
             return value
     wanted = " or ".join("nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise RecipeError(f"`{where}` is {value!r}: it must be {wanted}.")
+
+
+def _kinds_of(hint: Any) -> tuple[Any, ...]:
+    """The types that a field may have."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)

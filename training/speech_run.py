@@ -14,7 +14,8 @@
 """A run of the stages `align` and `finetune`, from its recipe to the checkpoint that it leaves."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,11 +122,26 @@ def _without_evaluation(recipe: Recipe) -> dict[str, Any]:
 
 def load_model(source: str) -> FlowOmniForSpeechGeneration:
     """The model to begin with, in fp32: mixed precision keeps its own copies, and small steps vanish in bf16."""
-    return load_plain(source, dtype="float32")
+    with _named(source):
+        return load_plain(source, dtype="float32")
 
 
 def load_processor(source: str) -> FlowOmniProcessor:
-    return FlowOmniProcessor.from_pretrained(source)
+    with _named(source):
+        return FlowOmniProcessor.from_pretrained(source)
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Names the checkpoint that cannot be loaded: of a folder that is not there the libraries only say that the Hub is far."""
+    try:
+        yield
+    except OSError as error:
+        if Path(source).is_dir():
+            remedy = "it must be a folder that `flow-omni init` or a training has written"
+        else:
+            remedy = "there is no such folder here, nor within reach such a checkpoint on the Hub: check the name"
+        raise ValueError(f"`model` is {source!r}, and {remedy} ({' '.join(str(error).split())}).") from error
 
 
 def batches_of(
