@@ -23,6 +23,7 @@ from tiny import tiny_processor
 
 from flow_omni.training.examples import Example, ExampleBuilder, Skipped, SkipReport
 from flow_omni.training.lengths import StepCounter
+from flow_omni.training.planned_batches import measure_rows
 from flow_omni.training.rows import TASKS, RowError, conversation_of, tasks_of
 
 
@@ -186,3 +187,29 @@ def test_steps_are_counted_without_building(processor, row, task, with_history):
         }
     example = ExampleBuilder(processor, {task: 1}).build(row, 0)
     assert StepCounter(processor).count(row, task) == pytest.approx(example.num_steps, abs=3)
+
+
+def test_steps_of_many_rows_are_those_of_each(processor, row):
+    rows = [{"id": str(index), "question_text": "a b" * index, "answer_text": "ü" * (index % 3)} for index in range(9)]
+    rows += [row, {"id": "wrong", "answer_text": 3}, row | {"question_audio": {"bytes": b"no sound"}}]
+    builder, counter = ExampleBuilder(processor), StepCounter(processor)
+    together = measure_rows([(f"row {index}", row) for index, row in enumerate(rows)], builder, counter)
+    alone = [measure_rows([(f"row {index}", row)], builder, counter)[0] for index, row in enumerate(rows)]
+    assert together == alone
+    assert [skipped.reason for _, skipped in together[-2:]] == ["wrong row", "corrupt audio"]
+    counted = [counter.count(rows[4], task) if task in tasks_of(rows[4]) else -1 for task in TASKS]
+    assert together[4] == (counted, None)
+
+
+def test_tokens_are_counted_as_the_tokenizer_makes_them_even_where_it_would_cut_or_pad(processor):
+    texts, counter = ["a", "größer", "ab <|audio|> ab"], StepCounter(processor)
+    expected = {text: len(processor.tokenizer(text, add_special_tokens=False).input_ids) for text in texts}
+    assert counter.num_tokens([*texts, "", "a"]) == expected
+    backend = processor.tokenizer.backend_tokenizer
+    try:
+        backend.enable_truncation(1)
+        backend.enable_padding(length=20)
+        assert counter.num_tokens(texts) == expected
+    finally:
+        backend.no_truncation()
+        backend.no_padding()

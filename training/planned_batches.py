@@ -13,7 +13,9 @@
 # limitations under the License.
 """Batches of rows that can be counted: an epoch is planned whole, and dealt out to processes and workers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length
 from .examples import ExampleBuilder, Skipped
-from .lengths import StepCounter
+from .lengths import StepCounter, texts_of
 from .row_checks import check_row
 from .rows import COLUMNS, TASKS, RowError, tasks_of
 
@@ -32,6 +34,8 @@ WINDOW = 64
 NOT_OFFERED = -1
 # Measured by the main process alone; to start workers for fewer takes longer.
 MAX_MEASURED_ALONE = 2000
+# Rows whose texts become tokens in one call.
+MEASURED_AT_ONCE = 256
 # Other rows to try in the place of a batch of which none can be used.
 MAX_SUBSTITUTES = 100
 
@@ -132,65 +136,104 @@ class PlannedBatches(Batches):
 
     def _lengths(self, epoch: int) -> tuple[list[int], list[tuple[int, Skipped]]]:
         """Steps of every row in the task drawn for it, 0 for those left out, and why these are."""
-        builder, names = self.builder, list(TASKS)
+        builder = self.builder
         limit = min(self.options.max_steps_per_batch, builder.max_steps or self.options.max_steps_per_batch)
-        steps = self.steps_by_task.tolist()
-        lengths, skipped = [0] * len(steps), []
-        for index, row_steps in enumerate(steps):
-            offered = [name for name, count in zip(names, row_steps) if count != NOT_OFFERED]
+        steps = {task: column.tolist() for task, column in zip(TASKS, self.steps_by_task.T)}
+        lengths, skipped = [0] * len(self.rows), []
+        for index, offered in enumerate(self._offered()):
             task = builder.draw_task(offered, index, epoch)
             if index in self._unmeasured:
                 skipped.append((index, self._unmeasured[index]))
             elif task is None:
                 skipped.append((index, builder.without_task(f"row {index}", offered)))
-            elif row_steps[names.index(task)] > limit:
-                message = (
-                    f"it has about {row_steps[names.index(task)]} steps as {task}, and at most {limit} fit in a batch"
-                )
+            elif steps[task][index] > limit:
+                message = f"it has about {steps[task][index]} steps as {task}, and at most {limit} fit in a batch"
                 skipped.append((index, Skipped(f"row {index}", "too long", message)))
             else:
-                lengths[index] = row_steps[names.index(task)]
+                lengths[index] = steps[task][index]
         return lengths, skipped
+
+    def _offered(self) -> Iterator[tuple[str, ...]]:
+        """The tasks that each row offers, among those trained."""
+        is_offered = self.steps_by_task != NOT_OFFERED
+        kinds, kind_of_row = np.unique(is_offered, axis=0, return_inverse=True)
+        tasks_of_kind = [tuple(compress(TASKS, kind)) for kind in kinds]
+        return (tasks_of_kind[kind] for kind in kind_of_row.ravel().tolist())
 
     def _measure_rows(self) -> None:
         num_workers = self.options.num_workers if len(self.rows) > MAX_MEASURED_ALONE else 0
-        dataset = _LengthDataset(self.rows, self.builder)
-        loader = DataLoader(dataset, batch_size=256, num_workers=num_workers, collate_fn=list)
-        measured = [result for chunk in loader for result in chunk]
-        self._unmeasured = {index: row for index, (_, row) in enumerate(measured) if row is not None}
-        self._steps = np.array([steps for steps, _ in measured], dtype=np.int32)
+        dataset, num_rows = _LengthDataset(self.rows, self.builder), len(self.rows)
+        parts = [
+            range(start, min(start + MEASURED_AT_ONCE, num_rows)) for start in range(0, num_rows, MEASURED_AT_ONCE)
+        ]
+        loader = DataLoader(dataset, sampler=parts, batch_size=None, num_workers=num_workers, collate_fn=tuple)
+        steps, unmeasured = zip(*loader)
+        self._unmeasured = {index: row for part in unmeasured for index, row in part.items()}
+        self._steps = np.concatenate(steps)
 
 
 class _LengthDataset(Dataset):
-    """For each row the steps that it makes in each task, or why it cannot be measured."""
+    """
+    Of a part of the rows, the steps that each makes in each task (num_rows, num_tasks), and by their index those that cannot
+    be measured.
+    """
 
     def __init__(self, rows: Any, builder: ExampleBuilder):
         self.rows, self.builder = rows, builder
         self.counter = StepCounter(builder.processor)
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def __getitem__(self, part: range) -> tuple[np.ndarray, dict[int, Skipped]]:
+        # of a dataset, rows that are asked for together come many times faster
+        together = getattr(self.rows, "__getitems__", None)
+        rows = together(list(part)) if together else [self.rows[index] for index in part]
+        measured = measure_rows([(f"row {index}", row) for index, row in zip(part, rows)], self.builder, self.counter)
+        # an array and not a list for each row: hundreds of thousands of lists keep Python's garbage collector busy
+        steps = np.array([steps for steps, _ in measured], dtype=np.int32)
+        return steps, {index: skipped for index, (_, skipped) in zip(part, measured) if skipped is not None}
 
-    def __getitem__(self, index: int) -> tuple[list[int], Skipped | None]:
-        return measure_row(self.rows[index], f"row {index}", self.builder, self.counter)
+
+def measure_rows(
+    named_rows: Sequence[tuple[str, Mapping]], builder: ExampleBuilder, counter: StepCounter
+) -> list[tuple[list[int], Skipped | None]]:
+    """
+    For each row, with what it is called if it has no id, the steps that it makes in each task (`NOT_OFFERED` where it does
+    not), or why it cannot be measured.
+    """
+    named_rows = [(str(row.get("id") or name), row) for name, row in named_rows]
+    checked = [_or_skipped(partial(_checked, row, where), where, builder) for where, row in named_rows]
+    num_tokens = counter.num_tokens(text for row in checked if not isinstance(row, Skipped) for text in texts_of(row))
+    measured = []
+    for (where, _), row in zip(named_rows, checked):
+        steps = row
+        if not isinstance(row, Skipped):
+            steps = _or_skipped(partial(_steps_by_task, row, builder, counter, num_tokens), where, builder)
+        is_skipped = isinstance(steps, Skipped)
+        measured.append(([NOT_OFFERED] * len(TASKS), steps) if is_skipped else (steps, None))
+    return measured
 
 
-def measure_row(
-    row: Mapping, where: str, builder: ExampleBuilder, counter: StepCounter
-) -> tuple[list[int], Skipped | None]:
-    """Steps that the row makes in each task (`NOT_OFFERED` where it does not), or why it cannot be measured."""
-    where = str(row.get("id") or where)
+def _checked(row: Mapping, where: str) -> dict[str, Any]:
+    return check_row({name: row[name] for name in COLUMNS if name in row}, where)
+
+
+def _steps_by_task(
+    row: Mapping, builder: ExampleBuilder, counter: StepCounter, num_tokens: Mapping[str, int]
+) -> list[int]:
+    offered = [task for task in tasks_of(row) if task in builder.tasks]
+    lengths = counter.measure(row, offered, num_tokens)
+    return [counter.count(row, task, lengths) if task in offered else NOT_OFFERED for task in TASKS]
+
+
+def _or_skipped(make: Callable[[], Any], where: str, builder: ExampleBuilder) -> Any:
+    """What is made of a row, or why it cannot be: with `on_error="stop"`, an error."""
     try:
-        row = check_row({name: row[name] for name in COLUMNS if name in row}, where)
-        offered = [task for task in tasks_of(row) if task in builder.tasks]
-        lengths = counter.measure(row, offered)
+        return make()
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if builder.on_error == "stop":
             error.add_note(f"The row is {where}.")
             raise
         reason = "wrong row" if isinstance(error, RowError) else "corrupt audio"
-        return [NOT_OFFERED] * len(TASKS), Skipped(where, reason, " ".join(str(error).split()))
-    return [counter.count(row, task, lengths) if task in offered else NOT_OFFERED for task in TASKS], None
+        return Skipped(where, reason, " ".join(str(error).split()))
 
 
 class _BatchDataset(Dataset):

@@ -47,7 +47,7 @@ def check_columns(names: list[str], where: str) -> None:
                 name,
                 f"the field `{name}` is unknown: did you mean `{likely[0]}`? The fields are {', '.join(COLUMNS)}.",
             )
-    if not set(names) & set(COLUMNS):
+    if not any(name in COLUMNS for name in names):
         raise RowError(
             where,
             names[0] if names else "",
@@ -77,7 +77,7 @@ def check_row(raw: Any, where: str, folder: str | os.PathLike | None = None) -> 
         if (
             value is None
             or (isinstance(value, str) and value == "")
-            or (not has(raw, name) and column.kind == "audio")
+            or (column.kind == "audio" and not has(raw, name))
         ):
             continue
         row[name] = CHECKS[column.kind](value, name, where)

@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from ..processing.audio_io import read_audio
@@ -66,7 +67,7 @@ class TaskSpec:
     answer_text: str
     answer_audio: str | None = None
 
-    @property
+    @cached_property
     def needs(self) -> tuple[str, ...]:
         return tuple(
             dict.fromkeys(name for name in (self.question, self.answer_text, self.answer_audio) if name is not None)
@@ -85,6 +86,9 @@ TASKS: dict[str, TaskSpec] = {
 # Of a recording with its transcript and no answer, as in corpora for recognition, the transcript can be said as well.
 SAY_RECORDING = TaskSpec("say", "question_text", "question_text", "question_audio")
 
+# The columns that decide what a row offers.
+NEEDED = tuple(dict.fromkeys(name for spec in TASKS.values() for name in spec.needs))
+
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{CJK}][^\s\w]*|[^\s{CJK}]+")
 
@@ -100,9 +104,12 @@ class RowError(ValueError):
 def has(row: Mapping, name: str) -> bool:
     """Whether a column of the row holds something."""
     value = row.get(name)
-    if isinstance(value, Mapping):
-        return any(value.get(key) is not None for key in ("array", "bytes", "path"))
-    return value is not None and not (isinstance(value, str | list | tuple) and len(value) == 0)
+    # what is asked most comes first: this is called a dozen times for every row there is
+    if value is None:
+        return False
+    if isinstance(value, str | list | tuple):
+        return len(value) > 0
+    return not isinstance(value, Mapping) or any(value.get(key) is not None for key in ("array", "bytes", "path"))
 
 
 def spec_of(row: Mapping, task: str) -> TaskSpec:
@@ -115,7 +122,14 @@ def spec_of(row: Mapping, task: str) -> TaskSpec:
 
 def tasks_of(row: Mapping) -> list[str]:
     """The tasks for which the row has all that is needed."""
-    return [task for task in TASKS if all(has(row, name) for name in spec_of(row, task).needs)]
+    return list(_tasks_with(frozenset(name for name in NEEDED if has(row, name))))
+
+
+@lru_cache
+def _tasks_with(filled: frozenset[str]) -> tuple[str, ...]:
+    """The tasks of a row in which these columns hold something."""
+    row = dict.fromkeys(filled, "something")
+    return tuple(task for task in TASKS if filled.issuperset(spec_of(row, task).needs))
 
 
 def conversation_of(row: Mapping, task: str, processor: Any) -> list[dict]:

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Batches of a stream: nothing but a window of rows is in memory, and it can be taken up again at any batch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length
 from .examples import ExampleBuilder, Skipped
 from .lengths import StepCounter
-from .planned_batches import measure_row
+from .planned_batches import measure_rows
 from .rows import TASKS
 
 
@@ -237,10 +237,15 @@ class LaneReader:
         # `iter` and not the dataset itself: that would divide its shards among the workers once more
         for chunk in source.iter(batch_size=ROWS_READ_AT_ONCE):
             num_rows = len(next(iter(chunk.values())))
-            for index in range(num_rows):
-                if self.by_shards or (row + index) % self.num_lanes == lane:
-                    key = f"{shard}:{row + index}"
-                    self._take(window, key, {name: values[index] for name, values in chunk.items()}, epoch)
+            self._take(
+                window,
+                {
+                    f"{shard}:{row + index}": {name: values[index] for name, values in chunk.items()}
+                    for index in range(num_rows)
+                    if self.by_shards or (row + index) % self.num_lanes == lane
+                },
+                epoch,
+            )
             row += num_rows
             if sum(window.lengths) >= num_steps:
                 yield window
@@ -248,14 +253,18 @@ class LaneReader:
         if window.rows or window.skipped:
             yield window
 
-    def _take(self, window: Window, key: str, row: dict, epoch: int) -> None:
-        """Adds a row to a window, or to what it leaves out."""
-        length, left_out = self._length(row, key, epoch)
-        if left_out is None:
-            window.rows.append((key, row))
-            window.lengths.append(length)
-        else:
-            window.skipped.append(left_out)
+    def _take(self, window: Window, rows: Mapping[str, dict], epoch: int) -> None:
+        """Adds rows with their keys to a window, or to what it leaves out."""
+        measured = measure_rows([(f"row {key}", row) for key, row in rows.items()], self.builder, self.counter)
+        for (key, row), (steps, left_out) in zip(rows.items(), measured):
+            length = 0
+            if left_out is None:
+                length, left_out = self._length(steps, str(row.get("id") or f"row {key}"), key, epoch)
+            if left_out is None:
+                window.rows.append((key, row))
+                window.lengths.append(length)
+            else:
+                window.skipped.append(left_out)
 
     def _grouped(self, window: Window, place: tuple[int, ...]) -> list[list[tuple[str, dict]]]:
         """The rows of a window in batches, in an order that depends on its place alone."""
@@ -268,13 +277,9 @@ class LaneReader:
             groups = [groups[index] for index in generator.permutation(len(groups))]
         return [[rows[index] for index in group] for group in groups]
 
-    def _length(self, row: Mapping, key: str, epoch: int) -> tuple[int, Skipped | None]:
+    def _length(self, steps: Sequence[int], where: str, key: str, epoch: int) -> tuple[int, Skipped | None]:
         """Steps of the row in the task drawn for it, or why it is left out."""
         limit = min(self.options.max_steps_per_batch, self.builder.max_steps or self.options.max_steps_per_batch)
-        where = str(row.get("id") or f"row {key}")
-        steps, left_out = measure_row(row, where, self.builder, self.counter)
-        if left_out is not None:
-            return 0, left_out
         offered = {task: count for task, count in zip(TASKS, steps) if count >= 0}
         task = self.builder.draw_task(offered, key, epoch)
         if task is None:
