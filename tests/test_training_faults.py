@@ -29,7 +29,7 @@ from tiny import tiny_model
 from training_process import run
 from training_runs import assert_same_weights, encoded_examples, make_trainer, text_batches, weights_of
 
-from flow_omni.training.checkpoints import STAGING, CheckpointNotWrittenError, last_checkpoint
+from flow_omni.training.checkpoints import STAGING, CheckpointNotWrittenError, last_checkpoint, rotate
 from flow_omni.training.guards import TrainingDivergedError
 
 
@@ -141,6 +141,26 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     (tmp_path / "checkpoint-2" / "stale").touch()
     make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
     assert not (tmp_path / "checkpoint-2" / "stale").exists()
+
+
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_half_of_it(tmp_path, monkeypatch):
+    """Touched last, the half would have stayed, and whole checkpoints gone in its place."""
+    for step in range(1, 5):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        os.utime(tmp_path / f"checkpoint-{step}", (step * 100, step * 100))
+    best = str(tmp_path / "checkpoint-1")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *args, **kwargs: None)  # as if killed there
+        rotate(tmp_path, 3, best)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-1",
+        "checkpoint-3",
+        "checkpoint-4",
+    ]
+    rotate(tmp_path, 1, best)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-4"]
+    rotate(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4"]
 
 
 @pytest.mark.parametrize(

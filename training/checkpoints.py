@@ -21,7 +21,7 @@ import shutil
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,23 @@ def _sync(path: Path) -> None:
 def last_checkpoint(run_folder: str | os.PathLike) -> str | None:
     """The latest checkpoint of a run, or `None` if it has none yet."""
     return get_last_checkpoint(run_folder) if os.path.isdir(run_folder) else None
+
+
+def rotate(run_folder: str | os.PathLike, limit: int | None, best: str | None = None) -> None:
+    """
+    Leaves the last `limit` checkpoints, the best one among them. The others lose their names before they are deleted: one
+    that a kill had left half deleted would have been touched last, and be kept in the place of a whole one.
+    """
+    if limit is None or limit <= 0:
+        return
+    checkpoints = sort_checkpoints(os.fspath(run_folder), use_mtime=True)
+    kept = {*checkpoints[-1:], *([os.fspath(Path(best))] if best is not None else [])}
+    num_surplus = max(0, len(checkpoints) - max(limit, len(kept)))
+    for checkpoint in [path for path in checkpoints if path not in kept][:num_surplus]:
+        removed = staging_folder(run_folder) / f"removed-{Path(checkpoint).name}"
+        removed.parent.mkdir(exist_ok=True)
+        os.replace(checkpoint, removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def set_aside(run_folder: str | os.PathLike) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import (
     clear_staging,
@@ -29,6 +29,7 @@ from .checkpoints import (
     not_written,
     publish,
     publish_files,
+    rotate,
     set_aside,
     staging_folder,
     step_of,
@@ -99,8 +100,7 @@ class WholeCheckpointTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(os.fspath(final))
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(run_folder, self.args.save_total_limit, best, use_mtime=True)
+            rotate(run_folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _correct_best_checkpoint(self, staged: Path, final: Path) -> None:
         """If this checkpoint is the best one, its state names the place where it was written."""
