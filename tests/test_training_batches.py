@@ -350,6 +350,24 @@ def test_nothing_but_broken_rows_says_so(processor):
         list(batches_of(spoilt, processor))
 
 
+def test_rows_of_other_tasks_are_told_with_what_they_offer_and_a_remedy(processor):
+    written = [{"id": "x", "question_text": "a", "answer_text": "b", "mood": "good"}] * 3
+    builder = ExampleBuilder(processor, {"say": 1, "transcribe": 2})
+    with pytest.raises(ValueError) as error:
+        list(batches_of(written, processor, builder))
+    message = str(error.value)
+    assert "None of 3 rows can be used" in message
+    assert "say `answer_text` + `answer_audio`; transcribe `question_audio` + `question_text`" in message
+    assert "3 have `question_text`, 3 have `answer_text`, and `mood`, which training does not read" in message
+    assert "`data.columns`" in message and "`data.tasks={text_to_text: 1}`" in message
+
+
+def test_rows_that_are_all_too_long_ask_for_a_larger_budget(processor):
+    with pytest.raises(ValueError, match=r"None of 1 rows can be used.*Raise `data.max_steps_per_batch`") as error:
+        list(batches_of([{"question_text": "a" * 999, "answer_text": "b"}], processor))
+    assert "data.tasks" not in str(error.value)
+
+
 @pytest.mark.parametrize("kind", ["planned", "streamed"])
 def test_rows_longer_than_the_budget_are_counted(rows, processor, kind):
     source, options = as_source(kind, rows)

@@ -186,7 +186,8 @@ class ExampleBuilder:
         return example
 
     def without_task(self, where: str, offered: Iterable[str]) -> Skipped:
-        return Skipped(where, "no task", f"it offers {', '.join(offered)}, and {', '.join(self.tasks)} are trained")
+        others = ", ".join(offered) or "other tasks"
+        return Skipped(where, "no task", f"it offers {others}, and {', '.join(self.tasks)} are trained")
 
     def _with_waveforms(self, row: Mapping, task: str, where: str) -> dict[str, Any]:
         """The row with the audio that the task needs decoded, so that a broken file is told from a broken row."""

@@ -27,6 +27,7 @@ from .examples import ExampleBuilder, Skipped
 from .lengths import StepCounter, texts_of
 from .row_checks import check_row
 from .rows import COLUMNS, TASKS, RowError, tasks_of
+from .unusable_rows import why_none_is_used
 
 
 # Full batches among whose rows those of like length are found, unless told otherwise.
@@ -127,12 +128,13 @@ class PlannedBatches(Batches):
             )
             batches += [[rows[index] for index in group] for group in groups]
         if not batches:
-            raise ValueError(
-                f"None of {len(self.rows)} rows can be used. The first of them, {skipped[0][1].id}: {skipped[0][1].message}."
-            )
+            raise ValueError(self._why_none_is_used([row for _, row in skipped]))
         if options.shuffle:
             batches = [batches[index] for index in generator.permutation(len(batches))]
         return _multiple_of(options.world_size, batches), skipped
+
+    def _why_none_is_used(self, skipped: Sequence[Skipped]) -> str:
+        return why_none_is_used(self.rows, skipped, self.builder.tasks)
 
     def _lengths(self, epoch: int) -> tuple[list[int], list[tuple[int, Skipped]]]:
         """Steps of every row in the task drawn for it, 0 for those left out, and why these are."""

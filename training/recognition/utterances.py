@@ -28,6 +28,7 @@ from ..examples import Example, Skipped
 from ..lengths import audio_seconds
 from ..planned_batches import PlannedBatches
 from ..rows import audio_of, has
+from ..unusable_rows import why_none_is_used
 from .characters import Characters, num_frames_needed
 from .modeling import IGNORED
 from .options import SIDES, RecogniseOptions
@@ -184,6 +185,9 @@ class UtteranceBatches(PlannedBatches):
 
     def __init__(self, utterances: Utterances, builder: UtteranceBuilder, options: BatchOptions):
         super().__init__(utterances, builder, options)
+
+    def _why_none_is_used(self, skipped: Sequence[Skipped]) -> str:
+        return why_none_is_used(self.rows, skipped, tasks={})
 
     def _measured(self) -> list[int | Skipped]:
         """The steps of each utterance, or why it cannot be measured."""
