@@ -14,6 +14,7 @@
 """Claims about recognition: what a path of CTC says, that a run learns, resumes, and leaves the ears of a speech model."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from flow_omni.modeling_flow_omni.importing_whisper import load_whisper_encoder
 from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.batches import BatchOptions
 from flow_omni.training.examples import Skipped
+from flow_omni.training.mixing import MixedRows
 from flow_omni.training.recipe import Recipe, RecipeError, load_recipe
 from flow_omni.training.recognisers import recogniser_of
 from flow_omni.training.recognition.characters import Characters, characters_of, collapse, num_frames_needed, spoken
@@ -222,6 +224,16 @@ def test_batches_have_utterances_of_like_length_and_no_more_steps_than_allowed()
         seen += batches.ids_of(batch)
     assert sorted(seen) == sorted(f"{index}:answer" for index in range(40))
     assert batches.padding_share < 0.15
+
+
+def test_utterances_of_a_mix_come_as_many_times_as_the_rows_they_are_of():
+    sound = {"array": said("ab"), "sampling_rate": 16000}
+    spoken = {"answer_text": "ab", "answer_audio": sound, "answer_seconds": 1.0}
+    both = spoken | {"question_text": "ab", "question_audio": sound, "question_seconds": 1.0}
+    rows = MixedRows([[both | {"id": "a"}, {"id": "no sound", "answer_text": "a"}], [spoken | {"id": "b"}]], [2, 3])
+    batches = UtteranceBatches(Utterances(rows), builder_of(), BatchOptions(max_steps_per_batch=200))
+    seen = Counter(name for batch in batches for name in batches.ids_of(batch))
+    assert seen == {"a:question": 2, "a:answer": 2, "b:answer": 3}
 
 
 def test_an_utterance_that_no_path_can_write_is_skipped_and_says_why():

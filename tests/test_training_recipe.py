@@ -110,3 +110,8 @@ def test_what_is_no_recipe_is_refused(tmp_path):
 def test_lora_is_not_for_the_vocoder():
     with pytest.raises(RecipeError, match="`lora` is for the language model"):
         load_recipe("vocoder", [*NEEDED, "lora.rank=4"])
+
+
+def test_sources_may_have_weights():
+    recipe = load_recipe("align", ["model=m", "data.train={a.jsonl: 2, b.jsonl: 0.5}", "training.output_dir=o"])
+    assert recipe.data.train == {"a.jsonl": 2, "b.jsonl": 0.5}

@@ -27,6 +27,7 @@ from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmn
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from flow_omni.training.discriminators import Discriminators
+from flow_omni.training.mixing import MixedRows
 from flow_omni.training.recipe import load_recipe
 from flow_omni.training.vocoder_losses import (
     MultiResolutionSTFTLoss,
@@ -139,6 +140,15 @@ def test_pieces_are_cut_elsewhere_and_always_alike():
     assert len(one) == 50
     assert all(torch.equal(one[index]["waveform"], other[index]["waveform"]) for index in range(5))
     assert not torch.equal(one[0]["waveform"], one[1]["waveform"])
+
+
+def test_of_a_mix_each_recording_gives_as_many_times_the_pieces():
+    quiet, loud = ({"answer_audio": file_bytes(level * tone(1.0, 8000), 8000)} for level in (0.1, 1.0))
+    rows = MixedRows([[quiet], [{"answer_text": "hm"}, loud]], [2, 0.5])
+    pieces = VocoderSegments(rows, 8000, 640, pieces=4)
+    peaks = [float(pieces[index]["waveform"].abs().max()) for index in range(len(pieces))]
+    assert len(peaks) == 10
+    assert max(peaks[:8]) < 0.5 * min(peaks[8:])
 
 
 def test_short_recordings_are_padded_and_broken_ones_passed_over():

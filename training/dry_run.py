@@ -78,10 +78,12 @@ def describe_data(batches: Batches) -> str:
         return "rows: a stream, which is not counted"
     plan = batches.plan()
     num_rows = sum(map(len, plan))
+    is_mixed = getattr(batches.rows, "mix", None) is not None
+    used = f"from which {num_rows:,} are drawn in" if is_mixed else f"of which {num_rows:,} are used in"
     hours = {side: _hours(batches.rows, side) for side in ("question", "answer")}
     return "\n".join(
         [
-            f"rows: {len(batches.rows):,}, of which {num_rows:,} are used in an epoch",
+            f"rows: {len(batches.rows):,}, {used} an epoch",
             f"speech: {hours['question']:.2f} h of questions, {hours['answer']:.2f} h of answers",
             f"batches: {len(plan):,} in an epoch, {num_rows / len(plan):.1f} rows each on average",
         ]

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from .mixing import MixedRows, checked_times, interleaved
 from .row_checks import check_columns, check_row
 from .rows import COLUMNS, RowError
 
@@ -45,9 +46,11 @@ def load_rows(
     Rows as a `datasets.Dataset`, or an `IterableDataset` with `streaming=True`. Audio is never decoded here.
 
     Args:
-        source (`str`, `Path`, `list` of them, `Dataset` or `IterableDataset`):
+        source (`str`, `Path`, `list` of them, `Dataset` or `IterableDataset`, or `dict`):
             A manifest (`.jsonl`, `.csv`, `.tsv`, gzipped or not), parquet files, a pattern such as `shards/*.parquet`, a
-            folder with any of these, a folder written by `save_to_disk`, or the id of a dataset on the Hub.
+            folder with any of these, a folder written by `save_to_disk`, or the id of a dataset on the Hub. A `dict` mixes
+            several of them: each with how many times its rows come in an epoch ([`MixedRows`]), or of streams, in which
+            proportion.
         split (`str`, *optional*, defaults to `"train"` where there are several):
             Which split of a dataset with splits.
         streaming (`bool`, *optional*, defaults to `False`):
@@ -59,6 +62,12 @@ def load_rows(
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
+    if isinstance(source, Mapping) and not isinstance(
+        source, _datasets().DatasetDict | _datasets().IterableDatasetDict
+    ):
+        times = checked_times(source)
+        parts = [load_rows(part, split, streaming, columns, on_error) for part in times]
+        return interleaved(parts, [*times.values()]) if streaming else MixedRows(parts, [*times.values()])
     files = _files_of(source)
     if files and all(_kind_of(file) != "parquet" for file in files):
         return _from_manifests(files, dict(columns or {}), streaming, on_error)

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length
 from .examples import ExampleBuilder, Skipped
 from .lengths import StepCounter, texts_of
+from .mixing import rows_at
 from .row_checks import check_row
 from .rows import COLUMNS, TASKS, RowError, tasks_of
 from .unusable_rows import why_none_is_used
@@ -102,7 +103,10 @@ class PlannedBatches(Batches):
             self.position = self.position * len(self) // num_batches
 
     def plan(self) -> list[list[int]]:
-        """The batches of the current epoch over all processes, as indices of rows."""
+        """
+        The batches of the current epoch over all processes, as indices of rows. One that comes again in an epoch of a mix has
+        the number of rows added to its index.
+        """
         if self._plan is None or self._plan[0] != self.epoch:
             self._plan = (self.epoch, *self._planned(self.epoch))
         return self._plan[1]
@@ -118,9 +122,10 @@ class PlannedBatches(Batches):
         """All batches of an epoch, and the rows left out with their indices."""
         options = self.options
         generator = np.random.default_rng((options.seed, epoch))
-        order = generator.permutation(len(self.rows)) if options.shuffle else np.arange(len(self.rows))
-        lengths, skipped = self._lengths(epoch)
-        usable = [index for index in order.tolist() if lengths[index] > 0]
+        draws = self._draws(epoch)
+        lengths, skipped = self._lengths(epoch, draws.tolist())
+        order = generator.permutation(draws) if options.shuffle else draws
+        usable = [draw for draw in order.tolist() if draw in lengths]
         batches = []
         for rows in _windows(usable, lengths, (options.window or WINDOW) * options.max_steps_per_batch):
             groups = group_by_length(
@@ -136,31 +141,38 @@ class PlannedBatches(Batches):
     def _why_none_is_used(self, skipped: Sequence[Skipped]) -> str:
         return why_none_is_used(self.rows, skipped, self.builder.tasks)
 
-    def _lengths(self, epoch: int) -> tuple[list[int], list[tuple[int, Skipped]]]:
-        """Steps of every row in the task drawn for it, 0 for those left out, and why these are."""
+    def _draws(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch, by their index: all of them, or of a mix what is drawn ([`Mix.draws`])."""
+        mix, options = getattr(self.rows, "mix", None), self.options
+        return np.arange(len(self.rows)) if mix is None else mix.draws(epoch, options.seed, options.shuffle)
+
+    def _lengths(self, epoch: int, draws: Sequence[int]) -> tuple[dict[int, int], list[tuple[int, Skipped]]]:
+        """Steps of every row that is drawn, in the task drawn for it, and which are left out and why."""
         builder = self.builder
         limit = min(self.options.max_steps_per_batch, builder.max_steps or self.options.max_steps_per_batch)
         steps = {task: column.tolist() for task, column in zip(TASKS, self.steps_by_task.T)}
-        lengths, skipped = [0] * len(self.rows), []
-        for index, offered in enumerate(self._offered()):
-            task = builder.draw_task(offered, index, epoch)
+        offered_by_row = self._offered()
+        lengths, skipped = {}, []
+        for draw in draws:
+            index = draw % len(self.rows)
+            task = builder.draw_task(offered_by_row[index], draw, epoch)
             if index in self._unmeasured:
-                skipped.append((index, self._unmeasured[index]))
+                skipped.append((draw, self._unmeasured[index]))
             elif task is None:
-                skipped.append((index, builder.without_task(f"row {index}", offered)))
+                skipped.append((draw, builder.without_task(f"row {index}", offered_by_row[index])))
             elif steps[task][index] > limit:
                 message = f"it has about {steps[task][index]} steps as {task}, and at most {limit} fit in a batch"
-                skipped.append((index, Skipped(f"row {index}", "too long", message)))
+                skipped.append((draw, Skipped(f"row {index}", "too long", message)))
             else:
-                lengths[index] = steps[task][index]
+                lengths[draw] = steps[task][index]
         return lengths, skipped
 
-    def _offered(self) -> Iterator[tuple[str, ...]]:
+    def _offered(self) -> list[tuple[str, ...]]:
         """The tasks that each row offers, among those trained."""
         is_offered = self.steps_by_task != NOT_OFFERED
         kinds, kind_of_row = np.unique(is_offered, axis=0, return_inverse=True)
         tasks_of_kind = [tuple(compress(TASKS, kind)) for kind in kinds]
-        return (tasks_of_kind[kind] for kind in kind_of_row.ravel().tolist())
+        return [tasks_of_kind[kind] for kind in kind_of_row.ravel().tolist()]
 
     def _measure_rows(self) -> None:
         num_workers = self.options.num_workers if len(self.rows) > MAX_MEASURED_ALONE else 0
@@ -185,10 +197,8 @@ class _LengthDataset(Dataset):
         self.counter = StepCounter(builder.processor)
 
     def __getitem__(self, part: range) -> tuple[np.ndarray, dict[int, Skipped]]:
-        # of a dataset, rows that are asked for together come many times faster
-        together = getattr(self.rows, "__getitems__", None)
-        rows = together(list(part)) if together else [self.rows[index] for index in part]
-        measured = measure_rows([(f"row {index}", row) for index, row in zip(part, rows)], self.builder, self.counter)
+        named_rows = [(f"row {index}", row) for index, row in zip(part, rows_at(self.rows, part))]
+        measured = measure_rows(named_rows, self.builder, self.counter)
         # an array and not a list for each row: hundreds of thousands of lists keep Python's garbage collector busy
         steps = np.array([steps for steps, _ in measured], dtype=np.int32)
         return steps, {index: skipped for index, (_, skipped) in zip(part, measured) if skipped is not None}
@@ -248,7 +258,8 @@ class _BatchDataset(Dataset):
 
     def __getitem__(self, item: tuple[int, Sequence[int]]) -> tuple[dict[str, torch.Tensor], BatchInfo]:
         epoch, indices = item
-        batch, info = self.build([(index, self.rows[index]) for index in indices], epoch)
+        rows = rows_at(self.rows, [index % len(self.rows) for index in indices])
+        batch, info = self.build(list(zip(indices, rows)), epoch)
         skipped = info.skipped
         # every process must get its batch: the others wait for it
         for offset in range(1, MAX_SUBSTITUTES + 1):
@@ -267,7 +278,7 @@ class _BatchDataset(Dataset):
         return batch, info
 
 
-def _windows(indices: Sequence[int], lengths: Sequence[int], max_steps: int) -> Iterator[list[int]]:
+def _windows(indices: Sequence[int], lengths: Mapping[int, int], max_steps: int) -> Iterator[list[int]]:
     """The rows in parts of about so many steps."""
     rows, num_steps = [], 0
     for index in indices:

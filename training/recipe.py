@@ -44,7 +44,7 @@ class DataRecipe:
     document the fields.
     """
 
-    train: str | list[str] | None = None
+    train: str | list[str] | dict[str, float] | None = None
     eval: str | list[str] | None = None
     split: str | None = None
     eval_split: str | None = None

@@ -36,13 +36,14 @@ MAX_SUBSTITUTES = 100
 class VocoderSegments(Dataset):
     """
     Pieces of `num_samples` from the spoken answers of rows, padded with silence where a recording is shorter. Where a piece
-    is cut depends on the seed and its index alone, so a resumed run sees what the uninterrupted one would have.
+    is cut depends on the seed and its index alone, so a resumed run sees what the uninterrupted one would have. A row of a mix
+    gives as many times the pieces as it comes in an epoch.
     """
 
     def __init__(
         self, rows: Sequence[dict], sampling_rate: int, num_samples: int, seed: int = 0, pieces: int = PIECES
     ):
-        self.rows, self.seed, self.pieces = rows, seed, pieces
+        self.rows, self.seed = rows, seed
         self.sampling_rate, self.num_samples = sampling_rate, num_samples
         self.indices = [index for index, row in enumerate(rows) if has(row, "answer_audio")]
         if not self.indices:
@@ -50,9 +51,13 @@ class VocoderSegments(Dataset):
                 f"None of {len(rows)} rows has an `answer_audio`, which the vocoder learns from: give them one, or name the "
                 "column with `data.columns={answer_audio: NAME}`."
             )
+        mix = getattr(rows, "mix", None)
+        times = np.ones(len(rows)) if mix is None else mix.times_of_rows()
+        # the piece after the last one of each recording
+        self.ends = np.cumsum(np.maximum(1, np.round(pieces * times[self.indices]).astype(int)))
 
     def __len__(self) -> int:
-        return len(self.indices) * self.pieces
+        return int(self.ends[-1])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         waveform = self._recording(index)
@@ -64,8 +69,9 @@ class VocoderSegments(Dataset):
 
     def _recording(self, index: int) -> Any:
         """The recording of a piece, or where it cannot be read the next one that can."""
+        recording = int(np.searchsorted(self.ends, index, side="right"))
         for offset in range(min(len(self.indices), MAX_SUBSTITUTES)):
-            row = self.rows[self.indices[(index // self.pieces + offset) % len(self.indices)]]
+            row = self.rows[self.indices[(recording + offset) % len(self.indices)]]
             try:
                 return load_audio(audio_of(row, "answer_audio"), self.sampling_rate)
             except (ValueError, OSError) as error:

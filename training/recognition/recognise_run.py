@@ -96,7 +96,7 @@ class RecogniseRun:
         """What it would train."""
         model, plan = self.trainer.model, self.train_batches.plan()
         rows, options = self.train_batches.rows, self.train_batches.options
-        hours = sum(self.train_batches._lengths(0)[0]) / STEPS_PER_SECOND / 3600
+        hours = sum(self.train_batches._lengths(0, range(len(rows)))[0].values()) / STEPS_PER_SECOND / 3600
         seconds = options.max_steps_per_batch / STEPS_PER_SECOND
         return "\n".join(
             [

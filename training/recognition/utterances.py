@@ -55,6 +55,8 @@ class Utterances(Sequence):
         if not self.places:
             needs = " or ".join(f"`{side}` with its `{text_of(side)}`" for side in sides)
             raise ValueError(f"None of {len(rows)} rows has a {needs}, which a recogniser learns from.")
+        mix = getattr(rows, "mix", None)
+        self.mix = None if mix is None else mix.of(index for index, _ in self.places)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -203,15 +205,17 @@ class UtteranceBatches(PlannedBatches):
                 raise
             return Skipped(f"utterance {index}", "corrupt audio", " ".join(str(error).split()))
 
-    def _lengths(self, epoch: int) -> tuple[list[int], list[tuple[int, Skipped]]]:
+    def _lengths(self, epoch: int, draws: Sequence[int]) -> tuple[dict[int, int], list[tuple[int, Skipped]]]:
         limit = min(self.options.max_steps_per_batch, self.builder.max_steps or self.options.max_steps_per_batch)
-        lengths, skipped = [0] * len(self.rows), []
-        for index, steps in enumerate(self._measured()):
+        lengths, skipped, measured = {}, [], self._measured()
+        for draw in draws:
+            index = draw % len(self.rows)
+            steps = measured[index]
             if isinstance(steps, Skipped):
-                skipped.append((index, steps))
+                skipped.append((draw, steps))
             elif steps > limit:
                 message = f"it has about {steps} steps, and at most {limit} fit in a batch"
-                skipped.append((index, Skipped(f"utterance {index}", "too long", message)))
+                skipped.append((draw, Skipped(f"utterance {index}", "too long", message)))
             else:
-                lengths[index] = steps
+                lengths[draw] = steps
         return lengths, skipped
