@@ -24,6 +24,7 @@ import torch
 from sounds import file_bytes, noise
 from tiny import tiny_processor
 
+from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.batches import BatchOptions, group_by_length, make_batches
 from flow_omni.training.examples import ExampleBuilder
 from flow_omni.training.manifest import load_rows
@@ -573,3 +574,13 @@ def test_weights_that_are_none_are_refused(manifests, times, message):
 
 def test_a_source_of_weight_zero_is_left_out(manifests):
     assert len(mixed(manifests, (0, 1, 0))) == 20
+
+
+def test_augmented_questions_are_the_same_in_any_worker_and_within_the_budget(processor):
+    sound = {"question_text": "a", "answer_text": "b"}
+    spoken = [sound | {"id": str(n), "question_audio": file_bytes(noise(1 + 0.1 * n, seed=n))} for n in range(12)]
+    augmentation = Augmentation(share=1.0, speed_share=1.0, noise_share=1.0)
+    builder = ExampleBuilder(processor, {"speech_to_text": 1}, augmentation=augmentation)
+    alone = list(batches_of(spoken, processor, builder))
+    assert_same(alone, batches_of(spoken, processor, builder, num_workers=2))
+    assert all(batch["input_ids"].numel() <= BUDGET for batch in alone)

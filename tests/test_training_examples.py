@@ -15,12 +15,14 @@
 
 import re
 from collections import Counter
+from copy import copy
 
 import pytest
 import torch
 from sounds import file_bytes, noise, tone
 from tiny import tiny_processor
 
+from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.examples import Example, ExampleBuilder, Skipped, SkipReport
 from flow_omni.training.lengths import StepCounter
 from flow_omni.training.planned_batches import measure_rows
@@ -213,3 +215,49 @@ def test_tokens_are_counted_as_the_tokenizer_makes_them_even_where_it_would_cut_
     finally:
         backend.no_truncation()
         backend.no_padding()
+
+
+NOISY = Augmentation(share=1.0, speed_share=1.0, speeds=(0.8, 0.9), noise_share=1.0)
+
+
+def features_of(builder, row, **place):
+    return torch.as_tensor(builder.build(row, **{"key": 0} | place).inputs["input_features"][0])
+
+
+def test_questions_are_augmented_by_seed_epoch_and_row_alone(processor, row):
+    tasks = {"transcribe": 1}
+    plain = features_of(ExampleBuilder(processor, tasks), row)
+    builder = ExampleBuilder(processor, tasks, augmentation=NOISY)
+    heard = features_of(builder, row, epoch=1)
+    same = features_of(ExampleBuilder(processor, tasks, augmentation=NOISY), row, epoch=1)
+    assert torch.equal(heard, same)
+    assert heard.shape != plain.shape
+    seeded = ExampleBuilder(processor, tasks, seed=1, augmentation=NOISY)
+    others = [features_of(builder, row, epoch=2), features_of(builder, row, key=1, epoch=1)]
+    for other in (*others, features_of(seeded, row, epoch=1)):
+        assert other.shape != heard.shape or not torch.equal(other, heard)
+
+
+def test_what_is_to_be_said_is_never_augmented(processor, row):
+    recording = {name: row[name] for name in ("question_text", "question_audio")}
+    for said, task in ((row, "say"), (row, "text_to_speech"), (recording, "say")):
+        plain, noisy = (ExampleBuilder(processor, {task: 1}, augmentation=how).build(said, 0) for how in (None, NOISY))
+        assert torch.equal(torch.as_tensor(plain.inputs["mel_labels"]), torch.as_tensor(noisy.inputs["mel_labels"]))
+
+
+def test_a_question_that_slowed_down_would_be_too_long_stays_as_it_is(processor, row):
+    short = copy(processor)
+    short.max_audio_seconds = 0.41
+    heard = features_of(ExampleBuilder(short, {"transcribe": 1}, augmentation=NOISY), row)
+    plain = features_of(ExampleBuilder(short, {"transcribe": 1}), row)
+    assert torch.equal(heard, plain)
+
+
+def test_steps_are_counted_as_long_as_questions_can_become(processor, row):
+    row["question_audio"] = {"bytes": file_bytes(noise(1.5)), "path": None}
+    builder = ExampleBuilder(processor, {"speech_to_text": 1}, augmentation=NOISY)
+    counted = StepCounter(processor, NOISY).count(row, "speech_to_text")
+    longest = max(builder.build(row, key).num_steps for key in range(20))
+    assert longest <= counted + 1
+    assert longest > StepCounter(processor).count(row, "speech_to_text")
+    assert Augmentation(speed_share=0.0).longest == Augmentation(speeds=(1.1, 1.2)).longest == 1.0

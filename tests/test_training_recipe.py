@@ -15,6 +15,7 @@
 
 import pytest
 
+from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.recipe import RecipeError, load_recipe
 
 
@@ -61,7 +62,7 @@ def test_overrides_set_nested_keys_and_their_types():
         ("data.tain=x", "unknown key `data.tain`: did you mean `data.train`?"),
         ("lora.rnak=4", "unknown key `lora.rnak`: did you mean `lora.rank`?"),
         ("training.lerning_rate=1", "unknown key `training.lerning_rate`: did you mean `training.learning_rate`?"),
-        ("data.zzz=1", "unknown key `data.zzz`: the keys here are columns, eval"),
+        ("data.zzz=1", "unknown key `data.zzz`: the keys here are augmentation, columns, eval"),
         ("data.max_steps_per_batch=many", "`data.max_steps_per_batch` is 'many': it must be int"),
         ("data.streaming=3", "`data.streaming` is 3: it must be bool"),
         ("stage=aline", "`stage` is 'aline': it must be one of align, finetune, recognise, language, vocoder"),
@@ -115,3 +116,19 @@ def test_lora_is_not_for_the_vocoder():
 def test_sources_may_have_weights():
     recipe = load_recipe("align", ["model=m", "data.train={a.jsonl: 2, b.jsonl: 0.5}", "training.output_dir=o"])
     assert recipe.data.train == {"a.jsonl": 2, "b.jsonl": 0.5}
+
+
+def test_augmentation_is_off_unless_its_fields_are_set_and_only_where_questions_are_heard():
+    assert load_recipe("align", NEEDED).data.augmentation is None
+    augmentation = load_recipe(
+        "align", [*NEEDED, "data.augmentation={share: 0.5, speeds: [0.9, 1.1]}"]
+    ).data.augmentation
+    assert augmentation == Augmentation(share=0.5, speeds=(0.9, 1.1))
+    with pytest.raises(
+        RecipeError, match="unknown key `data.augmentation.shares`: did you mean `data.augmentation.share`"
+    ):
+        load_recipe("align", [*NEEDED, "data.augmentation.shares=1"])
+    with pytest.raises(RecipeError, match="not for the stage `recognise`: set `recognise.augmentation`"):
+        load_recipe("tiny/recognise", [*NEEDED[1:], "data.augmentation.share=1"])
+    with pytest.raises(RecipeError, match="not for the stage `vocoder`: it hears no questions"):
+        load_recipe("vocoder", [*NEEDED, "data.augmentation.share=1"])

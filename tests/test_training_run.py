@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 from flow_omni.cli.errors import UserError
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.dry_run import estimate_memory, kept_for_backward
 from flow_omni.training.recipe import RecipeError, load_recipe
 from flow_omni.training.report import figures_of
@@ -252,6 +253,13 @@ def test_frozen_weights_need_no_gradients_and_no_optimizer(material, tmp_path):
     assert memory["gradients"] == 4 * trained
     assert memory["optimizer"] == 8 * trained
     assert memory["activations"] > 0
+
+
+def test_augmentation_is_for_training_and_never_for_evaluation(material, tmp_path):
+    evaluated = {"data.eval": material / "eval.jsonl", "data.augmentation": "{share: 1.0}"}
+    run = make_run(load_recipe("align", overrides(material, tmp_path, **evaluated)))
+    assert run.train_batches.builder.augmentation == Augmentation(share=1.0)
+    assert run.trainer.eval_batches.builder.augmentation is None
 
 
 def test_data_that_lacks_what_the_tasks_need_is_refused(material, tmp_path):

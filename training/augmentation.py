@@ -245,6 +245,11 @@ class Augmentation:
         if unknown := set(self.noises) - set(NOISES):
             raise ValueError(f"`noises` holds {sorted(unknown)[0]!r}: choose from {', '.join(NOISES)}.")
 
+    @property
+    def longest(self) -> float:
+        """How many times as long as before a sound is at most."""
+        return 1.0 / min(1.0, self.speeds[0]) if self.share > 0.0 and self.speed_share > 0.0 else 1.0
+
     def augment(self, waveform: np.ndarray, rate: int, key: Any, speech: Sequence[np.ndarray] = ()) -> np.ndarray:
         """The waveform `(num_samples,)` as it happens to be heard; `speech` is that of other people, for babble."""
         generator = generator_of(self.seed, key)

@@ -21,9 +21,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from ..processing.audio_io import check_length, check_sampling_rate, read_audio
+from .augmentation import Augmentation
 from .row_checks import check_row
 from .rows import COLUMNS, TASKS, RowError, audio_of, conversation_of, has, spec_of, tasks_of, word_times_of
 
@@ -114,6 +116,9 @@ class ExampleBuilder:
             Whether examples with heard speech carry its transcript too (`audio_labels`), for the loss of listening.
         on_error (`str`, *optional*, defaults to `"skip"`):
             Whether a row whose audio is corrupt or that is wrong otherwise is skipped and counted, or raised (`"stop"`).
+        augmentation ([`Augmentation`], *optional*):
+            What the world does to recorded questions before they are heard, drawn anew in every epoch; nothing by default.
+            What is to be said stays as it is.
     """
 
     def __init__(
@@ -125,6 +130,7 @@ class ExampleBuilder:
         max_steps: int | None = None,
         on_error: Literal["stop", "skip"] = "skip",
         transcripts: bool = False,
+        augmentation: Augmentation | None = None,
     ):
         if text_layout not in ("leading", "timed", "auto"):
             raise ValueError(f'`text_layout` is {text_layout!r}: choose "leading", "timed" or "auto".')
@@ -139,6 +145,7 @@ class ExampleBuilder:
         self.max_steps = max_steps
         self.on_error = on_error
         self.transcripts = transcripts
+        self.augmentation = augmentation
 
     def draw_task(self, offered: Iterable[str], key: Any, epoch: int = 0) -> str | None:
         """The task of a row in an epoch among those it offers ([`tasks_of`]), or `None` if none of them is trained."""
@@ -171,7 +178,7 @@ class ExampleBuilder:
             task = self.draw_task(offered, key, epoch)
             if task is None:
                 return self.without_task(where, offered)
-            row = self._with_waveforms(row, task, where)
+            row = self._with_waveforms(row, task, where, (self.seed, epoch, key))
             inputs = self._encode(row, task)
         except (ValueError, TypeError, OSError) as error:
             if self.on_error == "stop":
@@ -189,10 +196,10 @@ class ExampleBuilder:
         others = ", ".join(offered) or "other tasks"
         return Skipped(where, "no task", f"it offers {others}, and {', '.join(self.tasks)} are trained")
 
-    def _with_waveforms(self, row: Mapping, task: str, where: str) -> dict[str, Any]:
+    def _with_waveforms(self, row: Mapping, task: str, where: str, draw: tuple) -> dict[str, Any]:
         """The row with the audio that the task needs decoded, so that a broken file is told from a broken row."""
-        row = dict(row)
-        for name in spec_of(row, task).needs:
+        row, spec = dict(row), spec_of(row, task)
+        for name in spec.needs:
             if COLUMNS[name].kind != "audio":
                 continue
             try:
@@ -202,11 +209,21 @@ class ExampleBuilder:
                 check_length(len(waveform) / rate, self.processor.max_audio_seconds)
             except (ValueError, TypeError, OSError, RuntimeError) as error:
                 raise CorruptAudioError(where, name, f"`{name}`: {error}") from error
+            if name == spec.question:
+                waveform = self._as_heard(waveform, rate, draw)
             row[name] = {"array": waveform, "sampling_rate": rate}
             if name == "question_audio":
                 row.pop("question_start", None)
                 row.pop("question_end", None)
         return row
+
+    def _as_heard(self, waveform: np.ndarray, rate: int, draw: tuple) -> np.ndarray:
+        """A question after what happens to it on its way, which depends on the draw alone."""
+        if self.augmentation is None:
+            return waveform
+        heard = self.augmentation.augment(waveform, rate, key=draw)
+        # slowed down, what is nearly too long would be too long
+        return heard if len(heard) <= self.processor.max_audio_seconds * rate else waveform
 
     def _encode(self, row: Mapping, task: str) -> dict[str, Any]:
         conversation = conversation_of(row, task, self.processor)

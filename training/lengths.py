@@ -21,6 +21,7 @@ from math import ceil
 from typing import Any
 
 from ..processing.audio_io import existing_file, read_audio
+from .augmentation import Augmentation
 from .rows import file_of, has, spec_of
 
 
@@ -91,12 +92,16 @@ class StepCounter:
     Args:
         processor (`FlowOmniProcessor`):
             Builds the examples.
+        augmentation ([`Augmentation`], *optional*):
+            What happens to recorded questions: they are counted as long as they can become.
     """
 
-    def __init__(self, processor: Any):
+    def __init__(self, processor: Any, augmentation: Augmentation | None = None):
         self.tokenizer = processor.tokenizer
         extractor = processor.feature_extractor
         self.steps_per_second_heard = extractor.sampling_rate / extractor.samples_per_step
+        if augmentation is not None:
+            self.steps_per_second_heard *= augmentation.longest
         self.patches_per_second = extractor.speech_steps_per_second
         self.speech_delay = processor.speech_delay
         self.prompt_tokens = {

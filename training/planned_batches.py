@@ -194,7 +194,7 @@ class _LengthDataset(Dataset):
 
     def __init__(self, rows: Any, builder: ExampleBuilder):
         self.rows, self.builder = rows, builder
-        self.counter = StepCounter(builder.processor)
+        self.counter = StepCounter(builder.processor, builder.augmentation)
 
     def __getitem__(self, part: range) -> tuple[np.ndarray, dict[int, Skipped]]:
         named_rows = [(f"row {index}", row) for index, row in zip(part, rows_at(self.rows, part))]

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from .arguments import FlowOmniTrainingArguments
+from .augmentation import Augmentation
 from .lora import LoraOptions
 from .recognition.options import RecogniseOptions
 from .stages import PART_STAGES, STAGES
@@ -54,6 +55,7 @@ class DataRecipe:
     tasks: dict[str, float] | None = None
     text_layout: str = "leading"
     transcripts: bool = False
+    augmentation: Augmentation | None = None
     max_steps: int | None = None
     max_steps_per_batch: int = 4096
     max_rows_per_batch: int | None = None
@@ -125,6 +127,7 @@ class Recipe:
         if self.stage not in stages:
             raise RecipeError(f"`stage` is {self.stage!r}: it must be one of {', '.join(stages)}.")
         self._check_beginning()
+        self._check_augmentation()
         if not self.data.train:
             raise RecipeError("`data.train` is missing: name a manifest, parquet files, or a dataset on the Hub.")
         self.training = _checked_arguments(self.training)
@@ -134,6 +137,14 @@ class Recipe:
             raise RecipeError(
                 f"`lora` is for the language model of a whole model, and the stage `{self.stage}` trains a part: leave it out."
             )
+
+    def _check_augmentation(self):
+        """No option is ignored in silence."""
+        if self.data.augmentation is not None and self.stage not in STAGES:
+            its_own = (
+                "set `recognise.augmentation`" if self.stage == "recognise" else "it hears no questions; leave it out"
+            )
+            raise RecipeError(f"`data.augmentation` is not for the stage `{self.stage}`: {its_own}.")
 
     def _check_beginning(self):
         """There must be one thing to begin with: a checkpoint, or the sizes of a new part."""

@@ -157,7 +157,14 @@ def batches_of(
     rows = load_rows(source, split, streaming=streaming, columns=data.columns, on_error=data.on_error)
     seed = args.data_seed if args.data_seed is not None else args.seed
     builder = ExampleBuilder(
-        processor, data.tasks, seed, data.text_layout, data.max_steps, data.on_error, data.transcripts
+        processor,
+        data.tasks,
+        seed,
+        data.text_layout,
+        data.max_steps,
+        data.on_error,
+        data.transcripts,
+        augmentation=None if is_evaluation else data.augmentation,
     )
     workers = {"num_workers": args.dataloader_num_workers}
     if args.dataloader_prefetch_factor is not None:

@@ -174,7 +174,7 @@ class LaneReader:
         self.num_shards = rows.num_shards
         self.by_shards = self.num_shards >= num_lanes
         self.build = BatchBuilder(builder)
-        self.counter = StepCounter(builder.processor)
+        self.counter = StepCounter(builder.processor, builder.augmentation)
 
     def read(self, lane: int, position: Mapping | None = None) -> Iterator[tuple[dict | None, BatchInfo]]:
         """
