@@ -53,28 +53,31 @@ TRAIN_TWO := OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node 2 -
 
 tiny: $(RUNS)/finetune/model.safetensors  ## Train the checkpoint that the package brings: speech, parts, both stages (hours)
 
-$(DATA)/train.jsonl: | $(READY)
+# its last file
+$(DATA)/words.txt: | $(READY)
 	$(BIN)/flow-omni prepare tinytalk $(DATA)
 
-$(RUNS)/recognise/model.safetensors: $(DATA)/train.jsonl
+$(RUNS)/recognise/model.safetensors: $(DATA)/words.txt
 	$(TRAIN) tiny/recognise data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)
 
-$(RUNS)/language/model.safetensors: $(DATA)/train.jsonl
-	$(TRAIN) tiny/language data.train=$(DATA)/text_train.jsonl data.eval=$(DATA)/text_validation.jsonl training.output_dir=$(@D)
+$(RUNS)/language/model.safetensors: $(DATA)/words.txt
+	$(TRAIN) tiny/language data.train=$(DATA)/heard_text_train.jsonl data.eval=$(DATA)/heard_text_validation.jsonl \
+	    training.output_dir=$(@D)
 
-$(RUNS)/vocoder/model.safetensors: $(DATA)/train.jsonl
+$(RUNS)/vocoder/model.safetensors: $(DATA)/words.txt
 	$(TRAIN) tiny/vocoder data.train=$(DATA)/train.jsonl training.output_dir=$(@D)
 
 $(RUNS)/parts/model.safetensors: $(foreach part,recognise language vocoder,$(RUNS)/$(part)/model.safetensors)
 	$(BIN)/flow-omni init --whisper $(RUNS)/recognise/whisper --llm $(RUNS)/language --vocoder $(RUNS)/vocoder \
-	    --speech-config num_hidden_layers=1 --speech-config speech_delay=6 \
-	    --speech-config num_noise_draws=2 --overwrite --output $(@D)
+	    --speech-config num_hidden_layers=1 --speech-config speech_delay=6 --speech-config num_noise_draws=2 \
+	    --config adapter_stack_size=2 --config audio_blank_token_id=95 --overwrite --output $(@D)
 
 $(RUNS)/align/model.safetensors: $(RUNS)/parts/model.safetensors
 	$(TRAIN_TWO) tiny/align model=$(<D) data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)
 
 $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
-	$(TRAIN_TWO) tiny/finetune model=$(<D) data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)
+	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/text_train.jsonl: 0.1}'
 
 clean:  ## Remove the environment, caches and answers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache answer.wav answer.png
