@@ -18,6 +18,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from cli_tools import in_an_empty_folder, run  # noqa: F401 (a fixture)
 from test_training_run import material, run_command  # noqa: F401 (a fixture)
 
 
@@ -27,6 +28,20 @@ SMALL = {
     "align": ("data.max_steps_per_batch=400", "training.warmup_steps=0", "evaluation.questions=2"),
     "finetune": ("data.max_steps_per_batch=400", "training.warmup_steps=0", "evaluation.questions=2"),
     "vocoder": ("vocoder.segment_seconds=0.3", "vocoder.batch_size=2"),
+    "tiny/language": (
+        *("new.hidden_size=16", "new.intermediate_size=32", "new.num_hidden_layers=1", "evaluation.questions=1"),
+        *("data.max_steps_per_batch=400",),
+    ),
+    "tiny/recognise": (
+        "new.d_model=16",
+        "new.encoder_layers=1",
+        "new.encoder_ffn_dim=32",
+        "data.max_steps_per_batch=400",
+    ),
+    "tiny/vocoder": (
+        *("new.hidden_size=16", "new.intermediate_size=32", "new.num_hidden_layers=1"),
+        *("vocoder.segment_seconds=0.3", "vocoder.batch_size=2"),
+    ),
 }
 SHORT = (
     *("training.max_steps=2", "training.save_steps=2", "training.dataloader_num_workers=0", "training.bf16=false"),
@@ -39,23 +54,27 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def there(material, tmp_path, monkeypatch):  # noqa: F811
-    """A folder with what the guide takes for granted: a model, and two manifests."""
-    for name, target in {"my-model": "model", "train.jsonl": "train.jsonl", "eval.jsonl": "eval.jsonl"}.items():
+def there(material, tmp_path, in_an_empty_folder):  # noqa: F811
+    """A folder with what the guide takes for granted: a model, and manifests."""
+    manifests = {"train.jsonl": "train.jsonl", "recordings.jsonl": "eval.jsonl", "eval.jsonl": "eval.jsonl"}
+    for name, target in ({"my-model": "model"} | manifests).items():
         (tmp_path / name).symlink_to(material / target)
     for recording in material.glob("*.wav"):
         (tmp_path / recording.name).symlink_to(recording)
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_commands_of_the_guide_run(there):
     commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 5
-    for command in commands:
-        assert command[:2] == ["flow-omni", "train"]
-        stage, *rest = command[2:]
-        run_command(stage, *rest, *SMALL[stage], *SHORT)
+    assert len(commands) == 11
+    for program, name, *rest in commands:
+        assert program == "flow-omni" and name in ("train", "init")
+        if name == "train":
+            recipe, *changes = rest
+            run_command(recipe, *changes, *SMALL[recipe], *SHORT)
+        else:
+            assert run(name, *rest).exit_code == 0
+    assert (there / "my-own-model" / "model.safetensors").is_file()
     assert (there / "runs" / "vocoder" / "model.safetensors").is_file()
     assert (there / "runs" / "align-lora" / "adapters" / "adapter_model.safetensors").is_file()
 

@@ -29,7 +29,9 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A YAML file, or a recipe that comes along: align, finetune, vocoder.", show_default=False
+            help="A YAML file, or a recipe that comes along: align, finetune or vocoder; tiny/language, tiny/recognise, "
+            "tiny/vocoder, tiny/align or tiny/finetune.",
+            show_default=False,
         ),
     ],
     overrides: Annotated[
@@ -50,6 +52,10 @@ def train(
     """
     Train a model as a recipe says.
 
+    The stages align and finetune teach a model that has its parts (model=…) to talk. The stages language, recognise and vocoder
+    make a part of the sizes in new=…, or go on with one. Any key of a recipe can be set behind it; data.train takes a source, a
+    list, or how many times each comes in an epoch, and data.augmentation puts noise into questions.
+
     The same command again resumes from the last checkpoint. Run it with `accelerate launch -m flow_omni.training` to use
     several processes.
 
@@ -57,6 +63,8 @@ def train(
 
         flow-omni train align model=my-model data.train=train.jsonl training.output_dir=runs/align --dry-run
         flow-omni train finetune model=runs/align data.train=train.jsonl training.output_dir=runs/finetune
+        flow-omni train align model=my-model "data.train={a.jsonl: 1, b.jsonl: 2}" training.output_dir=runs/align
+        flow-omni train tiny/language data.train=train.jsonl new.hidden_size=128 training.output_dir=runs/language
     """
     # what recipe, data and model have to be is found out here; once it trains, an error is a fault
     with users_mistakes():
