@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from flow_omni import untrained as untrained_module
-from flow_omni.untrained import EXAMPLE_QUESTION, load_bundled, untrained
+from flow_omni.untrained import BUNDLED_CHECKPOINT, EXAMPLE_QUESTION, load_bundled, untrained
 
 
 @pytest.fixture
@@ -79,3 +79,18 @@ def test_a_bundled_checkpoint_takes_its_place(monkeypatch, tmp_path):
     torch.testing.assert_close(
         ask(loaded, loaded_processor, seed=0).mel, ask(model, processor, seed=0).mel, atol=1e-3, rtol=1e-3
     )
+
+
+def test_the_bundled_model_hears_the_example_question_and_says_what_it_writes():
+    model, processor, is_trained = load_bundled()
+    assert is_trained
+    assert model.dtype == torch.float32
+    answer = processor.decode(ask(model, processor, seed=0))[0]
+    assert answer["text"].startswith("The capital of France is")
+    assert 1 < len(answer["audio"]) / answer["sampling_rate"] < 4
+
+
+def test_the_bundled_checkpoint_is_small_and_brings_no_code():
+    files = list(BUNDLED_CHECKPOINT.iterdir())
+    assert sum(path.stat().st_size for path in files) < 40e6
+    assert {path.suffix for path in files} == {".json", ".jinja", ".md", ".safetensors"}
