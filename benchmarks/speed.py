@@ -23,7 +23,6 @@ the whole, real-time factor, time to the first sound, and the cost of a training
 import argparse
 import gc
 import itertools
-import json
 import os
 import sys
 import time
@@ -33,7 +32,7 @@ import torch
 from decoding import Effort, measure_decoding
 from shapes import DTYPES, SIZES, build_config, build_model, parameter_counts, step_bytes
 from stopwatch import Measure, describe_machine, read_bandwidth, rounded
-from tabulation import Table
+from tabulation import Table, show
 from training_step import NUM_TEXT_TOKENS, measure_training
 
 
@@ -141,12 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     machine["load after the run"] = f"{os.getloadavg()[0]:.2f}"
     machine["the run took"] = f"{rounded(time.perf_counter() - start)} s"
 
-    tables = [Table("Machine", {"value": machine}), *tables]
-    print("\n\n".join(table.aligned() for table in tables))
-    if options.markdown:
-        options.markdown.write_text("\n\n".join(table.markdown() for table in tables) + "\n")
-    if options.json:
-        options.json.write_text(json.dumps([table.as_json() for table in tables], indent=1) + "\n")
+    show([Table("Machine", {"value": machine}), *tables], options.markdown, options.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,10 @@
 # limitations under the License.
 """Tables: gathered column by column, printed aligned, as Markdown, or as JSON."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stopwatch import Measure
 
@@ -54,3 +57,12 @@ class Table:
             for name, cells in self.columns.items()
         }
         return {"title": self.title, "note": self.note, "columns": columns}
+
+
+def show(tables: Sequence[Table], markdown: Path | None = None, json_file: Path | None = None) -> None:
+    """Prints tables, and writes them into the files that are asked for."""
+    print("\n\n".join(table.aligned() for table in tables))
+    if markdown:
+        markdown.write_text("\n\n".join(table.markdown() for table in tables) + "\n")
+    if json_file:
+        json_file.write_text(json.dumps([table.as_json() for table in tables], indent=1) + "\n")

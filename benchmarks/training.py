@@ -24,7 +24,6 @@ seconds by the clock, and want an idle machine.
 """
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import replace
@@ -32,7 +31,7 @@ from pathlib import Path
 
 import torch
 from stopwatch import Measure, describe_machine, rounded
-from tabulation import Table
+from tabulation import Table, show
 from training_cases import MODELS, Case, measure_case, measure_parts
 from training_data import measure_data
 from training_step import in_fresh_process
@@ -171,12 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     machine = describe_machine()
     tables = measure(options)
     machine["load after the run"] = f"{os.getloadavg()[0]:.2f}"
-    tables = [Table("Machine", {"value": machine}), *tables]
-    print("\n\n".join(table.aligned() for table in tables))
-    if options.markdown:
-        options.markdown.write_text("\n\n".join(table.markdown() for table in tables) + "\n")
-    if options.json:
-        options.json.write_text(json.dumps([table.as_json() for table in tables], indent=1) + "\n")
+    show([Table("Machine", {"value": machine}), *tables], options.markdown, options.json)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,13 @@ from transformers import (
     AutoProcessor,
 )
 
-from .modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
+from .modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
+from .modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig as FlowOmniSpeechConfig
 from .modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
-from .modeling_flow_omni.generation_flow_omni import FlowOmniGenerateOutput, FlowOmniStep
-from .modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration, FlowOmniModel
+from .modeling_flow_omni.generation_flow_omni import FlowOmniGenerateOutput as FlowOmniGenerateOutput
+from .modeling_flow_omni.generation_flow_omni import FlowOmniStep as FlowOmniStep
+from .modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from .modeling_flow_omni.modeling_flow_omni import FlowOmniModel as FlowOmniModel
 from .modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from .processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor
 from .processing.processing_flow_omni import FlowOmniProcessor
@@ -46,16 +49,3 @@ FlowOmniForSpeechGeneration.register_for_auto_class("AutoModel")
 FlowOmniVocoder.register_for_auto_class("AutoModel")
 FlowOmniFeatureExtractor.register_for_auto_class()
 FlowOmniProcessor.register_for_auto_class()
-
-__all__ = [
-    "FlowOmniConfig",
-    "FlowOmniFeatureExtractor",
-    "FlowOmniForSpeechGeneration",
-    "FlowOmniGenerateOutput",
-    "FlowOmniModel",
-    "FlowOmniProcessor",
-    "FlowOmniSpeechConfig",
-    "FlowOmniStep",
-    "FlowOmniVocoder",
-    "FlowOmniVocoderConfig",
-]

@@ -17,7 +17,6 @@ import base64
 import copy
 import io
 import json
-import pickle
 from types import SimpleNamespace
 
 import datasets
@@ -25,6 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from messages import assistant, audio, four_tasks, inputs_of, text, user
 from sounds import file_bytes, noise, tone
 from tiny import AUDIO_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, tiny_config, tiny_processor
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
@@ -46,27 +46,6 @@ FOREIGN_TEMPLATE = (
 @pytest.fixture(scope="module")
 def processor():
     return tiny_processor()
-
-
-def user(*items):
-    return {"role": "user", "content": list(items)}
-
-
-def assistant(*items):
-    return {"role": "assistant", "content": list(items)}
-
-
-def text(words):
-    return {"type": "text", "text": words}
-
-
-def audio(waveform, **fields):
-    return {"type": "audio", "audio": waveform, **fields}
-
-
-def inputs_of(processor, conversation, **kwargs):
-    kwargs = {"add_generation_prompt": True, "return_tensors": "pt"} | kwargs
-    return processor.apply_chat_template(conversation, tokenize=True, return_dict=True, **kwargs)
 
 
 def foreign_processor():
@@ -360,134 +339,6 @@ def test_prompts_of_the_tasks_can_be_in_another_language(tmp_path):
 
 
 # Training examples
-
-
-def four_tasks():
-    answer = noise(0.3, 8000)
-    return [
-        [user(audio(tone())), assistant(text("A tone."), audio(answer, sampling_rate=8000))],
-        [user(audio(noise())), assistant(text("Noise."))],
-        [user(text("Read aloud: one two")), assistant(text("one two"), audio(answer, sampling_rate=8000))],
-        [
-            {"role": "system", "content": "Be brief."},
-            user(text("Hi")),
-            assistant(text("Ho"), audio("gone.wav")),
-            user(text("Hm")),
-            {"role": "assistant", "content": "Yes?"},
-        ],
-    ]
-
-
-@pytest.mark.parametrize("task", range(4))
-def test_prompt_of_a_training_example_is_that_of_inference(processor, task):
-    conversation = four_tasks()[task]
-    example = processor.encode_training_example(conversation)
-    prompt = inputs_of(processor, conversation[:-1])
-    length = prompt["input_ids"].shape[1]
-    assert torch.equal(example["input_ids"][:length], prompt["input_ids"][0])
-    assert (example["labels"][:length] == -100).all() and (example["state_labels"][:length] == -100).all()
-    assert len(example["input_features"]) == len(prompt.get("input_features", []))
-    for ours, theirs in zip(example["input_features"], prompt.get("input_features", [])):
-        assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("task", range(4))
-def test_target_is_the_answer_and_its_end(processor, task):
-    example = processor.encode_training_example(four_tasks()[task])
-    target = example["labels"][example["labels"] != -100]
-    assert processor.decode(target) == ["A tone.", "Noise.", "one two", "Yes?"][task] + "<|im_end|>"
-
-
-def test_spoken_answer_brings_the_patches_of_its_steps(processor):
-    conversation = four_tasks()[0]
-    example = processor.encode_training_example(conversation)
-    patches = processor.feature_extractor.extract_mel(noise(0.3, 8000))
-    assert torch.equal(example["mel_labels"][: len(patches)], patches)
-    assert int((example["speech_states"] == 2).sum()) == len(example["mel_labels"])
-
-
-def test_written_answer_has_no_speech(processor):
-    example = processor.encode_training_example(four_tasks()[1])
-    assert "mel_labels" not in example
-    assert not example["speech_states"].any()
-
-
-def test_speech_shorter_than_its_text_ends_in_silence(processor):
-    words = "a much longer text than anybody could ever say in a tenth of a second"
-    example = processor.encode_training_example(
-        [user(text("Speak!")), assistant(text(words), audio(noise(0.1, 8000), sampling_rate=8000))]
-    )
-    patches = processor.feature_extractor.extract_mel(noise(0.1, 8000))
-    num_patches = int((example["speech_states"] == 2).sum())
-    assert len(patches) < num_patches == len(example["mel_labels"]) == len(words) - processor.speech_delay
-    silence = processor.feature_extractor.silent_patches(num_patches - len(patches))
-    assert torch.equal(example["mel_labels"][len(patches) :], silence)
-
-
-def test_batch_of_training_examples_is_padded_on_the_right(processor):
-    examples = [processor.encode_training_example(conversation) for conversation in four_tasks()]
-    batch = processor.prepare_training_inputs(four_tasks())
-    assert set(batch) == {
-        *("input_ids", "attention_mask", "labels", "speech_states", "state_labels"),
-        *("input_features", "input_features_mask", "mel_labels"),
-    }
-    fillers = {"input_ids": PAD_TOKEN_ID, "labels": -100, "speech_states": 0, "state_labels": -100}
-    for index, example in enumerate(examples):
-        length = len(example["input_ids"])
-        assert batch["attention_mask"][index].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
-        for name, filler in fillers.items():
-            assert torch.equal(batch[name][index, :length], example[name])
-            assert (batch[name][index, length:] == filler).all()
-        patches = example.get("mel_labels", torch.zeros(0))
-        assert torch.equal(batch["mel_labels"][index, : len(patches)], patches.reshape(-1, 2, 20))
-    features = [feature for example in examples for feature in example["input_features"]]
-    assert len(batch["input_features"]) == len(features) == 2
-    for padded, mask, feature in zip(batch["input_features"], batch["input_features_mask"], features):
-        assert torch.equal(padded[:, mask.bool()], feature)
-
-
-def test_what_no_example_has_is_left_out(processor):
-    batch = processor.prepare_training_inputs([user(text("Hi")), assistant(text("Ho"))])
-    assert set(batch) == {"input_ids", "attention_mask", "labels", "speech_states", "state_labels"}
-    assert batch["input_ids"].shape[0] == 1
-
-
-def test_model_learns_from_what_the_processor_prepares(processor, model):
-    batch = processor.prepare_training_inputs(four_tasks())
-    with torch.no_grad():
-        output = model(**batch)
-    assert torch.isfinite(output.loss) and output.loss > 0
-
-
-def test_timed_words_come_shortly_before_they_are_heard(processor):
-    conversation = [user(text("Speak!")), assistant(text("one two"), audio(noise(1.0, 8000), sampling_rate=8000))]
-    times = [("one", 0.2), ("two", 0.6, 0.9)]
-    example = processor.encode_training_example(conversation, text_layout="timed", word_times=times)
-    states, input_ids = example["speech_states"].tolist(), example["input_ids"].tolist()
-    first_patch, patches_per_second = states.index(2), 8000 / (64 * 2)
-    start = len(inputs_of(processor, conversation[:-1])["input_ids"][0])
-    for word, onset in (("one ", 0.2), ("two", 0.6)):
-        position = input_ids.index(ord(word[0]), start)
-        assert bytes(input_ids[position : position + len(word)]).decode() == word
-        assert position == first_patch + int(onset * patches_per_second) - (processor.speech_delay + 1)
-    gap = example["labels"][start : input_ids.index(ord("o"), start)]
-    assert len(gap) > 0 and (gap == PAD_TOKEN_ID).all()
-    batch = processor.prepare_training_inputs([conversation], text_layout="timed", word_times=[times])
-    assert torch.equal(batch["input_ids"][0], example["input_ids"])
-
-
-def test_timed_layout_leaves_written_answers_alone(processor):
-    conversation = [user(text("Hi")), assistant(text("Ho"))]
-    timed = processor.encode_training_example(conversation, text_layout="timed")
-    assert torch.equal(timed["input_ids"], processor.encode_training_example(conversation)["input_ids"])
-
-
-def test_processor_travels_into_worker_processes(processor):
-    copied = pickle.loads(pickle.dumps(processor))
-    conversation = four_tasks()[0]
-    ours, theirs = processor.encode_training_example(conversation), copied.encode_training_example(conversation)
-    assert torch.equal(ours["mel_labels"], theirs["mel_labels"])
-    assert torch.equal(ours["input_ids"], theirs["input_ids"])
 
 
 # Answers

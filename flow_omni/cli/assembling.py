@@ -46,23 +46,17 @@ VocoderOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _fields_option(name: str, fields: str) -> Any:
+    return typer.Option(name, metavar="KEY=VALUE", help=f"{fields}. May be repeated.", show_default=False)
+
+
 SpeechConfigOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--speech-config",
-        metavar="KEY=VALUE",
-        help="A field of the speech side, such as frames_per_step=8. May be repeated.",
-        show_default=False,
-    ),
+    list[str] | None, _fields_option("--speech-config", "A field of the speech side, such as frames_per_step=8")
 ]
 ConfigOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--config",
-        metavar="KEY=VALUE",
-        help="A field of the whole model's config, such as adapter_stack_size=2. May be repeated.",
-        show_default=False,
-    ),
+    list[str] | None, _fields_option("--config", "A field of the whole model's config, such as adapter_stack_size=2")
 ]
 
 
