@@ -87,6 +87,10 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
             so that it learns not to trust its own small errors.
         patch_dropout (`float`, *optional*, defaults to 0.1):
             Share of those patches that are left out altogether.
+        clean_context (`bool`, *optional*, defaults to `True`):
+            Whether the speech transformer reads the previous patches as they are, in training too. A small model, whose own
+            patches are far from the targets, may lean on them and forget the text: with `False` its speech transformer
+            reads what its language model reads.
     """
 
     model_type = "flow_omni_speech"
@@ -119,6 +123,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     codebook_size: int = positive_int_field(default=1024)
     patch_noise: float = non_negative_field(default=0.5)
     patch_dropout: float = share_field(default=0.1)
+    clean_context: bool = True
 
     def validate_architecture(self):
         if self.hop_length > self.n_fft:

@@ -433,11 +433,12 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        if previous_patches is None:
-            previous_patches = hidden_states.new_zeros(batch_size, num_steps, self.config.speech_config.patch_size)
+        context_patches = previous_patches if self.config.speech_config.clean_context else fed_back_patches
+        if context_patches is None:
+            context_patches = hidden_states.new_zeros(batch_size, num_steps, self.config.speech_config.patch_size)
         condition = self.speech_transformer(
             hidden_states,
-            previous_patches,
+            context_patches,
             attention_mask=speech_mask,
             position_ids=position_ids,
             position_embeddings=self.model.language_model.rotary_emb(

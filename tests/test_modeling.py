@@ -219,8 +219,9 @@ def test_a_step_hears_nothing_of_the_patches_to_come(model):
     assert not torch.allclose(output.condition[:, step + 1], expected.condition[:, step + 1])
 
 
-def test_language_model_reads_noised_patches_in_training_only_and_the_speech_transformer_clean_ones():
-    model = tiny_model(speech={"patch_noise": 1.0, "patch_dropout": 0.5})
+@pytest.mark.parametrize("clean_context", [True, False])
+def test_patches_are_noised_in_training_only_and_for_the_speech_transformer_only_without_clean_context(clean_context):
+    model = tiny_model(speech={"patch_noise": 1.0, "patch_dropout": 0.5, "clean_context": clean_context})
     batch, seen = training_batch(model.config), {}
 
     def spy(name, module):
@@ -232,8 +233,8 @@ def test_language_model_reads_noised_patches_in_training_only_and_the_speech_tra
     assert torch.equal(seen["language_model"], seen["speech_transformer"])
     clean = seen["speech_transformer"]
     model.train()(**batch)
-    assert torch.equal(seen["speech_transformer"], clean)
     assert not torch.equal(seen["language_model"], clean)
+    assert torch.equal(seen["speech_transformer"], clean if clean_context else seen["language_model"])
 
 
 def test_fresh_streams_leave_the_text_of_the_language_model_exactly_as_it_was():
