@@ -85,8 +85,9 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         patch_noise (`float`, *optional*, defaults to 0.5):
             In training, the patches that the language model reads carry noise of a deviation drawn from `[0, patch_noise]`,
             so that it learns not to trust its own small errors.
-        patch_dropout (`float`, *optional*, defaults to 0.1):
-            Share of those patches that are left out altogether.
+        patch_dropout (`float`, *optional*, defaults to 0.2):
+            A share of those patches, drawn for each row from `[0, patch_dropout]`, is left out altogether. Where many are
+            missing only the text says what comes next: the higher, the sooner a model from nothing follows its text.
         clean_context (`bool`, *optional*, defaults to `True`):
             Whether the speech transformer reads the previous patches as they are, in training too. A small model, whose own
             patches are far from the targets, may lean on them and forget the text: with `False` its speech transformer
@@ -122,7 +123,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     num_codebooks: int = positive_int_field(default=8)
     codebook_size: int = positive_int_field(default=1024)
     patch_noise: float = non_negative_field(default=0.5)
-    patch_dropout: float = share_field(default=0.1)
+    patch_dropout: float = share_field(default=0.2)
     clean_context: bool = True
 
     def validate_architecture(self):

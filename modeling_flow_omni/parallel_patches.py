@@ -51,12 +51,13 @@ def patches_before(patches: torch.Tensor) -> torch.Tensor:
 
 def corrupt(patches: torch.Tensor | None, config: FlowOmniSpeechConfig) -> torch.Tensor | None:
     """
-    The patches as the language model reads them in training: each row noised by a deviation of its own, some patches
-    left out. At inference it reads its own patches, which are never as good as the targets.
+    The patches as the language model reads them in training: each row noised by a deviation of its own, and a share of its
+    own left out. At inference it reads its own patches, which are never as good as the targets.
     """
     if patches is None:
         return None
     has_patch = patches.abs().sum(dim=-1, keepdim=True) > 0
     deviation = torch.rand(len(patches), 1, 1, device=patches.device) * config.patch_noise
-    is_kept = torch.rand(*patches.shape[:2], 1, device=patches.device) >= config.patch_dropout
+    share_left_out = torch.rand(len(patches), 1, 1, device=patches.device) * config.patch_dropout
+    is_kept = torch.rand(*patches.shape[:2], 1, device=patches.device) >= share_left_out
     return torch.where(has_patch & is_kept, patches + deviation * torch.randn_like(patches), 0.0)

@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 
 from flow_omni.modeling_flow_omni.audio_encoder import FlowOmniAudioEncoder
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from flow_omni.modeling_flow_omni.parallel_patches import corrupt
 
 
 LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "audio_loss")
@@ -235,6 +236,18 @@ def test_patches_are_noised_in_training_only_and_for_the_speech_transformer_only
     model.train()(**batch)
     assert not torch.equal(seen["language_model"], clean)
     assert torch.equal(seen["speech_transformer"], clean if clean_context else seen["language_model"])
+
+
+def test_each_row_in_training_lacks_a_share_of_its_patches_of_its_own():
+    config = tiny_model(speech={"patch_noise": 0.0, "patch_dropout": 0.8}).config.speech_config
+    torch.manual_seed(0)
+    patches = torch.randn(200, 500, config.patch_size)
+    kept = corrupt(patches, config)
+    is_kept = kept.abs().sum(dim=-1) > 0
+    assert torch.equal(kept[is_kept], patches[is_kept])
+    shares = 1.0 - is_kept.float().mean(dim=-1)
+    assert shares.min() < 0.1 and shares.max() > 0.7
+    assert shares.mean().item() == pytest.approx(0.4, abs=0.04)
 
 
 def test_fresh_streams_leave_the_text_of_the_language_model_exactly_as_it_was():
