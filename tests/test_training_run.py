@@ -228,6 +228,18 @@ def test_a_dry_run_tells_what_would_train_and_writes_nothing(material, tmp_path)
     assert not list((tmp_path / "run").glob("checkpoint-*")) if (tmp_path / "run").exists() else True
 
 
+def test_a_dry_run_with_adapters_counts_what_trains_in_full_once(material, tmp_path):
+    """peft keeps the original of each such module beside the copy that trains: it is no part of the model."""
+    output = run_command("align", *overrides(material, tmp_path / "run", **{"lora.rank": 2}), "--dry-run").output
+    lines = {line.rsplit(None, 2)[0]: line.rsplit(None, 2)[1:] for line in output.splitlines() if line.count("  ")}
+    model = tiny_model()
+    assert lines["speech transformer"] == [f"{sum(p.numel() for p in model.speech_transformer.parameters()):,}", "0"]
+    adapters = int(lines["language model"][0].replace(",", ""))
+    assert adapters > 0
+    total = sum(int(number.replace(",", "")) for number in lines["all"])
+    assert total == sum(p.numel() for p in model.parameters()) + adapters
+
+
 def test_the_estimate_of_memory_counts_what_backward_keeps():
     """Of a linear layer and a square: the input of the layer, and what is squared."""
 

@@ -50,6 +50,11 @@ def test_it_trains_and_the_checkpoint_loads(tmp_path):
     assert (tmp_path / "processor_config.json").is_file()
 
 
+def test_many_processes_hold_each_gradient_once(tmp_path):
+    """DDP's own default is a second copy of them all, in the buckets that it exchanges."""
+    assert make_trainer(tmp_path).accelerator.ddp_handler.gradient_as_bucket_view
+
+
 def test_every_part_of_the_loss_is_logged_and_they_sum_to_it(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.train()

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from .batches import Batches
+from .lora import named_parameters_in_use
 from .stages import count_parameters
 
 
@@ -40,15 +41,24 @@ GIB = 2**30
 
 
 def describe_parameters(model: nn.Module) -> str:
-    """A table of the parts: parameters that train, and that do not. Weights that are shared count once."""
+    """
+    A table of the parts: parameters that train, and that do not. Weights that are shared count once, and those that peft
+    keeps aside unchanged, of what it trains a copy of, not at all.
+    """
     rows, counted = [("part", "trained", "frozen")], set()
     for part, (trained, frozen) in parameters_of_parts(model, counted).items():
         rows.append((part, f"{trained:,}", f"{frozen:,}"))
-    rows.append(("all", *(f"{number:,}" for number in count_parameters(model))))
+    trained = sum(parameter.numel() for parameter in _in_use(model) if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in _in_use(model)) - trained
+    rows.append(("all", f"{trained:,}", f"{frozen:,}"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
         f"{part:<{widths[0]}}  {trained:>{widths[1]}}  {frozen:>{widths[2]}}" for part, trained, frozen in rows
     )
+
+
+def _in_use(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for _, parameter in named_parameters_in_use(module)]
 
 
 def parameters_of_parts(model: nn.Module, counted: set[int]) -> Mapping[str, tuple[int, int]]:
@@ -62,7 +72,7 @@ def parameters_of_parts(model: nn.Module, counted: set[int]) -> Mapping[str, tup
         if module is None:
             continue
         trained = frozen = 0
-        for parameter in module.parameters():
+        for parameter in _in_use(module):
             if id(parameter) in counted:
                 continue
             counted.add(id(parameter))
@@ -117,8 +127,10 @@ def estimate_memory(
 ) -> dict[str, float]:
     """
     Bytes that a process needs without FSDP: weights, gradients, the two moments of Adam, the average if one is kept, and
-    what a batch leaves behind for the backward pass. The last is measured on one batch and scaled up to a full one.
+    what a batch leaves behind for the backward pass. The last is measured on one batch and scaled up to a full one. DDP
+    needs no more: its buckets are where the gradients lie.
     """
+    # those that peft keeps aside are not in use, but in memory
     trained, frozen = count_parameters(model)
     size = next(model.parameters()).element_size()
     memory = {

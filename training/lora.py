@@ -14,6 +14,7 @@
 """LoRA on the language model alone, through peft: adapters beside it, while the modules that are new train in full."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,13 @@ def freeze_inside(adapted: nn.Module, stage: str) -> None:
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and plain_name(name).startswith(frozen) and ".lora_" not in name:
             parameter.requires_grad_(False)
+
+
+def named_parameters_in_use(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters without the originals that peft keeps, frozen and unused, beside the modules that it trains in full."""
+    for name, parameter in module.named_parameters():
+        if "original_module" not in name.split("."):
+            yield name, parameter
 
 
 def plain_name(name: str) -> str:

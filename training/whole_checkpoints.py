@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -41,6 +42,14 @@ class WholeCheckpointTrainer(Trainer):
     """What the Trainer of the speech model and that of the vocoder have in common."""
 
     _staged_run: str | None = None
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        arguments = super()._build_accelerator_args(**kwargs)
+        for handler in arguments["kwargs_handlers"]:
+            if isinstance(handler, DistributedDataParallelKwargs):
+                # gradients lie in the buckets that DDP exchanges: else a process would hold each of them twice
+                handler.gradient_as_bucket_view = True
+        return arguments
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
         if self.args.should_save:
