@@ -271,8 +271,6 @@ def test_the_recipe_of_the_tiny_ears_is_found_and_wrong_ones_are_refused(manifes
         load_recipe("tiny/recognise", [*overrides, "recognise.sides=[audio]"])
     with pytest.raises(ValueError, match="`d_modle=3` is no field of CtcRecogniserConfig"):
         make_run(load_recipe("tiny/recognise", [*overrides, "new.d_modle=3"]))
-    with pytest.raises(RecipeError, match="`data.streaming` is true"):
-        make_run(load_recipe("tiny/recognise", [*overrides, "data.streaming=true"]))
     manifest.write_text(json.dumps({"question_text": "a", "answer_text": "b"}))
     with pytest.raises(ValueError, match="None of 1 rows has a `question_audio` with its `question_text` or"):
         make_run(load_recipe("tiny/recognise", overrides))

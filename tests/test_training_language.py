@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flow_omni.training import language_run
+from flow_omni.training.guards import TrainingDivergedError
 from flow_omni.training.recipe import Recipe, RecipeError, load_recipe
 from flow_omni.training.vocoder_run import make_vocoder
 
@@ -76,6 +77,14 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(manifest, tmp_path):
     language_run.make_run(recipe_for(manifest, tmp_path / "cut", 4)).train()
     whole, cut = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(manifest, tmp_path):
+    run = language_run.make_run(recipe_for(manifest, tmp_path / "run", 2))
+    torch.nn.init.constant_(run.trainer.model.get_input_embeddings().weight, torch.nan)
+    with pytest.raises(TrainingDivergedError, match="loss at step 1 is nan. The batch of the rows .*row-.*was saved"):
+        run.train()
+    assert (tmp_path / "run" / "diverged-step-1-process-0" / "batch.pt").is_file()
 
 
 def test_a_trained_model_can_be_taught_further(manifest, tmp_path):

@@ -130,5 +130,51 @@ def test_augmentation_is_off_unless_its_fields_are_set_and_only_where_questions_
         load_recipe("align", [*NEEDED, "data.augmentation.shares=1"])
     with pytest.raises(RecipeError, match="not for the stage `recognise`: set `recognise.augmentation`"):
         load_recipe("tiny/recognise", [*NEEDED[1:], "data.augmentation.share=1"])
-    with pytest.raises(RecipeError, match="not for the stage `vocoder`: it hears no questions"):
-        load_recipe("vocoder", [*NEEDED, "data.augmentation.share=1"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "message"),
+    [
+        (
+            "tiny/language",
+            "training.ema_decay=0.9",
+            "0.9, and it is not for the stage `language`: leave it out; of use",
+        ),
+        (
+            "tiny/recognise",
+            "training.ema_decay=0.9",
+            "is not for the stage `recognise`: leave it out; of use it is to `a",
+        ),
+        ("tiny/vocoder", "training.ema_decay=0.9", "it is not for the stage `vocoder`"),
+        ("tiny/recognise", "data.streaming=true", "`data.streaming` is True, and it is not for the stage `recognise`"),
+        ("tiny/language", "data.tasks={say: 1}", "`data.tasks` is {'say': 1}, and it is not for the stage `language`"),
+        ("tiny/vocoder", "data.max_steps_per_batch=100", "`vocoder.batch_size` and `vocoder.segment_seconds` say"),
+        ("tiny/vocoder", "data.augmentation.share=1", "`data.augmentation` is {'share': 1.0}, and it is not for"),
+        (
+            "align",
+            "vocoder.batch_size=4",
+            "`vocoder` is {'batch_size': 4}, and it is not for the stage `align`: leave it",
+        ),
+        (
+            "align",
+            "training.per_device_train_batch_size=4",
+            "`data.max_steps_per_batch` and `data.max_rows_per_batch`",
+        ),
+        ("align", "training.label_smoothing_factor=0.1", "leave it out; no stage reads it"),
+        (
+            "align",
+            "training.stage=finetune",
+            "`training.stage` is 'finetune', and it is not for the stage `align`: the",
+        ),
+    ],
+)
+def test_an_option_that_the_stage_would_ignore_is_refused(recipe, option, message):
+    import re
+
+    needed = NEEDED[1:] if recipe.startswith("tiny/") else NEEDED
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        load_recipe(recipe, [*needed, option])
+
+
+def test_an_option_that_says_the_default_is_no_harm():
+    assert load_recipe("tiny/language", [*NEEDED[1:], "training.ema_decay=null", "data.text_layout=leading"])

@@ -27,6 +27,7 @@ from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmn
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from flow_omni.training.discriminators import Discriminators
+from flow_omni.training.guards import TrainingDivergedError
 from flow_omni.training.mixing import MixedRows
 from flow_omni.training.recipe import load_recipe
 from flow_omni.training.vocoder_losses import (
@@ -224,6 +225,17 @@ def test_a_vocoder_run_resumes(material, tmp_path):
     assert any(name.startswith("discriminators.") for name in whole)
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     FlowOmniVocoder.from_pretrained(tmp_path / "cut")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_its_batch(material, tmp_path):
+    run = make_run(load_recipe("vocoder", overrides(material, tmp_path)))
+    torch.nn.init.constant_(next(run.vocoder.parameters()), torch.nan)
+    with pytest.raises(
+        TrainingDivergedError, match=r"step 1 is nan \(mel_loss nan, stft_loss nan\). The batch of 2 rows"
+    ):
+        run.train()
+    batch = torch.load(tmp_path / "diverged-step-1-process-0" / "batch.pt")
+    assert len(batch["waveform"]) == 2
 
 
 def test_every_part_of_its_loss_is_logged(material, tmp_path):

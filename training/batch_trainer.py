@@ -14,7 +14,7 @@
 """A Trainer that is fed ready batches, of whose position in the data its checkpoints know."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,9 @@ class BatchTrainer(WholeCheckpointTrainer):
         # every evaluation on the same tasks
         self.eval_batches.set_epoch(0)
         return self.eval_batches
+
+    def _row_ids_of(self, batch: Mapping[str, torch.Tensor]) -> Sequence[str] | None:
+        return self.train_batches.batches.ids_of(batch) if self.train_batches is not None else None
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -28,13 +28,13 @@ class TrainingDivergedError(RuntimeError):
 def diverged(
     loss: torch.Tensor,
     batch: Mapping[str, torch.Tensor],
-    losses: Mapping[str, float],
+    losses: Mapping[str, torch.Tensor],
     row_ids: Sequence[str] | None,
     step: int,
     folder: Path,
 ) -> TrainingDivergedError:
     """Saves the batch whose loss is not finite to `folder`, and makes the error that tells of it."""
-    value = loss.item()
+    value, losses = loss.item(), {name: float(part) for name, part in losses.items()}
     path = save_batch(batch, {"step": step, "loss": value, **losses, "rows": row_ids}, folder)
     culprits = inputs_that_are_not_finite(batch)
     if culprits:
@@ -44,9 +44,10 @@ def diverged(
             "Its inputs are finite, so the weights or the learning rate are at fault: resume from an earlier checkpoint with a "
             "lower `learning_rate`, more `warmup_steps` or a lower `max_grad_norm`."
         )
-    rows = f" of the rows {', '.join(map(str, row_ids))}" if row_ids else f" of {len(batch['input_ids'])} rows"
+    num_rows = next(len(tensor) for tensor in batch.values())
+    rows = f" of the rows {', '.join(map(str, row_ids))}" if row_ids else f" of {num_rows} rows"
     return TrainingDivergedError(
-        f"The loss at step {step} is {value} ({_in_words(losses)}). The batch{rows} was saved to '{path}'. {remedy} "
+        f"The loss at step {step} is {value}{_in_words(losses)}. The batch{rows} was saved to '{path}'. {remedy} "
         "The step was not taken; the last checkpoint is whole."
     )
 
@@ -79,4 +80,4 @@ def inputs_that_are_not_finite(batch: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _in_words(losses: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in losses.items()) or "no parts"
+    return f" ({', '.join(f'{name} {value:g}' for name, value in losses.items())})" if losses else ""

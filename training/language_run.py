@@ -55,6 +55,8 @@ class LanguageTrainer(BatchTrainer):
         input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
         labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
         outputs = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+        if model.training:
+            self._check_finite(outputs.loss, inputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
@@ -151,14 +153,15 @@ def _batches_of(
 ) -> Batches:
     data = recipe.data
     rows = load_rows(source, split, columns=data.columns, on_error=data.on_error)
-    builder = ExampleBuilder(processor, TASKS, seed=args.seed, max_steps=data.max_steps, on_error=data.on_error)
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    builder = ExampleBuilder(processor, TASKS, seed=seed, max_steps=data.max_steps, on_error=data.on_error)
     return make_batches(
         rows,
         builder,
         max_steps_per_batch=data.max_steps_per_batch,
         max_rows_per_batch=data.max_rows_per_batch,
         max_skipped_share=data.max_skipped_share,
-        seed=args.seed,
+        seed=seed,
         shuffle=shuffle,
         rank=args.process_index,
         world_size=args.world_size,

@@ -30,6 +30,7 @@ from .arguments import FlowOmniTrainingArguments
 from .augmentation import Augmentation
 from .lora import LoraOptions
 from .recognition.options import RecogniseOptions
+from .stage_options import unread_options
 from .stages import PART_STAGES, STAGES
 from .vocoder_options import VocoderOptions
 
@@ -127,24 +128,21 @@ class Recipe:
         if self.stage not in stages:
             raise RecipeError(f"`stage` is {self.stage!r}: it must be one of {', '.join(stages)}.")
         self._check_beginning()
-        self._check_augmentation()
         if not self.data.train:
             raise RecipeError("`data.train` is missing: name a manifest, parquet files, or a dataset on the Hub.")
         self.training = _checked_arguments(self.training)
         if not self.training.get("output_dir"):
             raise RecipeError("`training.output_dir` is missing: name the folder that the checkpoints go to.")
+        self._check_stage_reads_all()
         if self.lora is not None and self.stage not in STAGES:
             raise RecipeError(
                 f"`lora` is for the language model of a whole model, and the stage `{self.stage}` trains a part: leave it out."
             )
 
-    def _check_augmentation(self):
+    def _check_stage_reads_all(self):
         """No option is ignored in silence."""
-        if self.data.augmentation is not None and self.stage not in STAGES:
-            its_own = (
-                "set `recognise.augmentation`" if self.stage == "recognise" else "it hears no questions; leave it out"
-            )
-            raise RecipeError(f"`data.augmentation` is not for the stage `{self.stage}`: {its_own}.")
+        for problem in unread_options(self):
+            raise RecipeError(problem)
 
     def _check_beginning(self):
         """There must be one thing to begin with: a checkpoint, or the sizes of a new part."""

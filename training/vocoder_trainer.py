@@ -23,7 +23,6 @@ from torch import nn
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.mel_spectrogram import MelSpectrogram
 from .discriminators import Discriminators
-from .guards import TrainingDivergedError
 from .vocoder_losses import MultiResolutionSTFTLoss, feature_distance, hinge_of_discriminator, hinge_of_vocoder
 from .vocoder_options import VocoderOptions
 from .whole_checkpoints import WholeCheckpointTrainer
@@ -106,11 +105,7 @@ class VocoderTrainer(WholeCheckpointTrainer):
         start = self.accelerator.unwrap_model(model).options.adversarial_start
         outputs = model(inputs["waveform"], is_adversarial=self.state.global_step >= start)
         if model.training:
-            if self.args.stop_on_nan and not torch.isfinite(outputs["loss"]):
-                raise TrainingDivergedError(
-                    f"The loss at step {self.state.global_step + 1} is {outputs['loss'].item()}: the step was not taken. Resume "
-                    "from the last checkpoint with a lower `learning_rate`."
-                )
+            self._check_finite(outputs["loss"], inputs, {name: outputs[name] for name in PARTS if name in outputs})
             self._note(outputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 

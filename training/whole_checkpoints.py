@@ -14,6 +14,7 @@
 """A Trainer whose checkpoints are there whole or not at all, and that stops where a loss or a gradient is no number."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from .checkpoints import (
     staging_folder,
     step_of,
 )
-from .guards import check_finite_gradient
+from .guards import check_finite_gradient, diverged
 
 
 class WholeCheckpointTrainer(Trainer):
@@ -79,6 +80,20 @@ class WholeCheckpointTrainer(Trainer):
         if self.args.stop_on_nan and getattr(self.accelerator, "scaler", None) is None:
             check_finite_gradient(norm, self.state.global_step + 1)
         return norm
+
+    def _check_finite(
+        self, loss: torch.Tensor, batch: Mapping[str, torch.Tensor], losses: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Stops the run where the loss of a batch, of which `losses` are the parts, is no number."""
+        if not self.args.stop_on_nan or torch.isfinite(loss):
+            return
+        step = self.state.global_step + 1
+        folder = Path(self.args.output_dir) / f"diverged-step-{step}-process-{self.args.process_index}"
+        raise diverged(loss, batch, losses or {}, self._row_ids_of(batch), step, folder)
+
+    def _row_ids_of(self, batch: Mapping[str, torch.Tensor]) -> Sequence[str] | None:
+        """The ids of the rows in a batch, where they are known."""
+        return None
 
     def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.args.world_size == 1:

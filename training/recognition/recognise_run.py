@@ -26,7 +26,6 @@ from ..arguments import FlowOmniTrainingArguments
 from ..batch_trainer import BatchTrainer
 from ..batches import BatchOptions
 from ..checkpoints import clear_staging, publish_files, staging_folder
-from ..guards import TrainingDivergedError
 from ..manifest import load_rows
 from ..recipe import Recipe, RecipeError
 from ..stages import count_parameters
@@ -49,11 +48,8 @@ class RecogniseTrainer(BatchTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
         outputs = model(**{name: value for name, value in inputs.items() if name != "texts"})
-        if model.training and self.args.stop_on_nan and not torch.isfinite(outputs.loss):
-            raise TrainingDivergedError(
-                f"The loss at step {self.state.global_step + 1} is {outputs.loss.item()}: the step was not taken. Resume from "
-                "the last checkpoint with a lower `learning_rate`."
-            )
+        if model.training:
+            self._check_finite(outputs.loss, inputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     @torch.no_grad()
@@ -133,8 +129,6 @@ def make_run(recipe: Recipe) -> RecogniseRun:
     """Loads or makes the recogniser of a recipe, reads the rows, and puts the Trainer together."""
     without_evaluation = {} if recipe.data.eval else {"eval_strategy": "no"}
     args = FlowOmniTrainingArguments(**recipe.training | without_evaluation)
-    if recipe.data.streaming:
-        raise RecipeError("`data.streaming` is true: a recogniser's rows are counted and measured. Leave it out.")
     # a new model begins at random, and the Trainer comes too late to seed that
     set_seed(args.seed)
     data = recipe.data
