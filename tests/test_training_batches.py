@@ -16,7 +16,7 @@
 import itertools
 import json
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -202,6 +202,44 @@ def test_training_goes_on_at_the_same_share_of_the_epoch_under_another_budget(ro
     assert len(second) != len(first)
     assert second.epoch == 0
     assert len(list(second)) == pytest.approx(len(second) / 2, abs=1.5)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("change", ["nothing", "another text", "another order", "rows that are gone"])
+def test_other_rows_than_those_of_the_checkpoint_are_noticed(rows, processor, is_streamed, change, caplog):
+    """As many batches, of other rows, were gone on with in silence."""
+    changed = {
+        "nothing": rows,
+        "another text": [row | {"question_text": f"{row['question_text'][:-1]}e"} for row in rows],
+        "another order": rows[::-1],
+        "rows that are gone": rows[:20],
+    }[change]
+
+    def batches(rows):
+        if not is_streamed:
+            return batches_of(rows, processor)
+        source = datasets.IterableDataset.from_generator(partial(iter, rows))
+        return batches_of(source, processor, num_epochs=2, window=1, num_lanes=2)
+
+    first, second = batches(rows), batches(changed)
+    list(itertools.islice(first, 10))
+    second.load_state_dict(first.state_dict())
+    next(iter(second))
+    told = [
+        message for message in caplog.messages if "will not end with the weights that it would have had" in message
+    ]
+    assert len(told) == (change != "nothing")
+
+
+def test_a_stream_of_more_files_is_not_taken_up_again(processor, tmp_path):
+    for index in range(3):
+        (tmp_path / f"{index}.jsonl").write_text(json.dumps({"question_text": "a", "answer_text": "b"}) + "\n")
+    two, three = (
+        load_rows([tmp_path / f"{index}.jsonl" for index in range(number)], streaming=True) for number in (2, 3)
+    )
+    state = batches_of(two, processor, num_lanes=2).state_dict()
+    with pytest.raises(ValueError, match="a stream of 2 shards .files., and there are 3"):
+        batches_of(three, processor, num_lanes=2).load_state_dict(state)
 
 
 @pytest.mark.parametrize("kind", KINDS)

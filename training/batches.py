@@ -55,6 +55,7 @@ class BatchInfo:
         num_padded_steps: all steps.
         skipped: rows that should have been in it, or were met on the way to it.
         position: where a stream stands after it.
+        is_changed: whether the rows of a stream are not those that the position it went on from tells of.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -63,6 +64,7 @@ class BatchInfo:
     num_padded_steps: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     position: Any = None
+    is_changed: bool = False
 
 
 class BatchBuilder:

@@ -27,6 +27,7 @@ from .examples import ExampleBuilder, Skipped
 from .lengths import StepCounter, texts_of
 from .mixing import rows_at
 from .row_checks import check_row
+from .row_fingerprints import digest_of, fingerprint_of, warn_of_other_rows
 from .rows import COLUMNS, TASKS, RowError, tasks_of
 from .unusable_rows import why_none_is_used
 
@@ -60,6 +61,7 @@ class PlannedBatches(Batches):
         self.position = 0
         self._steps: np.ndarray | None = None
         self._unmeasured: dict[int, Skipped] = {}
+        self._digests: Sequence[str] = ()
         self._plan: tuple[int, list[list[int]], list[tuple[int, Skipped]]] | None = None
 
     def __len__(self) -> int:
@@ -92,7 +94,7 @@ class PlannedBatches(Batches):
 
     def state_dict(self) -> dict[str, Any]:
         place = {"epoch": self.epoch, "position": self.position, "num_batches": len(self)}
-        return self._common_state() | place
+        return self._common_state() | place | {"rows": self._fingerprint()}
 
     def load_state_dict(self, state: Mapping) -> None:
         self._load_common_state(state)
@@ -101,6 +103,13 @@ class PlannedBatches(Batches):
         if num_batches != len(self):
             # under another budget, or with more rows, an epoch has other batches: on to the same share of it
             self.position = self.position * len(self) // num_batches
+        if self.options.rank == 0:
+            warn_of_other_rows(state.get("rows"), self._fingerprint())
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What tells these rows from others. They are measured by then, and with that known."""
+        self.plan()
+        return fingerprint_of(len(self.rows), self._digests, getattr(self.rows, "mix", None))
 
     def plan(self) -> list[list[int]]:
         """
@@ -181,27 +190,29 @@ class PlannedBatches(Batches):
             range(start, min(start + MEASURED_AT_ONCE, num_rows)) for start in range(0, num_rows, MEASURED_AT_ONCE)
         ]
         loader = DataLoader(dataset, sampler=parts, batch_size=None, num_workers=num_workers, collate_fn=tuple)
-        steps, unmeasured = zip(*loader)
+        steps, unmeasured, self._digests = zip(*loader)
         self._unmeasured = {index: row for part in unmeasured for index, row in part.items()}
         self._steps = np.concatenate(steps)
 
 
 class _LengthDataset(Dataset):
     """
-    Of a part of the rows, the steps that each makes in each task (num_rows, num_tasks), and by their index those that cannot
-    be measured.
+    Of a part of the rows, the steps that each makes in each task (num_rows, num_tasks), by their index those that cannot
+    be measured, and a digest of all of them.
     """
 
     def __init__(self, rows: Any, builder: ExampleBuilder):
         self.rows, self.builder = rows, builder
         self.counter = StepCounter(builder.processor, builder.augmentation)
 
-    def __getitem__(self, part: range) -> tuple[np.ndarray, dict[int, Skipped]]:
-        named_rows = [(f"row {index}", row) for index, row in zip(part, rows_at(self.rows, part))]
+    def __getitem__(self, part: range) -> tuple[np.ndarray, dict[int, Skipped], str]:
+        rows = rows_at(self.rows, part)
+        named_rows = [(f"row {index}", row) for index, row in zip(part, rows)]
         measured = measure_rows(named_rows, self.builder, self.counter)
         # an array and not a list for each row: hundreds of thousands of lists keep Python's garbage collector busy
         steps = np.array([steps for steps, _ in measured], dtype=np.int32)
-        return steps, {index: skipped for index, (_, skipped) in zip(part, measured) if skipped is not None}
+        unmeasured = {index: skipped for index, (_, skipped) in zip(part, measured) if skipped is not None}
+        return steps, unmeasured, digest_of(rows)
 
 
 def measure_rows(

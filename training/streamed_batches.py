@@ -13,6 +13,7 @@
 # limitations under the License.
 """Batches of a stream: nothing but a window of rows is in memory, and it can be taken up again at any batch."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,11 @@ from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_le
 from .examples import ExampleBuilder, Skipped
 from .lengths import StepCounter
 from .planned_batches import measure_rows
+from .row_fingerprints import digest_of
 from .rows import TASKS
 
+
+logger = logging.getLogger(__name__)
 
 # Full batches whose rows a lane holds at once (paths, or the bytes of their files), unless told otherwise.
 WINDOW = 24
@@ -81,6 +85,7 @@ class StreamedBatches(Batches):
         self.lanes = list(range(options.rank, num_lanes, world_size))
         self._positions: dict[int, dict] = {}
         self._next = 0
+        self._has_warned = False
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         dataset = _LaneDataset(self, dict(self._positions), self._next)
@@ -90,6 +95,8 @@ class StreamedBatches(Batches):
             lane, batch, info = item
             self._positions[lane] = info.position
             self._next = (self.lanes.index(lane) + 1) % len(self.lanes)
+            if info.is_changed:
+                self._warn_of_other_rows()
             if batch is None:
                 self._count(info)
             else:
@@ -106,9 +113,16 @@ class StreamedBatches(Batches):
 
     def state_dict(self) -> dict[str, Any]:
         lanes = {str(lane): position for lane, position in self._positions.items()}
-        return self._common_state() | {"lanes": lanes, "next": self._next, "num_lanes": self.num_lanes}
+        place = {"lanes": lanes, "next": self._next, "num_lanes": self.num_lanes, "num_shards": self.rows.num_shards}
+        return self._common_state() | place
 
     def load_state_dict(self, state: Mapping) -> None:
+        num_shards = state.get("num_shards", self.rows.num_shards)
+        if num_shards != self.rows.num_shards:
+            raise ValueError(
+                f"The state is that of a stream of {num_shards} shards (files), and there are {self.rows.num_shards}: which of "
+                "them were read cannot be told. Put the files back as they were, or begin anew (`--fresh`)."
+            )
         if state["num_lanes"] != self.num_lanes:
             raise ValueError(
                 f"The state is that of {state['num_lanes']} lanes, and there are {self.num_lanes}: pass "
@@ -117,6 +131,15 @@ class StreamedBatches(Batches):
         self._load_common_state(state)
         self._positions = {int(lane): position for lane, position in state["lanes"].items()}
         self._next = state["next"]
+
+    def _warn_of_other_rows(self) -> None:
+        if not self._has_warned:
+            logger.warning(
+                "The stream does not go on with the rows that the checkpoint was written at: they, or the budget of a batch, have "
+                "changed. Some rows may come again and others not at all in this epoch, and the run will not end with the "
+                "weights that it would have had. If that is not wanted, put them back, or begin anew (`--fresh`)."
+            )
+        self._has_warned = True
 
 
 class _LaneDataset(IterableDataset):
@@ -162,6 +185,10 @@ class Window:
     lengths: list[int] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
+    def digest(self) -> str:
+        """What tells its rows from others."""
+        return digest_of(row for _, row in self.rows)
+
 
 class LaneReader:
     """Reads a lane of a stream and builds its batches."""
@@ -175,12 +202,14 @@ class LaneReader:
         self.by_shards = self.num_shards >= num_lanes
         self.build = BatchBuilder(builder)
         self.counter = StepCounter(builder.processor, builder.augmentation)
+        # whether other rows were met than those at which reading was to go on
+        self.is_changed = False
 
     def read(self, lane: int, position: Mapping | None = None) -> Iterator[tuple[dict | None, BatchInfo]]:
         """
         Batches of a lane from a position on: the epoch, the shard in its order, the rows of the shard read before the
-        window with the state of the dataset there, and the batch in the window. At the end of an epoch there may be a
-        batch that is `None`: rows were skipped after the last one, which are to be counted.
+        window with the state of the dataset there, a digest of the window's rows, and the batch in it. At the end of an
+        epoch there may be a batch that is `None`: rows were skipped after the last one, which are to be counted.
         """
         start = {"shard": 0, "row": 0, "state": None, "batch": 0}
         position = {"epoch": 0} | start | dict(position or {})
@@ -205,8 +234,13 @@ class LaneReader:
         for number, shard in list(enumerate(self._shards(lane, epoch)))[start["shard"] :]:
             is_resumed = number == start["shard"]
             row, state = (start["row"], start["state"]) if is_resumed else (0, None)
+            # the digest that the window must have with which it goes on
+            expected = start.get("window") if is_resumed else None
             for window in self._windows(lane, shard, epoch, row, state):
-                at = {"epoch": epoch, "shard": number, "row": window.row, "state": window.state}
+                digest = window.digest()
+                at = {"epoch": epoch, "shard": number, "row": window.row, "state": window.state, "window": digest}
+                self.is_changed |= expected not in (None, digest)
+                expected = None
                 first = start["batch"] if is_resumed and window.row == start["row"] else 0
                 # what was left out was told with the first batch
                 skipped += window.skipped if first == 0 else []
@@ -218,7 +252,10 @@ class LaneReader:
                     info.skipped = list(skipped)
                     skipped.clear()
                     info.position = at | {"batch": index + 1}
+                    info.is_changed = self.is_changed
                     yield batch, info
+            # none of the rows at which it was to go on is there any more
+            self.is_changed |= expected is not None
 
     def _shards(self, lane: int, epoch: int) -> list[int]:
         """The shards that a lane reads in an epoch, in its order."""

@@ -27,6 +27,7 @@ from ..batches import BatchOptions
 from ..examples import Example, Skipped
 from ..lengths import audio_seconds
 from ..planned_batches import PlannedBatches
+from ..row_fingerprints import digest_of
 from ..rows import audio_of, has
 from ..unusable_rows import why_none_is_used
 from .characters import Characters, num_frames_needed
@@ -76,6 +77,10 @@ class Utterances(Sequence):
         """All texts, without a look at the sounds."""
         for index, side in self.places:
             yield self.rows[index][text_of(side)]
+
+    def sides_and_texts(self) -> Iterator[tuple[str, str]]:
+        """Who speaks in each utterance, and what is said."""
+        return zip((side for _, side in self.places), self.texts())
 
     def seconds(self, index: int) -> float:
         """The length of an utterance, from its column or the header of its file."""
@@ -195,6 +200,9 @@ class UtteranceBatches(PlannedBatches):
         """The steps of each utterance, or why it cannot be measured."""
         if self._steps is None:
             self._steps = [self._measure(index) for index in range(len(self.rows))]
+            self._digests = [
+                digest_of({"id": side, "question_text": text} for side, text in self.rows.sides_and_texts())
+            ]
         return self._steps
 
     def _measure(self, index: int) -> int | Skipped:
