@@ -238,6 +238,20 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_its_batch(material, t
     assert len(batch["waveform"]) == 2
 
 
+def test_a_vocoder_run_notices_other_recordings_and_refuses_another_number_of_processes(material, tmp_path, caplog):
+    run_command("vocoder", *overrides(material, tmp_path, **{"training.max_steps": 2}))
+    longer = {"data.train": material / "fewer.jsonl"}
+    lines = (material / "train.jsonl").read_text().splitlines()
+    (material / "fewer.jsonl").write_text("\n".join(lines[:2]))
+    run_command("vocoder", *overrides(material, tmp_path, **longer))
+    assert [message for message in caplog.messages if "(3 then, 2 now)" in message]
+    place = tmp_path / "checkpoint-2" / "data.json"
+    place.write_text(place.read_text().replace('"num_processes": 1', '"num_processes": 2'))
+    (tmp_path / "checkpoint-4").rename(tmp_path / "later")
+    with pytest.raises(ValueError, match="is of a run on 2 processes, and this one is on 1"):
+        run_command("vocoder", *overrides(material, tmp_path))
+
+
 def test_every_part_of_its_loss_is_logged(material, tmp_path):
     run = make_run(load_recipe("vocoder", overrides(material, tmp_path, **{"vocoder.adversarial_weight": 1.0})))
     run.train()

@@ -121,6 +121,15 @@ def set_aside(run_folder: str | os.PathLike) -> None:
     logger.warning("Begun anew: the %d checkpoints of the earlier run lie in '%s'.", len(found), aside)
 
 
+def check_num_processes(checkpoint: str | os.PathLike, num_then: int, num_now: int) -> None:
+    """Raises where a checkpoint is of a run on another number of processes: each has its own place in the data."""
+    if num_then != num_now:
+        raise ValueError(
+            f"'{checkpoint}' is of a run on {num_then} processes, and this one is on {num_now}. Each reads its own share of the "
+            "data: resume on as many."
+        )
+
+
 def step_of(checkpoint: str | os.PathLike) -> int:
     """The optimizer steps behind a checkpoint."""
     return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]

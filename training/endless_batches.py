@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from .batches import Batches
+from .checkpoints import check_num_processes
 
 
 class EndlessBatches:
@@ -62,11 +63,7 @@ class EndlessBatches:
                 f"'{folder}' holds weights alone (`save_only_model`), from which no run can be resumed. Begin a new one with it "
                 "as `model`, in another `output_dir`."
             )
-        if num_found != world_size:
-            raise ValueError(
-                f"'{folder}' is of a run on {num_found} processes, and this one is on {world_size}. Each reads its own share "
-                "of the data: resume on as many."
-            )
+        check_num_processes(folder, num_found, world_size)
         self.batches.load_state_dict(torch.load(_file(folder, rank), weights_only=True))
 
 

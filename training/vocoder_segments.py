@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from ..processing.audio_io import load_audio
 from .examples import uniform
+from .row_fingerprints import digest_of, fingerprint_of
 from .rows import audio_of, has
 
 
@@ -45,13 +46,16 @@ class VocoderSegments(Dataset):
     ):
         self.rows, self.seed = rows, seed
         self.sampling_rate, self.num_samples = sampling_rate, num_samples
-        self.indices = [index for index, row in enumerate(rows) if has(row, "answer_audio")]
+        spoken = {index: digest_of([row]) for index, row in enumerate(rows) if has(row, "answer_audio")}
+        self.indices = list(spoken)
         if not self.indices:
             raise ValueError(
                 f"None of {len(rows)} rows has an `answer_audio`, which the vocoder learns from: give them one, or name the "
                 "column with `data.columns={answer_audio: NAME}`."
             )
         mix = getattr(rows, "mix", None)
+        # what tells these recordings from others
+        self.fingerprint = fingerprint_of(len(spoken), spoken.values(), mix)
         times = np.ones(len(rows)) if mix is None else mix.times_of_rows()
         # the piece after the last one of each recording
         self.ends = np.cumsum(np.maximum(1, np.round(pieces * times[self.indices]).astype(int)))

@@ -13,8 +13,10 @@
 # limitations under the License.
 """Training the vocoder: it says what it is shown, and is judged by spectra, and if wanted by discriminators that learn with it."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,12 +24,16 @@ from torch import nn
 
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.mel_spectrogram import MelSpectrogram
+from .checkpoints import check_num_processes
 from .discriminators import Discriminators
+from .row_fingerprints import warn_of_other_rows
 from .vocoder_losses import MultiResolutionSTFTLoss, feature_distance, hinge_of_discriminator, hinge_of_vocoder
 from .vocoder_options import VocoderOptions
 from .whole_checkpoints import WholeCheckpointTrainer
 
 
+# What a checkpoint says of the data: pieces are numbered, and the Trainer counts those that it has to skip.
+DATA_FILE = "data.json"
 PARTS = ("mel_loss", "stft_loss", "adversarial_loss", "feature_loss", "discriminator_loss")
 
 
@@ -122,3 +128,19 @@ class VocoderTrainer(WholeCheckpointTrainer):
             logs = logs | {name: (value / total).item() for name, value in sums.items()}
             self.sums, self.num_batches = {}, 0
         super().log(logs, *args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            data = {"num_processes": self.args.world_size, "rows": self.train_dataset.fingerprint}
+            (Path(output_dir) / DATA_FILE).write_text(json.dumps(data), encoding="utf-8")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = Path(checkpoint or "") / DATA_FILE
+        if checkpoint is None or not file.is_file():
+            return
+        data = json.loads(file.read_text(encoding="utf-8"))
+        check_num_processes(checkpoint, data["num_processes"], self.args.world_size)
+        if self.args.should_save:
+            warn_of_other_rows(data["rows"], self.train_dataset.fingerprint)
