@@ -70,6 +70,7 @@ $(RUNS)/vocoder/model.safetensors: $(DATA)/words.txt
 $(RUNS)/parts/model.safetensors: $(foreach part,recognise language vocoder,$(RUNS)/$(part)/model.safetensors)
 	$(BIN)/flow-omni init --whisper $(RUNS)/recognise/whisper --llm $(RUNS)/language --vocoder $(RUNS)/vocoder \
 	    --speech-config num_hidden_layers=1 --speech-config speech_delay=6 --speech-config num_noise_draws=2 \
+	    --speech-config patch_noise=1.0 --speech-config patch_dropout=1.0 --speech-config clean_context=false \
 	    --config adapter_stack_size=2 --config audio_blank_token_id=95 --overwrite --output $(@D)
 
 $(RUNS)/align/model.safetensors: $(RUNS)/parts/model.safetensors
@@ -77,7 +78,7 @@ $(RUNS)/align/model.safetensors: $(RUNS)/parts/model.safetensors
 
 $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/text_train.jsonl: 0.1}'
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/text_train.jsonl: 0.3}'
 
 clean:  ## Remove the environment, caches and answers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache answer.wav answer.png
