@@ -15,6 +15,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +34,16 @@ from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGen
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
+FSDP_CONFIG = Path(__file__).parents[1] / "training" / "accelerate" / "fsdp.yaml"
 
 
-def launch(*arguments: str, module: bool = False, num_processes: int = 2) -> str:
+def launch(*arguments: str, module: bool = False, num_processes: int = 2, config: Path | None = None) -> str:
+    """Runs a script or a module on several processes, and with a config for accelerate by `accelerate launch`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+    if config is not None:
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+        launcher += ["--num_processes", str(num_processes)]
     command = [*launcher, *(["-m"] if module else []), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[:4000]
@@ -70,6 +76,39 @@ def test_the_command_on_two_processes_tells_what_both_have_seen_and_ends_in_orde
         "accelerate launch --num_processes 2 -m flow_omni.training align" in (tmp_path / "run/README.md").read_text()
     )
     FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "run")
+
+
+def test_the_config_for_shards_gives_what_one_process_does_and_plain_checkpoints(tmp_path):
+    """
+    Launched as its users launch it: by accelerate, with the file that comes along. It found no layers to shard, could not load
+    the statistics of the mel, and wrote checkpoints that named a class of torch's.
+    """
+    two = tmp_path / "two"
+    arguments = [str(SCRIPT), "train-sharded", str(two), 'save_strategy="steps"', "save_steps=2"]
+    launch(*arguments, config=FSDP_CONFIG)
+    expected = train(str(tmp_path / "one"), per_device_train_batch_size=4)
+    losses = [
+        [entry["loss"] for entry in entries if "learning_rate" in entry]
+        for entries in (json.loads((two / "log.json").read_text()), expected)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("two", "one")]
+    assert_same_weights(*weights, rtol=1e-3, atol=1e-5)
+    for folder in (two, two / "checkpoint-2"):
+        FlowOmniForSpeechGeneration.from_pretrained(folder)
+        auto_map = json.loads((folder / "config.json").read_text()).get("auto_map", {})
+        assert not [name for name in auto_map.values() if "FSDP" in name]
+        assert not list(folder.glob("_fsdp*"))
+
+
+def test_a_run_in_shards_resumes(tmp_path):
+    options = ['save_strategy="steps"', "save_steps=2", 'optim="adamw_torch"', "learning_rate=0.001"]
+    launch(str(SCRIPT), "train-sharded", str(tmp_path), *options, config=FSDP_CONFIG)
+    whole = load_file(tmp_path / "model.safetensors")
+    shutil.rmtree(tmp_path / "checkpoint-3")
+    (tmp_path / "model.safetensors").unlink()
+    launch(str(SCRIPT), "train-sharded", str(tmp_path), *options, config=FSDP_CONFIG)
+    assert_same_weights(load_file(tmp_path / "model.safetensors"), whole)
 
 
 def test_a_model_in_shards_learns_what_a_whole_one_does_and_loads_as_one(tmp_path):

@@ -31,17 +31,15 @@ ORDERS = {"deaf-and-hearing": [0, 1, 2, 3], "silent-and-speaking": [0, 2, 1, 3]}
 def train(folder: str, order: str = "deaf-and-hearing", **options) -> list[dict]:
     """Trains on four examples a step, however many processes share them, and returns the log."""
     examples = encoded_examples(copies=1)
-    trainer = make_trainer(
-        Path(folder),
-        tiny_model(speech=DETERMINISTIC),
-        [examples[index] for index in ORDERS[order]] * 3,
-        max_steps=3,
-        optim="sgd",
-        learning_rate=0.1,
-        train_sampling_strategy="sequential",
-        **options,
-    )
-    trainer.train()
+    defaults = {
+        "max_steps": 3,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "train_sampling_strategy": "sequential",
+    }
+    examples = [examples[index] for index in ORDERS[order]] * 3
+    trainer = make_trainer(Path(folder), tiny_model(speech=DETERMINISTIC), examples, **(defaults | options))
+    trainer.train_to_the_end()
     trainer.save_final(folder)
     return trainer.state.log_history
 
@@ -59,6 +57,20 @@ def sharded_model(mesh) -> nn.Module:
         for layer in layers:
             fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh)
+
+
+def take_processors_for_gpus() -> None:
+    """accelerate shards on GPUs alone: it is told that processes on the CPU, which talk by gloo, are some."""
+    from accelerate.state import DistributedType, PartialState
+
+    original = PartialState.__init__
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if self.distributed_type is DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = init
 
 
 def shard(folder: str) -> None:
@@ -96,6 +108,8 @@ if __name__ == "__main__":
     if kind == "shard":
         shard(folder)
     else:
+        if kind == "train-sharded":
+            take_processors_for_gpus()
         log = train(folder, ddp_backend="gloo", **options)
         if os.environ["RANK"] == "0":
             (Path(folder) / "log.json").write_text(json.dumps(log))

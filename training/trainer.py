@@ -34,6 +34,7 @@ from .batches import Batches, TrainingCollator
 from .ema import ExponentialMovingAverage
 from .lora import freeze_inside
 from .loss_shares import PARTS, LossParts, count_targets, loss_of_parts, shares_of
+from .sharding import shard_by_layers
 from .stages import freeze_for
 from .unused_modules import with_all_modalities
 
@@ -73,6 +74,8 @@ class FlowOmniTrainer(BatchTrainer):
         self.generation_metrics = generation_metrics
         self.parts, self._shares = LossParts(), deque()
         self.ema = ExponentialMovingAverage(args.ema_decay) if args.ema_decay is not None else None
+        if self.is_fsdp_enabled:
+            shard_by_layers(self.accelerator.state.fsdp_plugin, self.flow_omni)
         if self.ema is not None and self.is_fsdp_enabled:
             raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
         if self.ema is not None:

@@ -37,12 +37,17 @@ from .checkpoints import (
     step_of,
 )
 from .guards import check_finite_gradient, diverged
+from .sharding import check_sharding, under_its_own_class
 
 
 class WholeCheckpointTrainer(Trainer):
     """What the Trainer of the speech model and that of the vocoder have in common."""
 
     _staged_run: str | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        check_sharding(self.is_fsdp_enabled, self.args.device)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         arguments = super()._build_accelerator_args(**kwargs)
@@ -126,6 +131,14 @@ class WholeCheckpointTrainer(Trainer):
         if self.args.should_save:
             rotate(run_folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.is_fsdp_enabled and state_dict is not None:
+            # gathered, tied weights are two
+            tied = getattr(self.model, "all_tied_weights_keys", {})
+            state_dict = {name: weight for name, weight in state_dict.items() if name not in tied}
+        with under_its_own_class(self.model):
+            super()._save(output_dir, state_dict)
+
     def _correct_best_checkpoint(self, staged: Path, final: Path) -> None:
         """If this checkpoint is the best one, its state names the place where it was written."""
         if self.state.best_model_checkpoint == os.fspath(staged):
@@ -145,6 +158,9 @@ class WholeCheckpointTrainer(Trainer):
         """Saves the trained model and its processor, to `output_dir` by default."""
         folder = Path(folder or self.args.output_dir)
         staged = staging_folder(folder) / "final"
+        if self.is_fsdp_enabled:
+            # whatever its checkpoints hold, the model is saved whole
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         self.save_model(os.fspath(staged), _internal_call=True)
         if self.args.should_save:
             publish_files(staged, folder)
