@@ -92,6 +92,7 @@ def test_the_config_for_shards_gives_what_one_process_does_and_plain_checkpoints
         for entries in (json.loads((two / "log.json").read_text()), expected)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert json.loads((two / "log.json").read_text())[-1] == expected[-1]  # what was answered, and heard of it
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("two", "one")]
     assert_same_weights(*weights, rtol=1e-3, atol=1e-5)
     for folder in (two, two / "checkpoint-2"):

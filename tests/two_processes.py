@@ -19,9 +19,13 @@ import sys
 from pathlib import Path
 
 import torch
+from test_learning import conversations
 from tiny import tiny_config, tiny_model, tiny_processor
 from torch import nn
 from training_runs import DETERMINISTIC, encoded_examples, make_trainer
+
+from flow_omni.training.generation_metrics import GenerationMetrics, Question
+from flow_omni.training.recognisers import OwnEars
 
 
 # Of ask (text to text), say (text to speech), transcribe (speech to text), answer (speech to speech).
@@ -41,6 +45,7 @@ def train(folder: str, order: str = "deaf-and-hearing", **options) -> list[dict]
     trainer = make_trainer(Path(folder), tiny_model(speech=DETERMINISTIC), examples, **(defaults | options))
     trainer.train_to_the_end()
     trainer.save_final(folder)
+    ask(trainer)
     return trainer.state.log_history
 
 
@@ -57,6 +62,17 @@ def sharded_model(mesh) -> nn.Module:
         for layer in layers:
             fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh)
+
+
+def ask(trainer) -> None:
+    """Adds to the log what is measured by asking: a question to write down, one to say, heard by the model itself."""
+    processor = tiny_processor(tiny_config(speech=DETERMINISTIC))
+    asked = conversations(processor)
+    questions = [Question.of(name, asked[name]) for name in ("transcribe", "say")]
+    metrics = GenerationMetrics(
+        questions, processor, lambda model: OwnEars(model, processor, max_new_tokens=4), max_new_tokens=6
+    )
+    trainer.state.log_history.append({"asked": metrics(trainer.flow_omni, 0, trainer)})
 
 
 def take_processors_for_gpus() -> None:

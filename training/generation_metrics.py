@@ -98,7 +98,7 @@ class GenerationMetrics:
     def __call__(self, model: Any, step: int, trainer: Any = None) -> dict[str, float]:
         rank, world_size = (trainer.args.process_index, trainer.args.world_size) if trainer is not None else (0, 1)
         if trainer is not None and trainer.is_fsdp_enabled:
-            rank, world_size = 0, 1  # every process holds a part of every weight: they answer together
+            rank, world_size = 0, 1  # every process holds a part of every weight: they answer together, step by step
         answers = self.answer(model, self.questions[rank::world_size])
         for show in self.on_answers:
             show(answers, step, trainer)
@@ -150,6 +150,8 @@ def answer_batch(
         return_dict=True,
         return_tensors="pt",
     ).to(model.device, dtype=model.dtype)
+    # shards make transformers wait for processes that answer other questions: these answer the same
+    options = {"synced_gpus": False} | options
     output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **options)
     answers = []
     for row, (question, decoded) in enumerate(zip(questions, processor.decode(output))):

@@ -41,9 +41,9 @@ class OwnEars:
             return_dict=True,
             return_tensors="pt",
         ).to(self.model.device)
-        output = self.model.generate(
-            **inputs, generation_mode="text", max_new_tokens=self.max_new_tokens, do_sample=False
-        )
+        # of shards, all processes listen to the same, and none waits for another that has more to hear
+        options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, "synced_gpus": False}
+        output = self.model.generate(**inputs, generation_mode="text", **options)
         return self.processor.decode(output)[0]["text"]
 
 
