@@ -33,9 +33,10 @@ def trained(tmp_path):
 
 def test_a_bundle_is_the_model_in_half_the_size_without_code_or_leftovers(trained, tmp_path):
     model, folder = trained
-    bundle(folder, tmp_path / "bundle", None, "bfloat16", "make tiny")
+    bundle(folder, tmp_path / "bundle", None, "bfloat16", "make tiny", ["num_flow_steps=3"])
     loaded = AutoModel.from_pretrained(tmp_path / "bundle", dtype=torch.float32)
     assert AutoProcessor.from_pretrained(tmp_path / "bundle").frames_per_step == 2
+    assert loaded.generation_config.num_flow_steps == 3
     batch = training_batch(model.config)
     torch.testing.assert_close(loaded(**batch).text_loss, model(**batch).text_loss, rtol=0.05, atol=0.05)
     weights = "model.safetensors"
@@ -54,3 +55,9 @@ def test_a_bundle_that_is_too_large_leaves_the_one_before(trained, tmp_path, mon
     with pytest.raises(ValueError, match="no more than 0.01 go into the package"):
         bundle(trained[1], tmp_path / "bundle", None, "float16", "make tiny")
     assert (tmp_path / "bundle" / "model.safetensors").read_bytes() == before
+
+
+def test_a_bundle_is_told_of_an_option_that_generation_does_not_have(trained, tmp_path):
+    with pytest.raises(ValueError, match="`--generation num_steps=…` is no option"):
+        bundle(trained[1], tmp_path / "bundle", None, "bfloat16", "make tiny", ["num_steps=3"])
+    assert not (tmp_path / "bundle").exists()

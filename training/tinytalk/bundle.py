@@ -11,11 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""
+r"""
 Puts a trained checkpoint into the package: weights in half precision, tokenizer, processor, vocoder and card, and nothing
 else, such as optimizer states or logs.
 
-    python -m flow_omni.training.tinytalk.bundle runs/tiny/finetune flow_omni/checkpoints/tiny --results eval/results.json
+    python -m flow_omni.training.tinytalk.bundle runs/tiny/finetune flow_omni/checkpoints/tiny --results eval/results.json \
+        --generation num_flow_steps=2 --generation flow_guidance_scale=1.5
 """
 
 import json
@@ -25,9 +26,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from transformers import GenerationConfig
 
+from ...cli.assembling import parse_fields
 from ...hub_card import write_model_card
 from ...hub_card.evaluation_figures import figures_for_card
+from ...modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ...modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from ...processing.processing_flow_omni import FlowOmniProcessor
 from ..checkpoints import clear_staging, publish, staging_folder
@@ -46,11 +50,20 @@ def bundle(
     ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float16.")] = "bfloat16",
     command: Annotated[str, typer.Option(help="What made the checkpoint, for the card.")] = "make tiny",
+    generation: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How it answers unless told otherwise, such as num_flow_steps=2. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
 ):
     """Put a trained checkpoint into the package, in place of the one that is there."""
     if dtype not in DTYPES:
         raise typer.BadParameter(f"{dtype!r} is no half precision: choose one of {', '.join(DTYPES)}.")
     model = FlowOmniForSpeechGeneration.from_pretrained(checkpoint, dtype="float32").to(DTYPES[dtype])
+    set_generation(model.generation_config, parse_fields("--generation", generation or []))
     processor = FlowOmniProcessor.from_pretrained(checkpoint)
     staged = staging_folder(folder.parent) / folder.name
     shutil.rmtree(staged, ignore_errors=True)
@@ -72,6 +85,15 @@ def bundle(
     publish(staged, folder)
     clear_staging(folder.parent)
     typer.echo(f"{folder}: {megabytes:.1f} MB")
+
+
+def set_generation(generation_config: GenerationConfig, options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in GENERATION_DEFAULTS and not hasattr(generation_config, name):
+            raise ValueError(
+                f"`--generation {name}=…` is no option of `generate`: those of speech are {', '.join(GENERATION_DEFAULTS)}."
+            )
+        setattr(generation_config, name, value)
 
 
 def remove_code(folder: Path) -> None:
