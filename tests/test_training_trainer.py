@@ -164,6 +164,17 @@ def test_a_run_on_ready_batches_resumes_in_the_middle_of_an_epoch(tmp_path):
     assert runs["whole"].state.epoch == runs["resumed"].state.epoch == pytest.approx(18 / 7)
 
 
+def test_a_run_that_is_resumed_at_another_rate_trains_at_that(tmp_path):
+    """As the error for a loss that is no number tells to do: the rate of the checkpoint took its place in silence."""
+    options = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
+    make_trainer(tmp_path, learning_rate=1e-3, weight_decay=0.0, **options).train()
+    resumed = make_trainer(tmp_path, learning_rate=1e-5, weight_decay=0.1, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    rates = [entry["learning_rate"] for entry in resumed.state.log_history if "loss" in entry]
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-5, 0.25e-5])
+    assert max(group["weight_decay"] for group in resumed.optimizer.param_groups) == 0.1
+
+
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_resuming_complains_of_nothing(tmp_path, caplog, is_tied):
     """Of a tied text head the Trainer would say that it is missing from the checkpoint."""

@@ -149,6 +149,32 @@ class WholeCheckpointTrainer(Trainer):
         if self._staged_run is None:
             super()._push_from_checkpoint(checkpoint_folder)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """
+        The Trainer's, with the learning rate, the weight decay and so on of this run: the checkpoint holds those that it was
+        written with, and who resumes with others, as after a loss that was no number, means them.
+        """
+        rates = list(getattr(self.lr_scheduler, "base_lrs", []))
+        options = [
+            {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
+            for group in self.optimizer.param_groups
+        ]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        for group, own in zip(self.optimizer.param_groups, options):
+            group.update(own)
+        if hasattr(self.lr_scheduler, "lr_lambdas") and self.lr_scheduler.base_lrs != rates:
+            self._set_rates(rates)
+
+    def _set_rates(self, rates: Sequence[float]) -> None:
+        """Goes on along the same schedule, at other rates."""
+        scheduler = self.lr_scheduler
+        scheduler.base_lrs = list(rates)
+        for group, rate, share in zip(self.optimizer.param_groups, rates, scheduler.lr_lambdas):
+            group["initial_lr"], group["lr"] = rate, rate * share(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
     def load_checkpoint(self, checkpoint: str | os.PathLike) -> None:
         """The weights and the log of a checkpoint, to evaluate or save them without training on."""
         self._load_from_checkpoint(os.fspath(checkpoint))
