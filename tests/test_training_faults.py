@@ -190,12 +190,16 @@ def test_input_that_is_not_finite_stops_the_run_and_is_saved_and_named(tmp_path)
     model = tiny_model()
     trainer = make_trainer(tmp_path, model, examples)
     before = weights_of(model)
-    with pytest.raises(TrainingDivergedError, match="step 1 is nan.*`mel_labels` hold values that are not finite"):
+    with pytest.raises(
+        TrainingDivergedError,
+        match="step 1 is nan.*`mel_labels` hold values that are not finite.*There is no checkpoint yet",
+    ):
         trainer.train()
     assert_same_weights(weights_of(model), before)
     batch = torch.load(tmp_path / "diverged-step-1-process-0" / "batch.pt")
     assert torch.isnan(batch["mel_labels"]).any()
     facts = json.loads((tmp_path / "diverged-step-1-process-0" / "facts.json").read_text())
+    assert facts["loss"] != facts["loss"]
     assert facts["step"] == 1
 
 

@@ -97,8 +97,10 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 def test_what_is_no_recipe_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="no recipe 'nothing'.*align, finetune, vocoder"):
+    with pytest.raises(RecipeError, match="no recipe 'nothing'.*align, finetune, vocoder.*tiny/vocoder.$"):
         load_recipe("nothing")
+    with pytest.raises(RecipeError, match=r"no recipe 'aling'.* Did you mean 'align'\?"):
+        load_recipe("aling")
     path = tmp_path / "broken.yaml"
     path.write_text("a: [1,\n")
     with pytest.raises(RecipeError, match="is no YAML"):
@@ -106,6 +108,12 @@ def test_what_is_no_recipe_is_refused(tmp_path):
     path.write_text("- a list\n")
     with pytest.raises(RecipeError, match="holds list"):
         load_recipe(str(path))
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(RecipeError, match="`training.output_dir` is '.*rows.jsonl', which is a file: name a folder"):
+        load_recipe("align", [*NEEDED[:2], f"training.output_dir={tmp_path / 'rows.jsonl'}"])
 
 
 def test_lora_is_not_for_the_vocoder():

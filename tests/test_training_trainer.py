@@ -198,6 +198,11 @@ def test_epochs_of_ready_batches_become_steps(tmp_path):
     assert trainer.state.global_step == 7
 
 
+def test_no_steps_and_no_epochs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`num_train_epochs` is 0, and `max_steps` -1: one of them must be above 0"):
+        make_trainer(tmp_path, train_batches=text_batches(), max_steps=-1, num_train_epochs=0)
+
+
 def test_every_evaluation_is_on_the_same_batches(tmp_path):
     eval_batches = text_batches(6, max_rows_per_batch=2, shuffle=False)
     trainer = make_trainer(tmp_path, train_batches=text_batches(2), eval_batches=eval_batches)

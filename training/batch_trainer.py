@@ -109,6 +109,10 @@ def max_steps_of(args: TrainingArguments, batches: Batches) -> int:
     """Optimizer steps to take: as said, or as many as the epochs make, reckoned by the length of the first."""
     if args.max_steps > 0:
         return args.max_steps
+    if args.num_train_epochs <= 0:
+        raise ValueError(
+            f"`num_train_epochs` is {args.num_train_epochs:g}, and `max_steps` {args.max_steps}: one of them must be above 0."
+        )
     if not hasattr(batches, "__len__"):
         raise ValueError("A stream has no length to make epochs of: say how long to train with `max_steps`.")
     return math.ceil(args.num_train_epochs * len(batches) / args.gradient_accumulation_steps)

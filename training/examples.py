@@ -55,6 +55,9 @@ class Skipped:
     reason: SkipReason
     message: str
 
+    def __str__(self) -> str:
+        return self.message if self.id in self.message else f"{self.id}: {self.message}"
+
 
 @dataclass
 class SkipReport:
@@ -75,7 +78,7 @@ class SkipReport:
         for row in skipped:
             self.counts[row.reason] += 1
             if len(self.first) < self.max_shown:
-                self.first.append(f"{row.id}: {row.message}" if row.id not in row.message else row.message)
+                self.first.append(str(row))
 
     def merge(self, state: Mapping) -> None:
         """Adds what another process has counted, as its `state_dict` tells it."""

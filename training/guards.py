@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from .checkpoints import last_checkpoint
+
 
 class TrainingDivergedError(RuntimeError):
     """The loss or the gradient was not finite. The message names the rows and the file with the batch."""
@@ -48,8 +50,13 @@ def diverged(
     rows = f" of the rows {', '.join(map(str, row_ids))}" if row_ids else f" of {num_rows} rows"
     return TrainingDivergedError(
         f"The loss at step {step} is {value}{_in_words(losses)}. The batch{rows} was saved to '{path}'. {remedy} "
-        "The step was not taken; the last checkpoint is whole."
+        f"The step was not taken. {_left_in(folder.parent)}"
     )
+
+
+def _left_in(run_folder: Path) -> str:
+    last = last_checkpoint(run_folder)
+    return f"'{last}' is whole." if last else "There is no checkpoint yet, so the run begins anew."
 
 
 def check_finite_gradient(norm: Any, step: int) -> None:

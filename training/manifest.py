@@ -31,6 +31,8 @@ from .rows import COLUMNS, RowError
 logger = logging.getLogger(__name__)
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+# Skipped rows of a file that are named; of the others, their number is enough.
+MAX_NAMED = 10
 # Manifests up to this size are held in memory; larger ones are written to the cache of `datasets` and mapped.
 MAX_BYTES_IN_MEMORY = 64 * 2**20
 
@@ -222,7 +224,8 @@ def rows_of_manifests(
                 if on_error == "stop":
                     raise
                 num_skipped += 1
-                logger.warning("Skipped %s", error)
+                if num_skipped <= MAX_NAMED:
+                    logger.warning("Skipped %s", error)
                 continue
             yield {name: _as_cell(row.get(name), column.kind) for name, column in COLUMNS.items()}
         if num_skipped:
@@ -267,7 +270,10 @@ def _from_manifests(files: list[str], columns: dict[str, str], streaming: bool, 
     if sum(size for size, _ in sizes) <= MAX_BYTES_IN_MEMORY:
         rows = list(rows_of_manifests(**kwargs))
         if not rows:
-            raise ValueError(f"There are no rows in {', '.join(files)}: pass a manifest with at least one.")
+            raise ValueError(
+                f"There are no rows in {', '.join(files)}, or none that can be read: pass a manifest with at least one. "
+                "`flow-omni prepare validate` lists what is wrong."
+            )
         return datasets.Dataset.from_list(rows, features=row_features())
     try:
         # a tuple: a list would be taken for shards, to be read apart

@@ -283,7 +283,7 @@ class _BatchDataset(Dataset):
         if batch is None:
             raise RuntimeError(
                 f"None of the rows of a batch can be used, nor any of {MAX_SUBSTITUTES} others. The first: "
-                f"{skipped[0].id}: {skipped[0].message}"
+                f"{skipped[0]}"
             )
         info.skipped = skipped
         return batch, info

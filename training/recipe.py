@@ -133,6 +133,10 @@ class Recipe:
         self.training = _checked_arguments(self.training)
         if not self.training.get("output_dir"):
             raise RecipeError("`training.output_dir` is missing: name the folder that the checkpoints go to.")
+        if Path(self.training["output_dir"]).is_file():
+            raise RecipeError(
+                f"`training.output_dir` is {self.training['output_dir']!r}, which is a file: name a folder, there or to be made."
+            )
         self._check_stage_reads_all()
         if self.lora is not None and self.stage not in STAGES:
             raise RecipeError(
@@ -205,8 +209,10 @@ def _path_of(name: str) -> Any:
     names = [file.removesuffix(".yaml") for file in _files_in(packaged) if file.endswith(".yaml")]
     if name in names:
         return packaged.joinpath(*f"{name}.yaml".split("/"))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    meant = f" Did you mean '{close[0]}'?" if close else ""
     raise RecipeError(
-        f"There is no recipe '{name}': name a file, or one of those that come along: {', '.join(names)}."
+        f"There is no recipe '{name}': name a file, or one of those that come along: {', '.join(names)}.{meant}"
     )
 
 

@@ -52,7 +52,7 @@ def check_columns(names: list[str], where: str) -> None:
             where,
             names[0] if names else "",
             f"none of its fields ({', '.join(names) or 'there are none'}) is one that training reads: name them "
-            f"{', '.join(COLUMNS)}, or say which is which with `columns`.",
+            f"{', '.join(COLUMNS)}, or say which is which with `columns` (`data.columns={{question_text: …}}`).",
         )
 
 
