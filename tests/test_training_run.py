@@ -128,6 +128,20 @@ def test_the_same_command_resumes(material, tmp_path, streaming):
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora.rank": 2}, "other weights were trained than are now: resume with the stage and the LoRA options"),
+        ({"data.streaming": "true"}, "is of a run with `data.streaming=false`"),
+        ({"training.ema_decay": 0.9}, "There is no `ema.safetensors` in .*Resume with `ema_decay=null`"),
+    ],
+)
+def test_a_run_of_another_kind_is_not_resumed(material, tmp_path, change, message):
+    run_command("align", *overrides(material, tmp_path, **{"training.max_steps": 2}))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run_command("align", *overrides(material, tmp_path, **change))
+
+
 def test_a_finished_run_is_not_trained_on(material, tmp_path):
     run_command("align", *overrides(material, tmp_path))
     before = load_file(tmp_path / "model.safetensors")

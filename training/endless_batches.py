@@ -64,7 +64,14 @@ class EndlessBatches:
                 "as `model`, in another `output_dir`."
             )
         check_num_processes(folder, num_found, world_size)
-        self.batches.load_state_dict(torch.load(_file(folder, rank), weights_only=True))
+        state = torch.load(_file(folder, rank), weights_only=True)
+        was_streamed, is_streamed = "lanes" in state, not hasattr(self.batches, "position")
+        if was_streamed != is_streamed:
+            raise ValueError(
+                f"'{folder}' is of a run with `data.streaming={str(was_streamed).lower()}`: a place among rows that are streamed is none "
+                "among rows that are counted. Resume with the same, or begin anew (`--fresh`)."
+            )
+        self.batches.load_state_dict(state)
 
 
 def _file(folder: str | os.PathLike, rank: int) -> Path:

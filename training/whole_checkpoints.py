@@ -159,7 +159,15 @@ class WholeCheckpointTrainer(Trainer):
             {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
             for group in self.optimizer.param_groups
         ]
-        super()._load_optimizer_and_scheduler(checkpoint)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise ValueError(
+                f"In '{checkpoint}' other weights were trained than are now: resume with the stage and the LoRA options that it was "
+                "written with, or go on from it in another `output_dir` (`model=`), or begin anew (`--fresh`)."
+            ) from error
         if checkpoint is None:
             return
         for group, own in zip(self.optimizer.param_groups, options):
