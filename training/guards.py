@@ -36,7 +36,7 @@ def diverged(
     folder: Path,
 ) -> TrainingDivergedError:
     """Saves the batch whose loss is not finite to `folder`, and makes the error that tells of it."""
-    value, losses = loss.item(), {name: float(part) for name, part in losses.items()}
+    value, losses = loss.item(), {name: part.item() for name, part in losses.items()}
     path = save_batch(batch, {"step": step, "loss": value, **losses, "rows": row_ids}, folder)
     culprits = inputs_that_are_not_finite(batch)
     if culprits:
