@@ -37,7 +37,7 @@ from flow_omni.training.vocoder_losses import (
     hinge_of_vocoder,
 )
 from flow_omni.training.vocoder_options import VocoderOptions
-from flow_omni.training.vocoder_run import make_run
+from flow_omni.training.vocoder_run import make_run, mel_floor_of
 from flow_omni.training.vocoder_segments import VocoderSegments
 from flow_omni.training.vocoder_trainer import VocoderInTraining
 
@@ -48,7 +48,7 @@ def tones(num_samples: int = 2048) -> torch.Tensor:
 
 def vocoder_in_training(**options) -> VocoderInTraining:
     vocoder = FlowOmniVocoder(FlowOmniVocoderConfig(**VOCODER_FIELDS))
-    return VocoderInTraining(vocoder, VocoderOptions(**{"discriminator_channels": 2} | options))
+    return VocoderInTraining(vocoder, VocoderOptions(**{"discriminator_channels": 2} | options), mel_floor=-7.0)
 
 
 def test_the_stft_loss_of_a_sound_with_itself_is_zero():
@@ -97,6 +97,28 @@ def test_the_gradients_of_vocoder_and_discriminators_do_not_mix():
         assert all(gradient is None for gradient in gradients(loss, critics)), loss
         assert any(gradient is not None for gradient in gradients(loss, vocoder)), loss
     assert any(gradient is not None for gradient in gradients("feature_loss", vocoder))
+
+
+def test_it_reads_silence_as_a_speech_model_says_it():
+    """One that knew true silence only hissed wherever a model held its mel at the floor."""
+    model, read = vocoder_in_training(), []
+    model.vocoder.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    waveform = torch.nn.functional.pad(tones(), (2048, 2048))
+    model(waveform)
+    mel = model.mel_spectrogram(waveform)
+    assert mel.min() < -7.0
+    assert torch.equal(read[0], mel.clamp(min=-7.0))
+
+
+@pytest.mark.parametrize(("of_model", "given", "floor"), [(None, None, -7.0), (None, -9.0, -9.0), (-5.0, None, -5.0)])
+def test_the_floor_is_that_of_the_speech_model(of_model, given, floor):
+    whole = None if of_model is None else tiny_model(speech={"mel_floor": of_model})
+    assert mel_floor_of(whole, VocoderOptions(mel_floor=given)) == floor
+
+
+def test_a_floor_that_is_not_the_speech_models_is_refused():
+    with pytest.raises(ValueError, match="`vocoder.mel_floor` is -9.0, .* above -7.0: leave it out"):
+        mel_floor_of(tiny_model(), VocoderOptions(mel_floor=-9.0))
 
 
 def test_before_their_time_the_discriminators_cost_nothing():

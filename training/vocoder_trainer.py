@@ -41,12 +41,16 @@ class VocoderInTraining(nn.Module):
     """
     The vocoder beside what judges it. Its `forward` gives the losses of both sides, whose gradients do not mix: one
     optimizer, one backward pass and one checkpoint serve both, and so does the whole machinery of the Trainer.
+
+    A speech model holds its mel above a floor (`mel_floor`). The vocoder reads it so in training too: one that has only seen
+    the true silence between words and above a narrow voice hisses where the model says silence.
     """
 
-    def __init__(self, vocoder: FlowOmniVocoder, options: VocoderOptions):
+    def __init__(self, vocoder: FlowOmniVocoder, options: VocoderOptions, mel_floor: float):
         super().__init__()
         config = vocoder.config
         self.vocoder, self.options = vocoder.requires_grad_(True), options
+        self.mel_floor = mel_floor
         self.mel_spectrogram = MelSpectrogram(
             config.sampling_rate, config.n_fft, config.hop_length, config.num_mel_bins, config.padding
         )
@@ -57,8 +61,7 @@ class VocoderInTraining(nn.Module):
 
     def forward(self, waveform: torch.Tensor, is_adversarial: bool = False) -> dict[str, torch.Tensor]:
         """The losses for recordings `(batch_size, num_samples)`."""
-        mel = self.mel_spectrogram(waveform)
-        said = self.vocoder(mel)
+        said = self.vocoder(self.mel_spectrogram(waveform).clamp(min=self.mel_floor))
         num_samples = min(said.shape[-1], waveform.shape[-1])
         said, target = said[:, :num_samples], waveform[:, :num_samples]
         losses = {
