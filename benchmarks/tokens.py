@@ -38,9 +38,8 @@ from flow_omni.modeling_flow_omni.residual_vq_head import FlowOmniResidualQuanti
 from flow_omni.processing.audio_io import load_audio
 from flow_omni.training.augmentation import add_noise, change_tempo, generator_of, shift_pitch
 from flow_omni.training.recognisers import Recogniser, recogniser_of
+from flow_omni.untrained import BUNDLED_CHECKPOINT
 
-
-TINY = Path(__file__).parents[1] / "flow_omni" / "checkpoints" / "tiny"
 
 Effect = Callable[[np.ndarray, int, int], np.ndarray]
 
@@ -101,9 +100,9 @@ def load_codec(checkpoint: str) -> Codec:
 def fitted_quantizer(
     codec: Codec, sounds: Sequence[np.ndarray], num_codebooks: int, num_codes: int
 ) -> FlowOmniResidualQuantizer:
-    speech = codec.model.config.speech_config.to_dict()
-    speech = FlowOmniSpeechConfig(**speech | {"num_codebooks": num_codebooks, "codebook_size": num_codes})
-    quantizer = FlowOmniResidualQuantizer(speech)
+    fields = codec.model.config.speech_config.to_dict()
+    fields |= {"num_codebooks": num_codebooks, "codebook_size": num_codes}
+    quantizer = FlowOmniResidualQuantizer(FlowOmniSpeechConfig(**fields))
     quantizer.fit(torch.cat([codec.patches(sound) for sound in sounds]), generator=torch.Generator().manual_seed(0))
     return quantizer
 
@@ -167,7 +166,9 @@ def measure(
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder that `flow-omni prepare tinytalk` has made")
-    parser.add_argument("--model", default=str(TINY), help="whose mel and vocoder to use (default: the bundled one)")
+    parser.add_argument(
+        "--model", default=str(BUNDLED_CHECKPOINT), help="whose mel and vocoder to use (default: the bundled one)"
+    )
     parser.add_argument("--recogniser", required=True, help="who listens, as `flow-omni evaluate` names them")
     parser.add_argument("--sounds", type=int, default=60, help="recordings of each kind (default: 60)")
     parser.add_argument(

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from flow_omni.processing.audio_io import load_audio, write_audio
+from flow_omni.untrained import BUNDLED_CHECKPOINT
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import tokens
 
 
-QUESTION = Path(tokens.TINY).parents[1] / "assets" / "question.wav"
+QUESTION = BUNDLED_CHECKPOINT.parents[1] / "assets" / "question.wav"
 RATE = 24000
 
 
@@ -45,7 +46,7 @@ class Listener:
 
 @pytest.fixture(scope="module")
 def codec() -> tokens.Codec:
-    return tokens.load_codec(str(tokens.TINY))
+    return tokens.load_codec(str(BUNDLED_CHECKPOINT))
 
 
 @pytest.fixture(scope="module")

@@ -110,15 +110,9 @@ def test_it_reads_silence_as_a_speech_model_says_it():
     assert torch.equal(read[0], mel.clamp(min=-7.0))
 
 
-@pytest.mark.parametrize(("of_model", "given", "floor"), [(None, None, -7.0), (None, -9.0, -9.0), (-5.0, None, -5.0)])
-def test_the_floor_is_that_of_the_speech_model(of_model, given, floor):
-    whole = None if of_model is None else tiny_model(speech={"mel_floor": of_model})
-    assert mel_floor_of(whole, VocoderOptions(mel_floor=given)) == floor
-
-
-def test_a_floor_that_is_not_the_speech_models_is_refused():
-    with pytest.raises(ValueError, match="`vocoder.mel_floor` is -9.0, .* above -7.0: leave it out"):
-        mel_floor_of(tiny_model(), VocoderOptions(mel_floor=-9.0))
+def test_the_floor_is_that_of_the_speech_model():
+    assert mel_floor_of(tiny_model(speech={"mel_floor": -5.0})) == -5.0
+    assert mel_floor_of(None) == -7.0
 
 
 def test_before_their_time_the_discriminators_cost_nothing():

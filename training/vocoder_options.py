@@ -36,9 +36,6 @@ class VocoderOptions:
             Steps of reconstruction alone, before the discriminators come in.
         discriminator_channels (`int`, *optional*, defaults to 32):
             Width of the first layer of each discriminator; the others are multiples of it.
-        mel_floor (`float`, *optional*):
-            The value that no mel is below which it reads. Defaults to that of its speech model; of a vocoder alone to that of
-            models in general.
     """
 
     segment_seconds: float = 1.0
@@ -49,4 +46,3 @@ class VocoderOptions:
     feature_matching_weight: float = 2.0
     adversarial_start: int = 0
     discriminator_channels: int = 32
-    mel_floor: float | None = None

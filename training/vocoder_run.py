@@ -30,7 +30,6 @@ from .manifest import load_rows
 from .recipe import Recipe
 from .speech_run import load_model, load_processor
 from .stages import count_parameters
-from .vocoder_options import VocoderOptions
 from .vocoder_segments import VocoderSegments
 from .vocoder_trainer import VocoderInTraining, VocoderTrainer
 
@@ -104,7 +103,7 @@ def make_run(recipe: Recipe) -> VocoderRun:
     set_seed(args.seed)
     whole, vocoder = (None, make_vocoder(recipe.new)) if recipe.model is None else load_vocoder(recipe.model)
     trainer = VocoderTrainer(
-        VocoderInTraining(vocoder, options, mel_floor_of(whole, options)),
+        VocoderInTraining(vocoder, options, mel_floor_of(whole)),
         args,
         train_dataset=segments_of(recipe, recipe.data.train, recipe.data.split, vocoder.config, args.seed),
         eval_dataset=segments_of(recipe, recipe.data.eval, recipe.data.eval_split, vocoder.config, args.seed, pieces=1)
@@ -114,17 +113,9 @@ def make_run(recipe: Recipe) -> VocoderRun:
     return VocoderRun(recipe, trainer, vocoder, whole, trainer.train_dataset)
 
 
-def mel_floor_of(whole: Any | None, options: VocoderOptions) -> float:
+def mel_floor_of(whole: Any | None) -> float:
     """The lowest value of the mels that the vocoder will read: its speech model's, or what models have by default."""
-    if whole is None:
-        return FlowOmniSpeechConfig().mel_floor if options.mel_floor is None else options.mel_floor
-    floor = whole.config.speech_config.mel_floor
-    if options.mel_floor not in (None, floor):
-        raise ValueError(
-            f"`vocoder.mel_floor` is {options.mel_floor}, and the speech model, whose voice it is, holds its mel above {floor}: "
-            "leave it out."
-        )
-    return floor
+    return (FlowOmniSpeechConfig() if whole is None else whole.config.speech_config).mel_floor
 
 
 def make_vocoder(fields: Mapping[str, Any]) -> FlowOmniVocoder:
