@@ -131,7 +131,10 @@ def test_the_same_command_resumes(material, tmp_path, streaming):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lora.rank": 2}, "other weights were trained than are now: resume with the stage and the LoRA options"),
+        (
+            {"lora.rank": 2},
+            "other weights were trained than are now, or in other groups: resume with the stage, the LoRA options",
+        ),
         ({"data.streaming": "true"}, "is of a run with `data.streaming=false`"),
         ({"training.ema_decay": 0.9}, "There is no `ema.safetensors` in .*Resume with `ema_decay=null`"),
     ],

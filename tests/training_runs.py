@@ -60,7 +60,7 @@ def text_batches(num_rows: int = 2, **options: Any) -> Batches:
 def make_trainer(folder: Path, model=None, examples=None, **options: Any) -> FlowOmniTrainer:
     """A Trainer of a tiny model on a few examples; options are those of the Trainer, and of its arguments."""
     model = tiny_model() if model is None else model
-    names = ("callbacks", "eval_dataset", "generation_metrics", "train_batches", "eval_batches")
+    names = ("callbacks", "eval_dataset", "generation_metrics", "optimizers", "train_batches", "eval_batches")
     trainer_options = {name: options.pop(name) for name in names if name in options}
     arguments = {
         "output_dir": str(folder),

@@ -30,6 +30,9 @@ class FlowOmniTrainingArguments(TrainingArguments):
     Args:
         stage (`str`, *optional*):
             `"align"` or `"finetune"`: what trains. `None` leaves it as the parameters' `requires_grad` says.
+        new_parts_learning_rate (`float`, *optional*):
+            Learning rate of the adapter, the speech transformer and the heads, which begin at random; `learning_rate` is then
+            that of the language model and the encoder. `None` gives all the same.
         ema_decay (`float`, *optional*):
             Keeps a moving average of the weights, for example with 0.999; evaluation and the final model use it.
         mel_statistics_batches (`int`, *optional*, defaults to 200):
@@ -40,6 +43,9 @@ class FlowOmniTrainingArguments(TrainingArguments):
     """
 
     stage: str | None = field(default=None, metadata={"help": "What trains: align or finetune."})
+    new_parts_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of what no pretrained model has brought."}
+    )
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the moving average of the weights."})
     mel_statistics_batches: int = field(default=200, metadata={"help": "Batches to measure the mel statistics on."})
     stop_on_nan: bool = field(default=True, metadata={"help": "Stop where the loss is not finite."})
@@ -66,6 +72,10 @@ class FlowOmniTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.stage is not None and self.stage not in STAGES:
             raise ValueError(f"`stage` is {self.stage!r}: it must be one of {', '.join(map(repr, STAGES))}, or None.")
+        if self.new_parts_learning_rate is not None and self.new_parts_learning_rate <= 0:
+            raise ValueError(
+                f"`new_parts_learning_rate` is {self.new_parts_learning_rate}: it must be positive, or None for `learning_rate`."
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` is {self.ema_decay}: it must lie between 0 and 1, for example 0.999.")
         if self.mel_statistics_batches < 0:

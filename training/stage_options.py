@@ -42,6 +42,7 @@ READ_BY = {
     "merge_lora": STAGES,
     "vocoder": ("vocoder",),
     "recognise": ("recognise",),
+    "training.new_parts_learning_rate": STAGES,
     "training.ema_decay": STAGES,
     "training.mel_statistics_batches": STAGES,
     "training.label_smoothing_factor": (),

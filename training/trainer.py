@@ -32,6 +32,7 @@ from .arguments import FlowOmniTrainingArguments
 from .batch_trainer import BatchTrainer
 from .batches import Batches, TrainingCollator
 from .ema import ExponentialMovingAverage
+from .learning_rates import new_parameters, set_learning_rate
 from .lora import freeze_inside
 from .loss_shares import PARTS, LossParts, count_targets, loss_of_parts, shares_of
 from .sharding import shard_by_layers
@@ -127,6 +128,16 @@ class FlowOmniTrainer(BatchTrainer):
             yield islice(self.get_train_dataloader() if batches is None else batches, num_batches)
         if batches is not None:
             batches.load_state_dict(position)
+
+    # The optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's, with a learning rate of their own for the new parts, if one was given."""
+        is_given, rate = self.optimizer is not None, self.args.new_parts_learning_rate
+        optimizer = super().create_optimizer(model)
+        if rate is not None and not is_given:
+            set_learning_rate(optimizer, new_parameters(self.flow_omni), rate)
+        return optimizer
 
     # The loss
 

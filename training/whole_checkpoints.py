@@ -165,8 +165,8 @@ class WholeCheckpointTrainer(Trainer):
             if "parameter group" not in str(error):
                 raise
             raise ValueError(
-                f"In '{checkpoint}' other weights were trained than are now: resume with the stage and the LoRA options that it was "
-                "written with, or go on from it in another `output_dir` (`model=`), or begin anew (`--fresh`)."
+                f"In '{checkpoint}' other weights were trained than are now, or in other groups: resume with the stage, the LoRA "
+                "options and `new_parts_learning_rate` set or unset as it was written, or go on from it in another `output_dir` (`model=`), or begin anew (`--fresh`)."
             ) from error
         if checkpoint is None:
             return
