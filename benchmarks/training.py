@@ -33,7 +33,7 @@ import torch
 from stopwatch import Measure, describe_machine, rounded
 from tabulation import Table, show
 from training_cases import MODELS, Case, measure_case, measure_parts
-from training_data import measure_data
+from training_data import measure_data, measure_waiting
 from training_step import in_fresh_process
 
 
@@ -132,6 +132,8 @@ def measure(options: argparse.Namespace) -> list[Table]:
             speed[column]["building a batch of data (s)"] = seconds
             share = seconds.median / (seconds.median + step_seconds(base).median)
             speed[column]["share of data in the time, without workers"] = f"{share:.1%}"
+            waiting = run(measure_waiting, case, 2 if options.quick else 6)
+            speed[column]["share of waiting for data, with one worker"] = f"{waiting:.1%}"
         if column == "tinytalk bf16" and not options.quick:
             varied[column] = {"as it is (4 noise draws)": step_seconds(base)}
             for name, variant in variants(case, options).items():

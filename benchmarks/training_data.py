@@ -15,17 +15,20 @@
 
 import json
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from shapes import training_config
-from training_cases import NUM_PATCHES, QUESTION_SECONDS, clock_of
+from training_cases import NUM_PATCHES, QUESTION_SECONDS, Case, Step, clock_of
 
 from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 from flow_omni.processing.processing_flow_omni import FlowOmniProcessor
-from flow_omni.training.batches import make_batches
+from flow_omni.training.batches import Batches, make_batches
 from flow_omni.training.examples import ExampleBuilder
 from flow_omni.training.manifest import load_rows
 
@@ -41,23 +44,51 @@ def measure_data(size: str, batch_size: int, num_batches: int) -> list[float]:
     Of one thread, as every worker has.
     """
     torch.set_num_threads(1)
-    config = training_config(size)
-    processor = FlowOmniProcessor.from_parts(byte_level_tokenizer(), config)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = load_rows(
-            write_rows(Path(folder), config.speech_config.steps_per_second, batch_size * (num_batches + 1))
-        )
-        builder = ExampleBuilder(processor, {"speech_to_speech": 1.0})
-        # rows are all as long, so it is the number of rows that fills a batch
-        batches = make_batches(rows, builder, max_steps_per_batch=10**6, max_rows_per_batch=batch_size)
-        batches.plan()
-        clock, seconds = clock_of(1), []
+    clock, seconds = clock_of(1), []
+    with batches_of_noise(size, batch_size, num_batches + 1) as batches:
         iterator = iter(batches)
         for _ in range(num_batches + 1):
             start = clock()
             next(iterator)
             seconds.append(clock() - start)
     return seconds[1:]
+
+
+def measure_waiting(case: Case, num_batches: int) -> float:
+    """
+    The share of the time by the clock in which a loop of training steps waits for its next batch, which one worker builds
+    meanwhile. The first steps are not counted: the worker is being started.
+    """
+    torch.set_num_threads(case.num_threads)
+    step, num_warm_up = Step(case), 2
+    waited = whole = 0.0
+    with batches_of_noise(case.size, case.batch_size, num_batches + num_warm_up, num_workers=1) as batches:
+        iterator = iter(batches)
+        for index in range(num_batches + num_warm_up):
+            start = time.perf_counter()
+            step.batch = next(iterator)
+            ready = time.perf_counter()
+            step()
+            if index >= num_warm_up:
+                waited += ready - start
+                whole += time.perf_counter() - start
+    return waited / whole
+
+
+@contextmanager
+def batches_of_noise(size: str, batch_size: int, num_batches: int, num_workers: int = 0) -> Iterator[Batches]:
+    """Batches of rows that lie on the disk, planned, as training reads them."""
+    config = training_config(size)
+    processor = FlowOmniProcessor.from_parts(byte_level_tokenizer(), config)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = load_rows(write_rows(Path(folder), config.speech_config.steps_per_second, batch_size * num_batches))
+        builder = ExampleBuilder(processor, {"speech_to_speech": 1.0})
+        # rows are all as long, so it is the number of rows that fills a batch
+        batches = make_batches(
+            rows, builder, max_steps_per_batch=10**6, max_rows_per_batch=batch_size, num_workers=num_workers
+        )
+        batches.plan()
+        yield batches
 
 
 def write_rows(folder: Path, steps_per_second: float, num_rows: int) -> Path:
