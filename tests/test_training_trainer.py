@@ -203,6 +203,16 @@ def test_no_steps_and_no_epochs_are_refused(tmp_path):
         make_trainer(tmp_path, train_batches=text_batches(), max_steps=-1, num_train_epochs=0)
 
 
+def test_training_goes_on_as_if_nobody_had_evaluated(tmp_path):
+    """Evaluation draws noise too: it must not be that of the steps behind it."""
+    alone = make_trainer(tmp_path)
+    alone.train()
+    watched = make_trainer(tmp_path, eval_dataset=encoded_examples(1), eval_strategy="steps", eval_steps=1)
+    watched.train()
+    assert_same_weights(weights_of(watched.model), weights_of(alone.model))
+    assert watched.evaluate()["eval_loss"] == watched.evaluate()["eval_loss"]
+
+
 def test_every_evaluation_is_on_the_same_batches(tmp_path):
     eval_batches = text_batches(6, max_rows_per_batch=2, shuffle=False)
     trainer = make_trainer(tmp_path, train_batches=text_batches(2), eval_batches=eval_batches)

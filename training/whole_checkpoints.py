@@ -63,6 +63,16 @@ class WholeCheckpointTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         return super().train(resume_from_checkpoint, **kwargs)
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """
+        The Trainer's, with noise of its own: the same at each evaluation, so that they compare, and training goes on as if there
+        had been none.
+        """
+        devices = [] if self.args.device.type == "cpu" else [self.args.device]
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.args.seed + self.args.process_index)
+            return super().evaluate(*args, **kwargs)
+
     def train_to_the_end(self, is_fresh: bool = False) -> None:
         """
         Trains from the last checkpoint of `output_dir` on, if it has one; of a run that had come to its end, the weights are
