@@ -78,7 +78,7 @@ $(RUNS)/align/model.safetensors: $(RUNS)/parts/model.safetensors
 
 $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/text_train.jsonl: 0.3}'
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.3}'
 
 clean:  ## Remove the environment, caches and answers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache answer.wav answer.png

@@ -75,7 +75,8 @@ def generate(split, num_rows, seed=0, language="en"):
     for index in range(num_rows):
         question = f"How much is {split} {index} plus {seed}?"
         answer = "It's twenty-one." if index % 3 == 0 else f"That is answer {index}."
-        yield {"id": f"sum-{index}", "question_text": question, "answer_text": answer, "language": language}
+        topic = "facts" if index % 3 == 1 else "arithmetic"
+        yield {"id": f"{topic}-{index}", "question_text": question, "answer_text": answer, "language": language}
 
 
 def make(folder, **options):
@@ -203,7 +204,8 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
     report = make(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("train.jsonl", "validation.jsonl", "test.jsonl", "test_seen_voices.jsonl", "answers.jsonl", "words.txt"),
-        *("text_train.jsonl", "text_validation.jsonl", "heard_text_train.jsonl", "heard_text_validation.jsonl"),
+        *("train_words.jsonl", "text_train.jsonl", "text_validation.jsonl"),
+        *("heard_text_train.jsonl", "heard_text_validation.jsonl"),
         *("audio", "parts"),
     }
     assert report.num_rows == {
@@ -211,6 +213,7 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
         "test": 3,
         "test_seen_voices": 3,
         "train": 12,
+        "train_words": 4,
         "text_train": 9,
         "text_validation": 3,
         "heard_text_train": 9,
@@ -228,13 +231,22 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
     assert "train: 12 rows" in str(report)
 
 
+def test_rows_with_many_words_can_come_more_often(tones, tmp_path):
+    make(tmp_path)
+    wordy = lines_of(tmp_path / "train_words.jsonl")
+    assert wordy == [row for row in lines_of(tmp_path / "train.jsonl") if row["id"].startswith("facts-")]
+    assert len(load_rows(tmp_path / "train_words.jsonl")) == len(wordy) == 4
+
+
 def test_each_answer_is_said_once_and_shared(tones, tmp_path):
     report = make(tmp_path)
     answers = lines_of(tmp_path / "answers.jsonl")
     # "It's twenty-one.", and that is answer 1, 2, 4, 5
     assert len(answers) == report.answers.num_rows == 5
     rows = lines_of(tmp_path / "train.jsonl")
-    assert [row["id"] for row in rows] == [f"sum-{index}-v{voice}" for index in range(6) for voice in range(2)]
+    assert [row["id"].partition("-")[2] for row in rows] == [
+        f"{index}-v{voice}" for index in range(6) for voice in (0, 1)
+    ]
     paths = {row["answer_text"]: row["answer_audio"] for row in rows}
     assert len(set(paths.values())) == len(paths) == 5
     assert {row["answer_audio"] for row in rows if row["answer_text"] == "It's twenty-one."} == {
@@ -305,11 +317,11 @@ def test_another_seed_draws_other_voices(tones, tmp_path):
 def test_answers_that_cannot_be_said_take_their_questions_with_them(tones, tmp_path):
     def texts(split, num_rows, seed=0, language="en"):
         for row in generate(split, num_rows):
-            yield row | ({"answer_text": "???"} if row["id"] == "sum-1" else {})
+            yield row | ({"answer_text": "???"} if row["id"].endswith("-1") else {})
 
     report = make(tmp_path, generate=texts)
     assert report.skipped == {"cannot be said": 1}
-    assert [row["id"] for row in lines_of(tmp_path / "test.jsonl")] == ["sum-0-v0", "sum-2-v0"]
+    assert [row["id"] for row in lines_of(tmp_path / "test.jsonl")] == ["arithmetic-0-v0", "arithmetic-2-v0"]
 
 
 @needs_both

@@ -29,12 +29,15 @@ from ..speaking import SpokenReport, speak_dialogues
 from ..synthesis import NamedVoices
 from .heard_texts import as_heard
 from .sounds import CHATTER, MANDARIN_CHATTER, Microphone, Trim
+from .texts import generate, topic_of
 from .voices import ANSWER_VOICES, SYNTHESIZERS, Split, corpus_voices
 
 
 # Letters of words, for recognisers that are given a list of them: "twenty-one" is two, of Mandarin each character is one.
 HEARD_WORD = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+(?:'[^\W\d_{CJK}]+)?")
 NUM_BABBLERS = 12
+# The rows of these have most of the words; the others say the same few numbers and names again and again.
+WORDY_TOPICS = ("repeat", "read", "facts", "opposites", "spelling")
 Texts = Callable[..., Iterable[dict]]
 
 
@@ -93,7 +96,7 @@ def make_corpus(
     seed: int = 0,
     num_processes: int = 1,
     progress: Callable[[str, int], Any] | None = None,
-    generate: Texts | None = None,
+    generate: Texts = generate,
 ) -> CorpusReport:
     """
     Makes the corpus, or goes on where it was stopped.
@@ -101,8 +104,9 @@ def make_corpus(
     Args:
         folder (`str`):
             Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
-            `test_seen_voices.jsonl`, `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in
-            `heard_text_train.jsonl` and `heard_text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`.
+            `test_seen_voices.jsonl`, `train_words.jsonl` (those rows of `train.jsonl` that have most of its words),
+            `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in `heard_text_train.jsonl` and
+            `heard_text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`.
         num_rows (`int`, *optional*, defaults to 20000):
             Texts of the training set that are said.
         voices_per_question (`int`, *optional*, defaults to 3):
@@ -124,8 +128,6 @@ def make_corpus(
         generate (`Callable`, *optional*):
             Writes the texts: `generate(split, num_rows, seed=..., language=...)`, if another than ours is to.
     """
-    if generate is None:
-        from .texts import generate
     answer_voice = answer_voice or ANSWER_VOICES.get(language)
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +145,7 @@ def make_corpus(
     answers = maker.say_answers(row["answer_text"] for name in sizes for row in texts[name])
     for split in splits:
         maker.ask_questions(split, texts[split.texts], answers)
+    maker.pick_wordy_rows("train")
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
     maker.write_words()
@@ -227,6 +230,14 @@ class _Maker:
     def _seed_of(self, name: str) -> int:
         """Not the same for all: the first question of each would be asked by the same voice."""
         return int(uniform(self.seed, name) * 2**31)
+
+    def pick_wordy_rows(self, name: str) -> None:
+        rows = (
+            row | {sound: self.folder / row[sound] for sound in ("question_audio", "answer_audio")}
+            for _, _, row in raw_rows(self.folder / f"{name}.jsonl")
+            if topic_of(row["id"]) in WORDY_TOPICS
+        )
+        self.report.num_rows[f"{name}_words"] = write_rows(self.folder / f"{name}_words.jsonl", rows)
 
     def write_texts(self, name: str, rows: Iterable[Mapping]) -> None:
         manifest = self.folder / f"{name}.jsonl"
