@@ -23,6 +23,7 @@ import pytest
 import torch
 from cli_tools import QUESTION, error_of, run
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import filter_repo_objects
 from test_assembling import save_llm
 from test_importing_vocos import publish
 from tiny import AUDIO_FIELDS
@@ -31,6 +32,8 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 import flow_omni.hub_card
 from flow_omni import FlowOmniForSpeechGeneration, FlowOmniProcessor
 from flow_omni.cli import assembling, parts
+from flow_omni.training.checkpoints import set_aside
+from flow_omni.training.guards import save_batch
 
 
 checkpoint, in_an_empty_folder = cli_tools.checkpoint, cli_tools.in_an_empty_folder
@@ -234,6 +237,31 @@ def test_push_uploads_the_checkpoint_with_a_card_that_knows_its_name(copied, hub
     assert hub.uploaded[0]["repo_id"] == "me/my-model"
     assert {"*.bin", "*.pt", ".*"} <= set(hub.uploaded[0]["ignore_patterns"])
     assert 'from_pretrained("me/my-model")' in (copied / "README.md").read_text(encoding="utf-8")
+
+
+def test_push_leaves_behind_what_training_does(copied, hub):
+    """The checkpoints of earlier runs went along, and so did the ids of the rows of a batch that had stopped one."""
+    own = {path.name for path in copied.iterdir()}
+    wanted = {"training_log.json", "training_curves.png", "adapters/adapter_model.safetensors"}
+    logs = {f"{folder}/events.out.tfevents.1.host.1.0" for folder in ("runs", "runs/Nov21_10-00-00_host")}
+    unwanted = {
+        "training_args.bin",
+        "adapters/README.md",
+        "checkpoint-2/trainer_state.json",
+        ".unfinished/final/x",
+    } | logs
+    for name in wanted | unwanted:
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        (copied / name).touch()
+    set_aside(copied)
+    (copied / "checkpoint-4").mkdir()
+    (copied / "checkpoint-4" / "model.safetensors").touch()
+    save_batch({"labels": torch.zeros(1)}, {"rows": ["a name"]}, copied / "diverged-step-3-process-0")
+    assert run("push", copied, "me/my-model").exit_code == 0
+    files = [path.relative_to(copied).as_posix() for path in copied.rglob("*") if path.is_file()]
+    uploaded = set(filter_repo_objects(files, ignore_patterns=hub.uploaded[0]["ignore_patterns"]))
+    assert "earlier-1/checkpoint-2/trainer_state.json" in files and "diverged-step-3-process-0/facts.json" in files
+    assert uploaded == own | wanted | {"README.md"}
 
 
 def test_push_leaves_a_card_as_its_author_wrote_it(copied, hub):

@@ -24,8 +24,13 @@ from .errors import UserError, one_line, users_mistakes
 from .parts import saved_weights
 
 
-# What training leaves in a folder (other formats, optimizer states, intermediate checkpoints), and hidden files.
-NOT_UPLOADED = ["*.bin", "*.pt", "*.pth", "*.pkl", "checkpoint-*/**", "runs/**", ".*", "**/.*"]
+# What training leaves in a folder, and hidden files. Logs of TensorBoard (`runs`) hold the texts of rows, and batches that
+# stopped a run the ids of theirs: data is published on purpose or not at all. peft's card of adapters is empty but for a path.
+NOT_UPLOADED = [
+    *("*.bin", "*.pt", "*.pth", "*.pkl"),
+    *("checkpoint-*/**", "earlier-*/**", "diverged-step-*/**", "runs/**", "adapters/README.md"),
+    *(".*", "**/.*"),
+]
 REFUSED = (401, 403, 404)
 
 
