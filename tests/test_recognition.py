@@ -181,6 +181,20 @@ def test_its_encoder_becomes_that_of_a_speech_model(manifest, tmp_path):
     assert config.dropout == 0.0
 
 
+def test_a_step_is_the_same_in_whatever_batches_its_rows_are(manifest, tmp_path):
+    """In a mean of means a character would count for more in a batch of few."""
+    first_steps = []
+    # utterances of like length go together, so that five make two batches
+    for rows_per_batch, num_batches in ((5, 2), (1, 5)):
+        new = NEW | {"num_frequency_masks": 0, "num_time_masks": 0, "dropout": 0.0}
+        recipe = recipe_for(manifest, tmp_path / "run", 1, f"data.max_rows_per_batch={rows_per_batch}", new=new)
+        recipe.training |= {"gradient_accumulation_steps": num_batches, "logging_steps": 1, "save_strategy": "no"}
+        trainer = make_run(recipe).trainer
+        trainer.train()
+        first_steps.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+    assert first_steps[0] == pytest.approx(first_steps[1], rel=1e-3)
+
+
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(manifest, tmp_path):
     overrides = ["data.max_rows_per_batch=2"]
     make_run(recipe_for(manifest, tmp_path / "whole", 5, *overrides)).train()

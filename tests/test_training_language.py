@@ -71,6 +71,25 @@ def test_a_new_model_learns_every_answer(manifest, tmp_path):
     assert model.config.vocab_size == len(tokenizer) and model.generation_config.eos_token_id == tokenizer.eos_token_id
 
 
+def test_a_dry_run_tells_of_memory(manifest, tmp_path):
+    lines = language_run.make_run(recipe_for(manifest, tmp_path / "run", 4)).describe().splitlines()
+    assert "optimizer steps: 4, each on up to 128 tokens" in lines
+    assert lines[-1].startswith("memory of a process: about ")
+
+
+def test_accumulated_batches_are_one_big_batch(manifest, tmp_path):
+    """Of unequal rows too. The Trainer would add batches up: a model with `**kwargs` is expected to have divided."""
+    first_steps = []
+    for rows_per_batch, num_batches in ((3, 1), (1, 3)):
+        recipe = recipe_for(manifest, tmp_path / "run", 1)
+        recipe.data.max_rows_per_batch = rows_per_batch
+        recipe.training |= {"gradient_accumulation_steps": num_batches, "logging_steps": 1, "save_strategy": "no"}
+        trainer = language_run.make_run(recipe).trainer
+        trainer.train()
+        first_steps.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+    assert first_steps[0] == pytest.approx(first_steps[1], rel=1e-4)
+
+
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(manifest, tmp_path):
     language_run.make_run(recipe_for(manifest, tmp_path / "whole", 4)).train()
     language_run.make_run(recipe_for(manifest, tmp_path / "cut", 2)).train()

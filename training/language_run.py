@@ -30,13 +30,14 @@ from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from ..processing.byte_level_tokenizer import byte_level_tokenizer
 from ..processing.processing_flow_omni import FlowOmniProcessor
 from .arguments import FlowOmniTrainingArguments
-from .batch_trainer import BatchTrainer
 from .batches import Batches, make_batches
+from .dry_run import describe_memory
 from .examples import ExampleBuilder
 from .manifest import load_rows
 from .recipe import Recipe
 from .rows import conversation_of
 from .stages import count_parameters
+from .target_means import TargetMeanTrainer
 from .text_scores import exact_rate
 
 
@@ -44,20 +45,21 @@ IGNORED = -100
 TASKS = {"text_to_text": 1.0}
 
 
-class LanguageTrainer(BatchTrainer):
+class LanguageTrainer(TargetMeanTrainer):
     """Trains on every token, those of the questions too: who transcribes has to know how questions go."""
 
     def __init__(self, *args: Any, questions: Sequence[Mapping] = (), examples: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.questions, self.examples = questions, examples
 
-    def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
-        input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+    def outputs_of(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
-        outputs = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
-        if model.training:
-            self._check_finite(outputs.loss, inputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        return model(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+
+    def num_targets(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        # nothing foretells the first token
+        return batch["attention_mask"][:, 1:].sum()
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
         """The Trainer's, and the share of questions that are answered to the letter."""
@@ -85,12 +87,15 @@ class LanguageRun:
     def describe(self) -> str:
         """What it would train."""
         trained, _ = count_parameters(self.trainer.model)
+        max_steps, batch = self.recipe.data.max_steps_per_batch, next(iter(self.train_batches))
+        memory = describe_memory(self.trainer, batch | {"labels": batch["input_ids"]}, max_steps)
         return "\n".join(
             [
                 f"stage language of {self.recipe.model or 'a new model'}",
                 f"parameters: {trained:,}",
                 f"exchanges: {len(self.train_batches.rows):,}",
-                f"optimizer steps: {self.args.max_steps:,}, each on up to {self.recipe.data.max_steps_per_batch:,} tokens",
+                f"optimizer steps: {self.args.max_steps:,}, each on up to {max_steps:,} tokens",
+                memory,
             ]
         )
 

@@ -23,34 +23,35 @@ from torch import nn
 from transformers import set_seed
 
 from ..arguments import FlowOmniTrainingArguments
-from ..batch_trainer import BatchTrainer
 from ..batches import BatchOptions
 from ..checkpoints import clear_staging, publish_files, staging_folder
+from ..dry_run import describe_memory
 from ..manifest import load_rows
 from ..recipe import Recipe, RecipeError
 from ..stages import count_parameters
+from ..target_means import TargetMeanTrainer
 from ..text_scores import character_error_rate, exact_rate, word_error_rate
 from .characters import characters_of
 from .configuration import CtcRecogniserConfig
-from .modeling import CtcRecogniser
+from .modeling import IGNORED, CtcRecogniser
 from .utterances import STEPS_PER_SECOND, UtteranceBatches, UtteranceBuilder, Utterances
 
 
 WHISPER = "whisper"
 
 
-class RecogniseTrainer(BatchTrainer):
+class RecogniseTrainer(TargetMeanTrainer):
     """Trains a [`CtcRecogniser`], and in evaluation writes down what it hears."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.pairs: list[tuple[str, str]] = []
 
-    def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
-        outputs = model(**{name: value for name, value in inputs.items() if name != "texts"})
-        if model.training:
-            self._check_finite(outputs.loss, inputs)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+    def outputs_of(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        return model(**{name: value for name, value in batch.items() if name != "texts"})
+
+    def num_targets(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        return (batch["labels"] != IGNORED).sum()
 
     @torch.no_grad()
     def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any):
@@ -94,6 +95,7 @@ class RecogniseRun:
         rows, options = self.train_batches.rows, self.train_batches.options
         hours = sum(self.train_batches._lengths(0, range(len(rows)))[0].values()) / STEPS_PER_SECOND / 3600
         seconds = options.max_steps_per_batch / STEPS_PER_SECOND
+        batch = {name: value for name, value in next(iter(self.train_batches)).items() if name != "texts"}
         return "\n".join(
             [
                 f"stage recognise of {self.recipe.model or 'a new model'}",
@@ -102,6 +104,7 @@ class RecogniseRun:
                 f"speech: {len(rows):,} utterances, {hours:.2f} h",
                 f"batches: {len(plan):,} in an epoch, {sum(map(len, plan)) / len(plan):.1f} utterances each on average",
                 f"optimizer steps: {self.args.max_steps:,}, each on up to {seconds:g} s of speech",
+                describe_memory(self.trainer, batch, options.max_steps_per_batch),
             ]
         )
 
