@@ -11,7 +11,6 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A loss that is no number stops the run before it reaches the weights, and leaves what brought it about for a look."""
 """A loss that is the mean over all targets of an optimizer step, whatever batches and processes they are spread over."""
 
 from collections import deque
