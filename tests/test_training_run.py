@@ -14,7 +14,9 @@
 """The command `train`: from a manifest and a checkpoint to a trained checkpoint, through both stages, and killed between."""
 
 import json
+import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from typer.testing import CliRunner
 
 from flow_omni.cli.errors import UserError
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from flow_omni.training import dry_run
 from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.dry_run import estimate_memory, kept_for_backward
 from flow_omni.training.recipe import RecipeError, load_recipe
@@ -257,21 +260,51 @@ def test_a_dry_run_with_adapters_counts_what_trains_in_full_once(material, tmp_p
     assert total == sum(p.numel() for p in model.parameters()) + adapters
 
 
+class Squares(torch.nn.Module):
+    """A linear layer, and squares of what it makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 4, bias=False)
+
+    def forward(self, input_ids):
+        return {"loss": self.layer(input_ids).square().sum()}
+
+
 def test_the_estimate_of_memory_counts_what_backward_keeps():
     """Of a linear layer and a square: the input of the layer, and what is squared."""
+    kept = kept_for_backward(Squares(), {"input_ids": torch.randn(16, 8)})
+    assert kept == {"weights in bf16": 0, "activations": 4 * (16 * 8 + 16 * 4)}
 
-    class Squares(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(8, 4, bias=False)
 
-        def forward(self, input_ids):
-            from types import SimpleNamespace
+def test_copies_of_weights_do_not_grow_with_the_batch():
+    """They were taken for activations, and scaled up to a full batch as these are."""
+    args = SimpleNamespace(bf16=True, optim="sgd", activation_checkpointing=False)
+    batch = {"input_ids": torch.randn(16, 8, requires_grad=True)}  # else no gradient goes through the weight
+    small, large = (estimate_memory(Squares(), args, batch, max_steps) for max_steps in (16 * 8, 10 * 16 * 8))
+    assert small["weights in bf16"] == large["weights in bf16"] == 2 * 8 * 4
+    assert large["activations"] == 10 * small["activations"] > 0
 
-            return SimpleNamespace(loss=self.layer(input_ids).square().sum())
 
-    batch = {"input_ids": torch.randn(16, 8)}
-    assert kept_for_backward(Squares(), batch) == 4 * (16 * 8 + 16 * 4)
+def test_shards_divide_weights_and_not_activations():
+    args = SimpleNamespace(bf16=True, optim="adamw_torch", activation_checkpointing=False)
+    whole, shard = (
+        estimate_memory(Squares(), args, {"input_ids": torch.randn(16, 8, requires_grad=True)}, num_shards=num_shards)
+        for num_shards in (1, 8)
+    )
+    assert [shard[name] * 8 for name in ("weights", "gradients", "optimizer")] == [4 * 32, 4 * 32, 8 * 32]
+    assert "weights in bf16" in whole and "weights in bf16" not in shard
+    assert shard["activations"] == whole["activations"]
+
+
+def test_a_run_in_shards_tells_the_share_of_each_process(material, tmp_path, monkeypatch):
+    run = make_run(load_recipe("align", overrides(material, tmp_path)))
+    monkeypatch.setattr(dry_run, "GIB", 1)
+    (whole,) = re.findall(r"weights ([\d.]+)", run.describe())
+    monkeypatch.setattr(run.trainer, "is_fsdp_enabled", True)
+    monkeypatch.setattr(type(run.args), "world_size", 8)
+    (share,) = re.findall(r"weights ([\d.]+)", run.describe())
+    assert float(share) * 8 == float(whole) > 0
 
 
 def test_frozen_weights_need_no_gradients_and_no_optimizer(material, tmp_path):
@@ -282,6 +315,18 @@ def test_frozen_weights_need_no_gradients_and_no_optimizer(material, tmp_path):
     assert memory["gradients"] == 4 * trained
     assert memory["optimizer"] == 8 * trained
     assert memory["activations"] > 0
+
+
+def test_the_estimate_knows_of_activation_checkpointing(material, tmp_path):
+    """Which the Trainer turns on as late as it trains: the way out that the guide advises did not show in the estimate."""
+    memory = []
+    for is_on in ("false", "true"):
+        changes = {"training.activation_checkpointing": is_on}
+        run = make_run(load_recipe("finetune", overrides(material, tmp_path, **changes)))
+        batch = next(iter(run.train_batches))
+        memory.append(estimate_memory(run.trainer.model, run.args, batch, 400)["activations"])
+        assert not run.trainer.model.is_activation_checkpointing
+    assert memory[1] < 0.5 * memory[0]
 
 
 def test_augmentation_is_for_training_and_never_for_evaluation(material, tmp_path):

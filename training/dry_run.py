@@ -13,11 +13,14 @@
 # limitations under the License.
 """What a run would train, on how much data, for how long, and in how much memory: told before it begins."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .batches import Batches
 from .lora import named_parameters_in_use
@@ -90,7 +93,7 @@ def describe_data(batches: Batches) -> str:
     num_rows = sum(map(len, plan))
     is_mixed = getattr(batches.rows, "mix", None) is not None
     used = f"from which {num_rows:,} are drawn in" if is_mixed else f"of which {num_rows:,} are used in"
-    hours = {side: _hours(batches.rows, side) for side in ("question", "answer")}
+    hours = {side: hours_of(batches.rows, side) for side in ("question", "answer")}
     return "\n".join(
         [
             f"rows: {len(batches.rows):,}, {used} an epoch",
@@ -100,7 +103,8 @@ def describe_data(batches: Batches) -> str:
     )
 
 
-def _hours(rows: Any, side: str) -> float:
+def hours_of(rows: Any, side: str) -> float:
+    """Hours of recorded questions, or of recorded answers."""
     from .lengths import audio_seconds
     from .rows import has
 
@@ -119,16 +123,23 @@ def describe_steps(args: Any, batches: Batches) -> str:
         f"each sees at most {total:,} steps of sequences: {steps:,} in a batch, {args.gradient_accumulation_steps} batches, "
         f"{args.world_size} processes"
     )
+    num_warmup_steps = args.get_warmup_steps(args.max_steps)
+    if num_warmup_steps > args.max_steps / 2:
+        lines.append(
+            f"warning: the learning rate still rises for {num_warmup_steps:,} steps, more than half of all. Set "
+            "`training.warmup_steps=0.03`, a share, or train for more epochs"
+        )
     return "\n".join(lines)
 
 
 def estimate_memory(
-    model: nn.Module, args: Any, batch: Mapping[str, torch.Tensor], max_steps: int
+    model: nn.Module, args: Any, batch: Mapping[str, Any], max_steps: int | None = None, num_shards: int = 1
 ) -> dict[str, float]:
     """
-    Bytes that a process needs without FSDP: weights, gradients, the two moments of Adam, the average if one is kept, and
-    what a batch leaves behind for the backward pass. The last is measured on one batch and scaled up to a full one. DDP
-    needs no more: its buckets are where the gradients lie.
+    Bytes that a process needs: weights, gradients, the two moments of Adam, the average if one is kept, and what a batch
+    leaves behind for the backward pass. The last is measured on one batch, and scaled up to a full one of `max_steps` if that
+    is given. DDP needs no more: its buckets are where the gradients lie. FSDP divides all that has to do with weights among
+    `num_shards` processes, and brings only the layer at work together, in the precision that it works in.
     """
     # those that peft keeps aside are not in use, but in memory
     trained, frozen = count_parameters(model)
@@ -138,35 +149,98 @@ def estimate_memory(
         "gradients": trained * size,
         "optimizer": trained * 8 if "adam" in str(args.optim).lower() else 0,
     }
-    if args.ema_decay is not None:
+    if getattr(args, "ema_decay", None) is not None:
         memory["average"] = trained * 4
-    memory["activations"] = kept_for_backward(model, batch, args.bf16) * max_steps / batch["input_ids"].numel()
+    memory = {name: num_bytes / num_shards for name, num_bytes in memory.items()}
+    with _checkpointing(model, args):
+        kept = kept_for_backward(model, batch, args.bf16)
+    if kept["weights in bf16"] and num_shards == 1:
+        memory["weights in bf16"] = kept["weights in bf16"]
+    scale = 1.0 if max_steps is None else max_steps / _num_steps(batch)
+    memory["activations"] = kept["activations"] * scale
     return memory
 
 
-def kept_for_backward(model: nn.Module, batch: Mapping[str, torch.Tensor], is_bf16: bool = False) -> int:
-    """Bytes that a forward pass keeps for the backward pass, beside the weights."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+def _num_steps(batch: Mapping[str, Any]) -> int:
+    """Steps in all sequences of a batch, padding included; where all is heard and nothing written, those of the encoder."""
+    if "input_ids" in batch:
+        return batch["input_ids"].numel()
+    num_rows, _, num_frames = batch["input_features"].shape
+    return num_rows * num_frames // 2
+
+
+@contextmanager
+def _checkpointing(model: nn.Module, args: Any) -> Iterator[None]:
+    """Within it activations are checkpointed if the Trainer will do that: it only turns it on as it begins to train."""
+    if not args.activation_checkpointing:
+        yield
+        return
+    options = dict(args.activation_checkpointing_kwargs or {})
+    # where activations wait is nothing that is counted here
+    options.pop("offload", None)
+    every_n_layers = options.pop("every_n_layers", 1)
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs=options or None, every_n_layers=every_n_layers
+    )
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+
+
+def kept_for_backward(model: nn.Module, batch: Mapping[str, Any], is_bf16: bool = False) -> dict[str, int]:
+    """
+    Bytes that a forward pass keeps for the backward pass beside the weights: `activations`, which grow with the batch, and the
+    `weights in bf16` that autocast made copies of, which do not.
+    """
+    weights = {_storage(parameter) for parameter in model.parameters()}
+    copies, kept = _Copies(weights), {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if _storage(tensor) not in weights:
+            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     was_training = model.training
     device = next(model.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        copies,
+    ):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
-            loss = model.train()(**batch).loss  # held until all is counted: freed storages would share addresses
+            model.train()(**batch)
     model.train(was_training)
-    del loss
-    return sum(kept.values())
+    num_bytes = {"weights in bf16": 0, "activations": 0}
+    for storage, size in kept.items():
+        num_bytes["weights in bf16" if storage in copies.found else "activations"] += size
+    return num_bytes
 
 
-def describe_memory(memory: Mapping[str, float]) -> str:
+def _storage(tensor: torch.Tensor) -> StorageWeakRef:
+    """What tensors that share memory have in common. Unlike an address it is never another's, once that has been freed."""
+    return StorageWeakRef(tensor.untyped_storage())
+
+
+class _Copies(TorchDispatchMode):
+    """Within it the storages are found that weights are copied to in another precision."""
+
+    def __init__(self, weights: set[StorageWeakRef]):
+        super().__init__()
+        self.weights, self.found = weights, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self.weights:
+            self.found.add(_storage(result))
+        return result
+
+
+def describe_memory(trainer: Any, batch: Mapping[str, Any], max_steps: int | None = None) -> str:
+    """The estimate of a run in one line."""
+    num_shards = trainer.args.world_size if trainer.is_fsdp_enabled else 1
+    memory = estimate_memory(trainer.model, trainer.args, batch, max_steps, num_shards)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in memory.items())
     return f"memory of a process: about {sum(memory.values()) / GIB:.2f} GiB ({parts})"
 
@@ -174,13 +248,12 @@ def describe_memory(memory: Mapping[str, float]) -> str:
 def describe(run: Any) -> str:
     """All of it."""
     batch = next(iter(run.train_batches))
-    memory = estimate_memory(run.trainer.model, run.args, batch, run.train_batches.options.max_steps_per_batch)
     return "\n\n".join(
         [
             f"stage {run.recipe.stage} of {run.recipe.model}",
             describe_parameters(run.trainer.model),
             describe_data(run.train_batches),
             describe_steps(run.args, run.train_batches),
-            describe_memory(memory),
+            describe_memory(run.trainer, batch, run.train_batches.options.max_steps_per_batch),
         ]
     )
