@@ -17,8 +17,11 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -29,7 +32,7 @@ from tiny import tiny_model
 from training_process import run
 from training_runs import assert_same_weights, encoded_examples, make_trainer, text_batches, weights_of
 
-from flow_omni.training.checkpoints import STAGING, CheckpointNotWrittenError, last_checkpoint, rotate
+from flow_omni.training.checkpoints import FINISHED, STAGING, CheckpointNotWrittenError, last_checkpoint, rotate
 from flow_omni.training.guards import TrainingDivergedError
 
 
@@ -136,6 +139,29 @@ def test_a_full_disk_stops_the_run_and_leaves_the_earlier_checkpoint(tmp_path, m
     assert (tmp_path / "checkpoint-4").is_dir()
 
 
+@contextmanager
+def room_for_files_of(num_bytes: int) -> Iterator[None]:
+    """Within it no file can grow larger, as if the disk were full: whoever writes meets the error of the system itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_weights_that_the_disk_has_no_room_for_leave_the_earlier_checkpoint(tmp_path):
+    """They are the largest file, and what writes them has errors of its own."""
+    make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    message = "could not be written to .* GiB are free .*checkpoint-2' is whole: make room"
+    with room_for_files_of(100_000), pytest.raises(CheckpointNotWrittenError, match=f"checkpoint-4 {message}"):
+        trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path))
+    with room_for_files_of(100_000), pytest.raises(CheckpointNotWrittenError, match=f"The trained model {message}"):
+        trainer.save_final()
+    assert not (tmp_path / STAGING).exists() and not (tmp_path / "model.safetensors").exists()
+
+
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
     (tmp_path / "checkpoint-2" / "stale").touch()
@@ -179,6 +205,40 @@ def test_a_checkpoint_that_lacks_the_place_in_the_data_is_not_resumed(tmp_path, 
         make_trainer(tmp_path, train_batches=text_batches()).train(resume_from_checkpoint=str(checkpoint))
 
 
+@pytest.mark.parametrize(("limit", "is_noted"), [(None, False), (1, True)])
+def test_a_run_that_ended_with_its_best_model_stays_with_it(tmp_path, limit, is_noted):
+    """The same command again loaded the last one; where that had been deleted, it trained on from the best."""
+
+    def trained(max_steps: int = 4):
+        trainer = make_trainer(
+            tmp_path,
+            max_steps=max_steps,
+            eval_dataset=encoded_examples(1)[:1],
+            generation_metrics=lambda model, step, trainer: {"score": -step},
+            metric_for_best_model="score",
+            greater_is_better=True,
+            load_best_model_at_end=True,
+            save_total_limit=limit,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="steps",
+            save_steps=2,
+        )
+        trainer.train_to_the_end()
+        return trainer
+
+    first = trained()
+    if not is_noted:
+        (tmp_path / FINISHED).unlink()
+    again = trained()
+    assert_same_weights(weights_of(again.model), weights_of(first.model))
+    best = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert torch.equal(again.model.state_head.weight, best["state_head.weight"])
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (first, again)]
+    assert losses[0] == losses[1] and again.state.global_step == 4
+    assert trained(max_steps=6).state.global_step == 6
+
+
 def test_only_as_many_checkpoints_stay_as_are_wanted(tmp_path):
     make_trainer(tmp_path, save_strategy="steps", save_steps=1, save_total_limit=2).train()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
@@ -201,6 +261,15 @@ def test_input_that_is_not_finite_stops_the_run_and_is_saved_and_named(tmp_path)
     facts = json.loads((tmp_path / "diverged-step-1-process-0" / "facts.json").read_text())
     assert facts["loss"] != facts["loss"]
     assert facts["step"] == 1
+
+
+def test_a_full_disk_does_not_hide_that_the_loss_is_no_number(tmp_path):
+    model = tiny_model()
+    torch.nn.init.constant_(model.state_head.weight, torch.nan)
+    trainer = make_trainer(tmp_path, model)
+    with room_for_files_of(100), pytest.raises(TrainingDivergedError, match="step 1 is nan.*could not be saved"):
+        trainer.train()
+    assert not list(tmp_path.glob("diverged-*"))
 
 
 def test_the_rows_of_a_bad_batch_are_named(tmp_path):

@@ -18,8 +18,12 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
@@ -28,6 +32,14 @@ logger = logging.getLogger(__name__)
 
 # Begins with a dot and not with `checkpoint-`: nothing that looks for checkpoints finds one that is being written.
 STAGING = ".unfinished"
+
+
+# The state that a run ended with. The last checkpoint need not tell: of a run that ends with its best one, that may be gone.
+FINISHED = ".finished.json"
+
+
+# What a full disk raises: Python, torch and safetensors each have their own.
+NOT_WRITTEN = (OSError, RuntimeError, SafetensorError)
 
 
 class CheckpointNotWrittenError(OSError):
@@ -88,6 +100,47 @@ def last_checkpoint(run_folder: str | os.PathLike) -> str | None:
     return get_last_checkpoint(run_folder) if os.path.isdir(run_folder) else None
 
 
+def end_of_run(run_folder: str | os.PathLike, max_steps: int, with_best: bool) -> tuple[str, TrainerState] | None:
+    """
+    Of a run that has taken all its steps, the state that it ended with, and the checkpoint of the weights that it ended
+    with: the last one, or `with_best` the best.
+    """
+    last = last_checkpoint(run_folder)
+    if last is None:
+        return None
+    for path in (Path(run_folder) / FINISHED, Path(last) / TRAINER_STATE_NAME):
+        state = TrainerState.load_from_json(os.fspath(path)) if path.is_file() else None
+        if state is None or state.global_step < max_steps:
+            continue
+        best = best_checkpoint(run_folder, state) if with_best else None
+        if best is not None or step_of(last) >= max_steps:
+            return best or last, state
+    return None
+
+
+def note_end(run_folder: str | os.PathLike, state: TrainerState) -> None:
+    """Notes that a run has taken all its steps, for [`end_of_run`]."""
+    staged = staging_folder(run_folder) / FINISHED
+    with writing("The state of the run", run_folder, run_folder):
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        state.save_to_json(os.fspath(staged))
+        os.replace(staged, Path(run_folder) / FINISHED)
+        clear_staging(run_folder)
+
+
+def forget_end(run_folder: str | os.PathLike) -> None:
+    """Of a run that goes on, or begins anew."""
+    (Path(run_folder) / FINISHED).unlink(missing_ok=True)
+
+
+def best_checkpoint(run_folder: str | os.PathLike, state: TrainerState) -> str | None:
+    """The best checkpoint of a run, if it is still there. The folder may have been moved since its path was noted."""
+    if state.best_model_checkpoint is None:
+        return None
+    best = Path(run_folder) / Path(state.best_model_checkpoint).name
+    return os.fspath(best) if best.is_dir() else None
+
+
 def rotate(run_folder: str | os.PathLike, limit: int | None, best: str | None = None) -> None:
     """
     Leaves the last `limit` checkpoints, the best one among them. The others lose their names before they are deleted: one
@@ -135,8 +188,20 @@ def step_of(checkpoint: str | os.PathLike) -> int:
     return json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
 
 
-def not_written(step: int, run_folder: str | os.PathLike, reason: BaseException) -> CheckpointNotWrittenError:
-    """The error to raise where a checkpoint failed: how much room there is, and what is left to go on with."""
+@contextmanager
+def writing(what: str, folder: str | os.PathLike, run_folder: str | os.PathLike) -> Iterator[None]:
+    """Clears away what could not be written to a folder, and tells how much room there is and what the run has left."""
+    try:
+        yield
+    except NOT_WRITTEN as error:
+        clear_staging(folder)
+        raise not_written(what, folder, run_folder, error) from error
+
+
+def not_written(
+    what: str, folder: str | os.PathLike, run_folder: str | os.PathLike, reason: BaseException
+) -> CheckpointNotWrittenError:
+    """The error to raise where something failed to be written."""
     free = shutil.disk_usage(run_folder).free / 2**30
     last = last_checkpoint(run_folder)
     left = (
@@ -145,7 +210,6 @@ def not_written(step: int, run_folder: str | os.PathLike, reason: BaseException)
         else "There is no earlier one: make room and start anew"
     )
     return CheckpointNotWrittenError(
-        f"{PREFIX_CHECKPOINT_DIR}-{step} could not be written to '{run_folder}', where {free:.2f} GiB are free "
-        f"({type(reason).__name__}: {reason}). {left}; `save_total_limit` bounds the number of checkpoints, `save_only_model` "
-        "their size."
+        f"{what} could not be written to '{folder}', where {free:.2f} GiB are free ({type(reason).__name__}: {reason}). "
+        f"{left}; `save_total_limit` bounds the number of checkpoints, `save_only_model` their size."
     )

@@ -14,13 +14,14 @@
 """A loss that is no number stops the run before it reaches the weights, and leaves what brought it about for a look."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .checkpoints import last_checkpoint
+from .checkpoints import NOT_WRITTEN, last_checkpoint
 
 
 class TrainingDivergedError(RuntimeError):
@@ -37,7 +38,7 @@ def diverged(
 ) -> TrainingDivergedError:
     """Saves the batch whose loss is not finite to `folder`, and makes the error that tells of it."""
     value, losses = loss.item(), {name: part.item() for name, part in losses.items()}
-    path = save_batch(batch, {"step": step, "loss": value, **losses, "rows": row_ids}, folder)
+    saved = _saved_in_words(batch, {"step": step, "loss": value, **losses, "rows": row_ids}, folder)
     culprits = inputs_that_are_not_finite(batch)
     if culprits:
         remedy = f"Its {', '.join(culprits)} hold values that are not finite: take these rows out of the data."
@@ -49,9 +50,18 @@ def diverged(
     num_rows = next(len(tensor) for tensor in batch.values())
     rows = f" of the rows {', '.join(map(str, row_ids))}" if row_ids else f" of {num_rows} rows"
     return TrainingDivergedError(
-        f"The loss at step {step} is {value}{_in_words(losses)}. The batch{rows} was saved to '{path}'. {remedy} "
+        f"The loss at step {step} is {value}{_in_words(losses)}. The batch{rows} {saved}. {remedy} "
         f"The step was not taken. {_left_in(folder.parent)}"
     )
+
+
+def _saved_in_words(batch: Mapping[str, torch.Tensor], facts: Mapping[str, Any], folder: Path) -> str:
+    """Saves a batch. A disk that has no room for it must not hide what is wrong with it."""
+    try:
+        return f"was saved to '{save_batch(batch, facts, folder)}'"
+    except NOT_WRITTEN as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return f"could not be saved ({type(error).__name__}: {error})"
 
 
 def _left_in(run_folder: Path) -> str:

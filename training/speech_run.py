@@ -28,7 +28,7 @@ from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from ..processing.processing_flow_omni import FlowOmniProcessor
 from .arguments import FlowOmniTrainingArguments
 from .batches import Batches, make_batches
-from .checkpoints import clear_staging, publish_files, staging_folder
+from .checkpoints import clear_staging, publish_files, staging_folder, writing
 from .dry_run import describe
 from .examples import Example, ExampleBuilder
 from .generation_metrics import GenerationMetrics, Question
@@ -83,10 +83,12 @@ class SpeechRun:
         if self.recipe.merge_lora and self.args.should_save:
             staged = staging_folder(folder) / "merged"
             adapted = load_lora(folder / ADAPTERS, base=load_model(self.recipe.model))
-            merge_lora(adapted).save_pretrained(staged)
-            self.processor.save_pretrained(staged)
-            publish_files(staged, folder)
-            clear_staging(folder)
+            merged = merge_lora(adapted)
+            with writing("The merged model", folder, folder):
+                merged.save_pretrained(staged)
+                self.processor.save_pretrained(staged)
+                publish_files(staged, folder)
+                clear_staging(folder)
 
 
 def make_run(recipe: Recipe) -> SpeechRun:

@@ -25,7 +25,7 @@ from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig
 from ..modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from .arguments import FlowOmniTrainingArguments
-from .checkpoints import clear_staging, publish_files, staging_folder
+from .checkpoints import clear_staging, publish_files, staging_folder, writing
 from .manifest import load_rows
 from .recipe import Recipe
 from .speech_run import load_model, load_processor
@@ -74,13 +74,15 @@ class VocoderRun:
         """The speech model with the trained vocoder, and its processor; or the vocoder alone, if that was given."""
         if not self.args.should_save:
             return
-        folder = self.args.output_dir
+        folder = Path(self.args.output_dir)
         staged = staging_folder(folder) / "final"
-        (self.whole if self.whole is not None else self.vocoder).save_pretrained(staged)
-        if self.whole is not None:
-            load_processor(self.recipe.model).save_pretrained(staged)
-        publish_files(staged, Path(folder))
-        clear_staging(folder)
+        processor = load_processor(self.recipe.model) if self.whole is not None else None
+        with writing("The trained model", folder, folder):
+            (self.whole if self.whole is not None else self.vocoder).save_pretrained(staged)
+            if processor is not None:
+                processor.save_pretrained(staged)
+            publish_files(staged, folder)
+            clear_staging(folder)
 
 
 def make_run(recipe: Recipe) -> VocoderRun:

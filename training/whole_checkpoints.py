@@ -27,14 +27,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import (
     clear_staging,
+    end_of_run,
+    forget_end,
     last_checkpoint,
-    not_written,
+    note_end,
     publish,
     publish_files,
     rotate,
     set_aside,
     staging_folder,
-    step_of,
+    writing,
 )
 from .guards import check_finite_gradient, diverged
 from .sharding import check_sharding, under_its_own_class
@@ -75,19 +77,27 @@ class WholeCheckpointTrainer(Trainer):
 
     def train_to_the_end(self, is_fresh: bool = False) -> None:
         """
-        Trains from the last checkpoint of `output_dir` on, if it has one; of a run that had come to its end, the weights are
-        only loaded. With `is_fresh` it begins anew.
+        Trains from the last checkpoint of `output_dir` on, if it has one; of a run that had come to its end, the weights that it
+        ended with are only loaded. With `is_fresh` it begins anew.
         """
         folder = self.args.output_dir
         if is_fresh:
             if self.args.should_save:
                 set_aside(folder)
             self.accelerator.wait_for_everyone()
-        checkpoint = last_checkpoint(folder)
-        if checkpoint is None or step_of(checkpoint) < self.args.max_steps:
-            self.train(resume_from_checkpoint=checkpoint)
-        else:
+        end = end_of_run(folder, self.args.max_steps, self.args.load_best_model_at_end)
+        if end is not None:
+            checkpoint, state = end
             self.load_checkpoint(checkpoint)
+            self.state = state
+            return
+        # all have looked by now
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            forget_end(folder)
+        self.train(resume_from_checkpoint=last_checkpoint(folder))
+        if self.args.should_save:
+            note_end(folder, self.state)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -125,14 +135,12 @@ class WholeCheckpointTrainer(Trainer):
         final = Path(run_folder) / staged.name
         self._staged_run = os.fspath(staged.parent)
         try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                self._correct_best_checkpoint(staged, final)
-                publish(staged, final)
-        except (OSError, RuntimeError) as error:
-            clear_staging(run_folder)
-            raise not_written(self.state.global_step, run_folder, error) from error
+            with writing(final.name, run_folder, run_folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    self._correct_best_checkpoint(staged, final)
+                    publish(staged, final)
         finally:
             self._staged_run = None
         self.accelerator.wait_for_everyone()
@@ -205,8 +213,9 @@ class WholeCheckpointTrainer(Trainer):
         if self.is_fsdp_enabled:
             # whatever its checkpoints hold, the model is saved whole
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        self.save_model(os.fspath(staged), _internal_call=True)
-        if self.args.should_save:
-            publish_files(staged, folder)
-            clear_staging(folder)
+        with writing("The trained model", folder, self.args.output_dir):
+            self.save_model(os.fspath(staged), _internal_call=True)
+            if self.args.should_save:
+                publish_files(staged, folder)
+                clear_staging(folder)
         self.accelerator.wait_for_everyone()

@@ -24,7 +24,7 @@ from transformers import set_seed
 
 from ..arguments import FlowOmniTrainingArguments
 from ..batches import BatchOptions
-from ..checkpoints import clear_staging, publish_files, staging_folder
+from ..checkpoints import clear_staging, publish_files, staging_folder, writing
 from ..dry_run import describe_memory
 from ..manifest import load_rows
 from ..recipe import Recipe, RecipeError
@@ -122,10 +122,11 @@ class RecogniseRun:
         folder = Path(self.args.output_dir)
         staged = staging_folder(folder) / "final"
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        model.save_pretrained(staged)
-        model.export_whisper(staged / WHISPER)
-        publish_files(staged, folder)
-        clear_staging(folder)
+        with writing("The recogniser", folder, folder):
+            model.save_pretrained(staged)
+            model.export_whisper(staged / WHISPER)
+            publish_files(staged, folder)
+            clear_staging(folder)
 
 
 def make_run(recipe: Recipe) -> RecogniseRun:
