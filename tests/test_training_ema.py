@@ -15,12 +15,15 @@
 
 import pytest
 import torch
+from huggingface_hub import HfApi, RepoUrl
+from safetensors.torch import load_file
 from tiny import tiny_model
 from torch import nn
 from training_runs import assert_same_weights, encoded_examples, make_trainer, weights_of
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.training.ema import ExponentialMovingAverage
+from flow_omni.training.ema import EMA_FILE, ExponentialMovingAverage
+from flow_omni.training.recipe import RecipeError, load_recipe
 
 
 def test_it_is_the_average_by_its_formula():
@@ -73,6 +76,7 @@ def test_the_final_model_and_the_evaluation_are_the_average(tmp_path):
     trainer = make_trainer(tmp_path, ema_decay=0.9, eval_dataset=encoded_examples(1), learning_rate=1e-2)
     trainer.train()
     averaged = trainer.evaluate()["eval_loss"]
+    assert trainer.predict(encoded_examples(1)).metrics["test_loss"] == pytest.approx(averaged)
     trainer.save_final()
     loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
     for name, average in trainer.ema.averages.items():
@@ -80,6 +84,55 @@ def test_the_final_model_and_the_evaluation_are_the_average(tmp_path):
     assert not torch.equal(loaded.state_head.weight, trainer.model.state_head.weight)
     trainer.ema = None
     assert trainer.evaluate()["eval_loss"] != averaged
+
+
+def test_what_goes_to_the_hub_is_the_average_with_our_card(tmp_path, monkeypatch):
+    """It was the weights of the last step, with a card of the Trainer's in the place of ours."""
+    pushed = []
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, **kwargs: RepoUrl(f"https://huggingface.co/{repo_id}")
+    )
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: pushed.append(kwargs["folder_path"]))
+    trainer = make_trainer(tmp_path, ema_decay=0.9, learning_rate=1e-2, hub_model_id="me/mine")
+    trainer.train()
+    trainer.push_to_hub()
+    assert pushed == [str(tmp_path)]
+    averages, raw = trainer.ema.averages, weights_of(trainer.model)
+    loaded = load_file(tmp_path / "model.safetensors")
+    assert torch.equal(loaded["state_head.weight"], averages["state_head.weight"])
+    assert not torch.equal(loaded["state_head.weight"], raw["state_head.weight"])
+    card = (tmp_path / "README.md").read_text()
+    assert "me/mine" in card and "generated automatically" not in card
+    (tmp_path / "README.md").write_text("mine")
+    trainer.push_to_hub()
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_checkpoints_are_not_pushed_as_the_model(tmp_path):
+    with pytest.raises(ValueError, match="hub_strategy='every_save'` would show unfinished .* `flow-omni push"):
+        make_trainer(tmp_path, push_to_hub=True)
+    settings = ["model=x", "data.train=x", "training.output_dir=x", "training.push_to_hub=true"]
+    with pytest.raises(RecipeError, match="`training.push_to_hub` is True.* `flow-omni push` uploads the model with"):
+        load_recipe("align", settings)
+
+
+def test_the_best_model_has_its_average_though_only_models_are_saved(tmp_path):
+    """The average went with the optimizer, and the run stopped after its last step for want of it."""
+    trainer = make_trainer(
+        tmp_path,
+        ema_decay=0.9,
+        max_steps=2,
+        save_only_model=True,
+        eval_dataset=encoded_examples(1)[:1],
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    saved = load_file(f"{trainer.state.best_model_checkpoint}/{EMA_FILE}")
+    assert_same_weights(saved, trainer.ema.averages)
 
 
 def test_resuming_without_its_file_is_refused(tmp_path):

@@ -50,6 +50,7 @@ READ_BY = {
     "training.auto_find_batch_size": (),
     "training.per_device_train_batch_size": ("vocoder",),
     "training.per_device_eval_batch_size": ("vocoder",),
+    "training.push_to_hub": (),
 }
 BUDGET = "`data.max_steps_per_batch` and `data.max_rows_per_batch` say how large a batch is"
 REMEDIES = {
@@ -63,6 +64,7 @@ REMEDIES = {
     ("training.auto_find_batch_size", None): BUDGET,
     ("training.per_device_train_batch_size", None): BUDGET,
     ("training.per_device_eval_batch_size", None): BUDGET,
+    ("training.push_to_hub", None): "when it is done, `flow-omni push` uploads the model with its card",
 }
 
 

@@ -16,8 +16,9 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..hub_card import name_model_card, write_model_card
+from ..hub_card.card_files import CARD_NAME
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from . import mel_statistics
 from .arguments import FlowOmniTrainingArguments
@@ -175,33 +178,55 @@ class FlowOmniTrainer(BatchTrainer):
             self.parts.reset()
         super().log(logs, *args, **kwargs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if self.ema is None or not self.ema.averages:
-            return super().evaluate(*args, **kwargs)
-        with self.ema.applied_to(self.model):
-            return super().evaluate(*args, **kwargs)
-
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
         """The Trainer's, with every part of the loss as a mean over all its targets, and what generation shows."""
         training_parts, self.parts = self.parts, LossParts()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with self._averaged():
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            generated = {}
+            if self.generation_metrics is not None:
+                generated = self.generation_metrics(self.flow_omni, self.state.global_step, self)
         means = self.parts.means(self._sum_over_processes)
         self.parts = training_parts
         config = self.flow_omni.config
         if means:
             loss = sum(getattr(config, f"{name}_weight") * mean for name, mean in means.items())
             means = {"loss": loss} | means
-        if self.generation_metrics is not None:
-            means |= self.generation_metrics(self.flow_omni, self.state.global_step, self)
+        means |= generated
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
 
-    # Checkpoints
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within it the weights are their moving average, if one is kept."""
+        is_kept = self.ema is not None and self.ema.averages
+        return self.ema.applied_to(self.model) if is_kept else nullcontext()
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
+    # What is saved
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        The Trainer's, with the moving average as the weights, if one is kept. Checkpoints have both: the weights to go on with,
+        and their average in a file beside them.
+        """
+        if not self.is_writing_checkpoint:
+            with self._averaged():
+                super().save_model(output_dir, _internal_call)
+            return
+        super().save_model(output_dir, _internal_call)
         if self.ema is not None and self.args.should_save:
             self.ema.save(output_dir)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Flow-Omni's own, where the Trainer's would take its place. One that is there, edited perhaps, only gets the model's id."""
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        if not (folder / CARD_NAME).is_file():
+            write_model_card(folder, is_trained=True)
+        if self.hub_model_id is not None:
+            name_model_card(folder, self.hub_model_id)
+
+    # Checkpoints
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -236,14 +261,6 @@ class FlowOmniTrainer(BatchTrainer):
         super().load_checkpoint(checkpoint)
         if self.ema is not None:
             self.ema.load(checkpoint, self.model)
-
-    def save_final(self, folder: str | os.PathLike | None = None) -> None:
-        """Saves the trained model (its average, if one was kept) and its processor, to `output_dir` by default."""
-        if self.ema is None or not self.ema.averages:
-            super().save_final(folder)
-            return
-        with self.ema.applied_to(self.model):
-            super().save_final(folder)
 
 
 class _AverageWeights(TrainerCallback):

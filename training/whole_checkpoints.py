@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from .checkpoints import (
     clear_staging,
@@ -47,8 +47,9 @@ class WholeCheckpointTrainer(Trainer):
 
     _staged_run: str | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: nn.Module, args: TrainingArguments, **kwargs: Any):
+        check_what_is_pushed(args)
+        super().__init__(model, args, **kwargs)
         check_sharding(self.is_fsdp_enabled, self.args.device)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
@@ -125,6 +126,10 @@ class WholeCheckpointTrainer(Trainer):
             return tensor
         return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
 
+    @property
+    def is_writing_checkpoint(self) -> bool:
+        return self._staged_run is not None
+
     def _get_output_dir(self, trial) -> str:
         return self._staged_run or super()._get_output_dir(trial)
 
@@ -144,8 +149,6 @@ class WholeCheckpointTrainer(Trainer):
         finally:
             self._staged_run = None
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(os.fspath(final))
         if self.args.should_save:
             rotate(run_folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
@@ -162,10 +165,6 @@ class WholeCheckpointTrainer(Trainer):
         if self.state.best_model_checkpoint == os.fspath(staged):
             self.state.best_model_checkpoint = os.fspath(final)
             self.state.save_to_json(os.fspath(staged / TRAINER_STATE_NAME))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staged_run is None:
-            super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """
@@ -219,3 +218,13 @@ class WholeCheckpointTrainer(Trainer):
                 publish_files(staged, folder)
                 clear_staging(folder)
         self.accelerator.wait_for_everyone()
+
+
+def check_what_is_pushed(args: TrainingArguments) -> None:
+    """Raises where the Trainer would push checkpoints: the weights of one step and not their average, without a card."""
+    if args.push_to_hub and args.hub_strategy != HubStrategy.END:
+        raise ValueError(
+            f"`push_to_hub` with `hub_strategy='{args.hub_strategy.value}'` would show unfinished checkpoints as the model. Say "
+            "`hub_strategy='end'` and call `push_to_hub()` after `train()`, or leave both out and upload the finished model with "
+            "`flow-omni push FOLDER OWNER/NAME`."
+        )
