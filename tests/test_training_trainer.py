@@ -175,6 +175,36 @@ def test_a_run_that_is_resumed_at_another_rate_trains_at_that(tmp_path):
     assert max(group["weight_decay"] for group in resumed.optimizer.param_groups) == 0.1
 
 
+class CountingSGD(torch.optim.SGD):
+    """Counts its steps in its groups, among the options, as schedule-free optimizers do."""
+
+    def __init__(self, params, lr: float, momentum: float):
+        super().__init__(params, lr=lr, momentum=momentum)
+        self.defaults["count"] = 0
+        for group in self.param_groups:
+            group["count"] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] += 1
+        return super().step(closure)
+
+
+def test_what_an_optimizer_counts_goes_on_where_it_was_and_what_it_is_told_is_new(tmp_path):
+    """The count began anew with each resumption, and with it the averages of schedule-free optimizers."""
+
+    def trainer(momentum: float):
+        model = tiny_model()
+        optimizer = CountingSGD(model.parameters(), lr=1e-3, momentum=momentum)
+        return make_trainer(tmp_path, model, optimizers=(optimizer, None), save_strategy="steps", save_steps=2)
+
+    trainer(momentum=0.9).train()
+    resumed = trainer(momentum=0.5)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    (group,) = resumed.optimizer.param_groups
+    assert (group["count"], group["momentum"]) == (4, 0.5)
+
+
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_resuming_complains_of_nothing(tmp_path, caplog, is_tied):
     """Of a tied text head the Trainer would say that it is missing from the checkpoint."""

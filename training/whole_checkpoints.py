@@ -13,6 +13,7 @@
 # limitations under the License.
 """A Trainer whose checkpoints are there whole or not at all, and that stops where a loss or a gradient is no number."""
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -172,10 +173,8 @@ class WholeCheckpointTrainer(Trainer):
         written with, and who resumes with others, as after a loss that was no number, means them.
         """
         rates = list(getattr(self.lr_scheduler, "base_lrs", []))
-        options = [
-            {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
-            for group in self.optimizer.param_groups
-        ]
+        names = options_of(self.optimizer)
+        options = [{name: group[name] for name in names & group.keys()} for group in self.optimizer.param_groups]
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except ValueError as error:
@@ -228,3 +227,13 @@ def check_what_is_pushed(args: TrainingArguments) -> None:
             "`hub_strategy='end'` and call `push_to_hub()` after `train()`, or leave both out and upload the finished model with "
             "`flow-omni push FOLDER OWNER/NAME`."
         )
+
+
+def options_of(optimizer: torch.optim.Optimizer) -> set[str]:
+    """
+    The names of what an optimizer was told when it was made, but for its rate. What else its groups hold it may count in
+    itself, as schedule-free optimizers do, and a count that began anew would spoil the run.
+    """
+    kind = type(getattr(optimizer, "optimizer", optimizer))  # within what accelerate puts around it
+    names = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
+    return names - {"params", "lr"}
