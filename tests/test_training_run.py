@@ -157,6 +157,13 @@ def test_a_finished_run_is_not_trained_on(material, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_evaluation_in_bf16_leaves_the_saved_model_in_fp32(material, tmp_path):
+    """It casts the weights for good, and came before they were saved."""
+    changes = {"data.eval": material / "eval.jsonl", "training.bf16_full_eval": "true", "training.max_steps": 1}
+    run_command("align", *overrides(material, tmp_path, **changes))
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", ["whisper:none-such", "ctc:nowhere", "nowhere/recogniser"])
 def test_a_recogniser_that_cannot_be_loaded_is_found_out_before_the_training(material, tmp_path, name):
     changes = {"data.eval": material / "eval.jsonl", "evaluation.recogniser": name}

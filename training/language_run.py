@@ -102,9 +102,9 @@ class LanguageRun:
     def train(self, is_fresh: bool = False) -> dict[str, float]:
         """Trains, or goes on from the last checkpoint, saves the model, and returns the last evaluation."""
         self.trainer.train_to_the_end(is_fresh)
-        metrics = self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
+        # first: an evaluation with `bf16_full_eval` leaves the weights in bf16
         self.trainer.save_final(Path(self.args.output_dir))
-        return metrics
+        return self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
 
 
 def make_run(recipe: Recipe) -> LanguageRun:

@@ -69,9 +69,9 @@ class SpeechRun:
         evaluation measured.
         """
         self.trainer.train_to_the_end(is_fresh)
-        metrics = self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
+        # first: an evaluation with `bf16_full_eval` leaves the weights in bf16
         self.save()
-        return metrics
+        return self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
 
     def save(self) -> None:
         """The final model, in `output_dir`; of a LoRA run the adapters in a folder of their own, and the merged model."""

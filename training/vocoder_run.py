@@ -66,9 +66,9 @@ class VocoderRun:
     def train(self, is_fresh: bool = False) -> dict[str, float]:
         """Trains, or goes on from the last checkpoint, saves the model, and returns the last evaluation."""
         self.trainer.train_to_the_end(is_fresh)
-        metrics = self.trainer.evaluate() if self.trainer.eval_dataset is not None else {}
+        # first: an evaluation with `bf16_full_eval` leaves the weights in bf16
         self.save()
-        return metrics
+        return self.trainer.evaluate() if self.trainer.eval_dataset is not None else {}
 
     def save(self) -> None:
         """The speech model with the trained vocoder, and its processor; or the vocoder alone, if that was given."""

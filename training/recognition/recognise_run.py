@@ -111,9 +111,9 @@ class RecogniseRun:
     def train(self, is_fresh: bool = False) -> dict[str, float]:
         """Trains, or goes on from the last checkpoint, saves the model, and returns the last evaluation."""
         self.trainer.train_to_the_end(is_fresh)
-        metrics = self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
+        # first: an evaluation with `bf16_full_eval` leaves the weights in bf16
         self.save()
-        return metrics
+        return self.trainer.evaluate() if self.trainer.eval_batches is not None else {}
 
     def save(self) -> None:
         """The recogniser, and in a folder of it the Whisper that has its encoder."""
