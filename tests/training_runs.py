@@ -61,6 +61,7 @@ def make_trainer(folder: Path, model=None, examples=None, **options: Any) -> Flo
     """A Trainer of a tiny model on a few examples; options are those of the Trainer, and of its arguments."""
     model = tiny_model() if model is None else model
     names = ("callbacks", "eval_dataset", "generation_metrics", "optimizers", "train_batches", "eval_batches")
+    names += ("compute_loss_func", "compute_metrics", "model_init")
     trainer_options = {name: options.pop(name) for name in names if name in options}
     arguments = {
         "output_dir": str(folder),

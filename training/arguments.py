@@ -14,6 +14,7 @@
 """The arguments of the Trainer: those of transformers, with what this model needs as defaults, and a few more."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate.utils import get_int_from_env
@@ -70,6 +71,16 @@ class FlowOmniTrainingArguments(TrainingArguments):
             # a process by itself would wait for others if it were told how to talk to them
             self.ddp_backend = "gloo"
         super().__post_init__()
+        if self.accelerator_config.dispatch_batches is None:
+            # A stream of examples: each process makes its own batches. One that makes them for all cuts them in pieces, and ours,
+            # whose tensors have as many rows as they have sounds, cannot be cut.
+            self.accelerator_config.dispatch_batches = False
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"This one process sees {self.n_gpu} GPUs, and would cut each batch in as many pieces, which parts questions from their "
+                f"sound. Start a process for each: `accelerate launch --num_processes {self.n_gpu} -m flow_omni.training …`, or let it "
+                "see one: `CUDA_VISIBLE_DEVICES=0`."
+            )
         if self.stage is not None and self.stage not in STAGES:
             raise ValueError(f"`stage` is {self.stage!r}: it must be one of {', '.join(map(repr, STAGES))}, or None.")
         if self.new_parts_learning_rate is not None and self.new_parts_learning_rate <= 0:
@@ -82,6 +93,13 @@ class FlowOmniTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`mel_statistics_batches` is {self.mel_statistics_batches}: it must be a number of batches, 0 or more."
             )
+
+    def loader_options(self) -> dict[str, Any]:
+        """Who makes the batches of this process, and how far ahead, as `BatchOptions` has it."""
+        options = {"num_workers": self.dataloader_num_workers}
+        if self.dataloader_prefetch_factor is not None:
+            options["prefetch_factor"] = self.dataloader_prefetch_factor
+        return options | {"pin_memory": self.dataloader_pin_memory and self.device.type == "cuda"}
 
 
 def num_processes_launched() -> int:

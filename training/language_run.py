@@ -170,7 +170,7 @@ def _batches_of(
         shuffle=shuffle,
         rank=args.process_index,
         world_size=args.world_size,
-        num_workers=args.dataloader_num_workers,
+        **args.loader_options(),
     )
 
 

@@ -168,9 +168,6 @@ def batches_of(
         data.transcripts,
         augmentation=None if is_evaluation else data.augmentation,
     )
-    workers = {"num_workers": args.dataloader_num_workers}
-    if args.dataloader_prefetch_factor is not None:
-        workers["prefetch_factor"] = args.dataloader_prefetch_factor
     return make_batches(
         rows,
         builder,
@@ -181,8 +178,7 @@ def batches_of(
         shuffle=not is_evaluation,
         rank=args.process_index,
         world_size=args.world_size,
-        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        **workers,
+        **args.loader_options(),
     )
 
 

@@ -32,7 +32,7 @@ from ..hub_card.card_files import CARD_NAME
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from . import mel_statistics
 from .arguments import FlowOmniTrainingArguments
-from .batch_trainer import BatchTrainer
+from .batch_trainer import BatchTrainer, check_what_is_passed
 from .batches import Batches, TrainingCollator
 from .ema import ExponentialMovingAverage
 from .learning_rates import new_parameters, set_learning_rate
@@ -69,6 +69,7 @@ class FlowOmniTrainer(BatchTrainer):
         generation_metrics: Callable[..., dict[str, float]] | None = None,
         **kwargs: Any,
     ):
+        check_what_is_passed(model, args, kwargs)
         processor = kwargs.get("processing_class")
         if kwargs.get("data_collator") is None and processor is not None:
             kwargs["data_collator"] = TrainingCollator(processor)

@@ -186,9 +186,6 @@ def _batches_of(
         max_steps=data.max_steps,
         on_error=data.on_error,
     )
-    workers = {"num_workers": args.dataloader_num_workers}
-    if args.dataloader_prefetch_factor is not None:
-        workers["prefetch_factor"] = args.dataloader_prefetch_factor
     options = BatchOptions(
         max_steps_per_batch=data.max_steps_per_batch,
         max_rows_per_batch=data.max_rows_per_batch,
@@ -197,7 +194,6 @@ def _batches_of(
         shuffle=not is_evaluation,
         rank=args.process_index,
         world_size=args.world_size,
-        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        **workers,
+        **args.loader_options(),
     )
     return UtteranceBatches(utterances, builder, options)
