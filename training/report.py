@@ -14,6 +14,7 @@
 """What a run leaves beside its weights: the curves of its losses as a picture, its figures, and the model card."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ from .rows import TASKS
 
 
 CURVES, LOG = "training_curves.png", "training_log.json"
-SHOWN = ("loss", "text_loss", "state_loss", "speech_loss", "auxiliary_loss")
+# Of the losses these come first, in this order; what else is one follows.
+FIRST_SHOWN = ("loss", "text_loss", "state_loss", "speech_loss", "auxiliary_loss")
+# The Trainer's mean over the whole run, which is no point of a curve.
+NO_CURVE = "train_loss"
+PANELS_IN_A_ROW = 5
 # What generation measures, as the Hub names it.
 METRICS = {
     "cer": ("cer", "CER of the text"),
@@ -37,16 +42,20 @@ METRICS = {
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Draws every loss over the steps, in training and evaluation; `False` where nothing was logged."""
+    """Draws every loss over the steps, in training and evaluation; `False` where none was logged, in either."""
     matplotlib = needs("matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name in SHOWN if any(name in entry for entry in log)]
+    names = losses_in(log)
     if not names:
         return False
-    figure, panels = pyplot.subplots(1, len(names), figsize=(3.6 * len(names), 3), squeeze=False)
-    for panel, name in zip(panels[0], names):
+    num_columns = min(len(names), PANELS_IN_A_ROW)
+    num_rows = math.ceil(len(names) / num_columns)
+    figure, panels = pyplot.subplots(num_rows, num_columns, figsize=(3.6 * num_columns, 3 * num_rows), squeeze=False)
+    for panel in panels.flat[len(names) :]:
+        panel.set_axis_off()
+    for panel, name in zip(panels.flat, names):
         for key, label in ((name, "training"), (f"eval_{name}", "evaluation")):
             points = [(entry["step"], entry[key]) for entry in log if key in entry]
             if points:
@@ -58,6 +67,13 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> bool:
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return True
+
+
+def losses_in(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of all losses that were logged, in training or in evaluation."""
+    logged = {key.removeprefix("eval_") for entry in log for key in entry if key != NO_CURVE}
+    losses = {name for name in logged if name == "loss" or name.endswith("_loss")}
+    return [name for name in FIRST_SHOWN if name in losses] + sorted(losses - set(FIRST_SHOWN))
 
 
 def figures_of(metrics: Mapping[str, float], dataset: str) -> list[dict[str, Any]]:
