@@ -14,7 +14,9 @@
 """Recipes: every key is known or refused by name, and overrides reach everywhere."""
 
 import pytest
+from transformers import TrainerState
 
+from flow_omni.training.arguments import FlowOmniTrainingArguments
 from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.recipe import RecipeError, load_recipe
 
@@ -31,10 +33,51 @@ def test_the_recipes_that_come_along_lack_only_what_is_the_users(name):
 
 @pytest.mark.parametrize("name", ["align", "finetune", "vocoder"])
 def test_every_key_of_their_training_arguments_exists(name, tmp_path):
-    from flow_omni.training.arguments import FlowOmniTrainingArguments
-
     fields = load_recipe(name, NEEDED).training | {"output_dir": str(tmp_path), "bf16": False, "report_to": "none"}
     FlowOmniTrainingArguments(**fields | {"eval_strategy": "no"}, use_cpu=True)
+
+
+@pytest.mark.parametrize("name", ["align", "finetune"])
+@pytest.mark.parametrize("num_steps", [3, 95, 100_000])
+def test_the_recipes_for_any_data_warm_up_log_and_evaluate_in_short_runs_and_long_ones(name, num_steps, tmp_path):
+    """With 500 steps to warm up two hours of speech were over before the learning rate had risen, and nothing was logged."""
+    fields = load_recipe(name, NEEDED).training | {"output_dir": str(tmp_path), "bf16": False, "report_to": "none"}
+    args = FlowOmniTrainingArguments(**fields, use_cpu=True)
+    state = TrainerState()
+    state.compute_steps(args, num_steps)
+    assert args.get_warmup_steps(num_steps) <= max(1, 0.05 * num_steps)
+    assert args.logging_first_step
+    assert 1 <= state.eval_steps == state.save_steps <= max(1, 0.11 * num_steps)
+
+
+def test_the_schedule_ends_at_the_same_share_of_any_learning_rate():
+    """An end of 5e-6 is above where a language model on little data may begin."""
+    assert load_recipe("finetune", NEEDED).training["lr_scheduler_kwargs"] == {"min_lr_rate": 0.05}
+
+
+def test_another_schedule_does_not_get_the_options_of_the_recipes_own():
+    def options_with(*overrides):
+        return load_recipe("align", [*NEEDED, *overrides]).training.get("lr_scheduler_kwargs")
+
+    assert options_with("training.lr_scheduler_type=linear") is None
+    assert options_with("training.lr_scheduler_type=cosine_with_min_lr") == {"min_lr_rate": 0.05}
+    changed = ("training.lr_scheduler_type=polynomial", "training.lr_scheduler_kwargs={power: 2.0}")
+    assert options_with(*changed) == options_with(*reversed(changed)) == {"power": 2.0}
+
+
+@pytest.mark.parametrize("key", ["training.eval_strategy", "training.save_strategy"])
+def test_no_is_a_strategy_and_no_truth_value(key, tmp_path):
+    training = load_recipe("align", [*NEEDED, f"{key}=no"]).training
+    assert training[key.partition(".")[2]] == "no"
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "stage: align\nmodel: m\ndata: {train: t}\ntraining: {output_dir: o, eval_strategy: no, bf16: False}\n"
+    )
+    assert load_recipe(str(path)).training == {"output_dir": "o", "eval_strategy": "no", "bf16": False}
+
+
+def test_what_only_begins_like_a_number_is_a_word():
+    assert load_recipe("align", ["model=1e4-steps", *NEEDED[1:]]).model == "1e4-steps"
 
 
 @pytest.mark.parametrize("missing", ["model", "data.train", "training.output_dir"])
@@ -74,6 +117,7 @@ def test_overrides_set_nested_keys_and_their_types():
         ("training.learning_rate=fast", "`training.learning_rate` is 'fast': it must be float"),
         ("training.max_steps=4.5", "`training.max_steps` is 4.5: it must be int"),
         ("training.bf16=1", "`training.bf16` is 1: it must be bool"),
+        ("training.bf16=yes", "`training.bf16` is 'yes': it must be bool (true or false)"),
         ("training.max_steps=null", "`training.max_steps` is None: it must be int"),
     ],
 )
@@ -169,6 +213,21 @@ def test_augmentation_is_off_unless_its_fields_are_set_and_only_where_questions_
             "`data.max_steps_per_batch` and `data.max_rows_per_batch`",
         ),
         ("align", "training.label_smoothing_factor=0.1", "leave it out; no stage reads it"),
+        ("align", "training.train_sampling_strategy=group_by_length", "rows of like length come together anyway"),
+        ("vocoder", "training.length_column_name=seconds", "leave it out; no stage reads it"),
+        ("finetune", "training.resume_from_checkpoint=runs/a/checkpoint-7", "name it as `model`"),
+        ("vocoder", "training.resume_from_checkpoint=runs/a/checkpoint-7", "goes on from the last checkpoint in its"),
+        (
+            "align",
+            "training.dataloader_drop_last=true",
+            "not for the stage `align`: leave it out; of use it is to `vocoder`",
+        ),
+        ("align", "training.dataloader_persistent_workers=true", "of use it is to `vocoder`"),
+        ("tiny/language", "training.dataloader_multiprocessing_context=spawn", "of use it is to `vocoder`"),
+        ("align", "training.ignore_data_skip=true", "goes on where it was among the data"),
+        ("align", "training.do_predict=true", "leave it out; no stage reads it"),
+        ("align", "training.accelerator_config={split_batches: true}", "of use it is to `vocoder`"),
+        ("align", "training.average_tokens_across_devices=false", "a mean over the targets of all processes"),
         (
             "align",
             "training.stage=finetune",

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Recipes: a YAML file says what a run is, `key=value` on the command line changes it, and no key is silently ignored."""
 
+import copy
 import dataclasses
 import difflib
 import re
@@ -173,8 +174,20 @@ def _checked_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+SCHEDULE_KEYS = ("lr_scheduler_type", "lr_scheduler_kwargs")
+BOOL = "tag:yaml.org,2002:bool"
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e-4` for a word, for want of a dot, and of a key that stands twice the first value is lost."""
+    """
+    YAML 1.1 takes `1e-4` for a word, for want of a dot, and the words `no`, `off`, `yes` and `on` for truth values, though a
+    strategy or a language may be called `no`; and of a key that stands twice the first value is lost.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
@@ -186,8 +199,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+_Loader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -196,9 +210,24 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     such as `training.learning_rate=1e-4`.
     """
     fields = _read(_path_of(name))
+    schedule = copy.deepcopy(_schedule_of(fields))
     for override in overrides:
         _override(fields, override)
+    _drop_options_of_another_schedule(fields, *schedule)
     return build(Recipe, fields)
+
+
+def _schedule_of(fields: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The schedule of the learning rate that a recipe names, and its options."""
+    training = fields.get("training")
+    return tuple(training.get(key) for key in SCHEDULE_KEYS) if isinstance(training, dict) else (None, None)
+
+
+def _drop_options_of_another_schedule(fields: dict[str, Any], kind: Any, options: Any) -> None:
+    """Where only the schedule was changed, the options that it stood with go: another does not take them."""
+    new_kind, new_options = _schedule_of(fields)
+    if new_kind != kind and new_options == options is not None:
+        del fields["training"][SCHEDULE_KEYS[1]]
 
 
 def _path_of(name: str) -> Any:
@@ -297,7 +326,8 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
             return tuple(value)
         if origin is Any or (isinstance(value, origin) and (origin is not int or not isinstance(value, bool))):
             return value
-    wanted = " or ".join("nothing" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds)
+    names = {type(None): "nothing", bool: "bool (true or false)"}
+    wanted = " or ".join(names.get(kind) or getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise RecipeError(f"`{where}` is {value!r}: it must be {wanted}.")
 
 

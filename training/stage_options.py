@@ -50,6 +50,21 @@ READ_BY = {
     "training.auto_find_batch_size": (),
     "training.per_device_train_batch_size": ("vocoder",),
     "training.per_device_eval_batch_size": ("vocoder",),
+    # what has to do with the Trainer's own data loader, or with what it finds for its metrics
+    "training.train_sampling_strategy": ("vocoder",),
+    "training.length_column_name": (),
+    "training.dataloader_drop_last": ("vocoder",),
+    "training.dataloader_persistent_workers": ("vocoder",),
+    "training.dataloader_multiprocessing_context": ("vocoder",),
+    "training.dataloader_in_order": ("vocoder",),
+    "training.accelerator_config": ("vocoder",),
+    "training.ignore_data_skip": ("vocoder",),
+    "training.remove_unused_columns": (),
+    "training.average_tokens_across_devices": (),
+    "training.batch_eval_metrics": (),
+    "training.include_for_metrics": (),
+    "training.do_predict": (),
+    "training.resume_from_checkpoint": (),
     "training.push_to_hub": (),
 }
 BUDGET = "`data.max_steps_per_batch` and `data.max_rows_per_batch` say how large a batch is"
@@ -64,6 +79,16 @@ REMEDIES = {
     ("training.auto_find_batch_size", None): BUDGET,
     ("training.per_device_train_batch_size", None): BUDGET,
     ("training.per_device_eval_batch_size", None): BUDGET,
+    (
+        "training.train_sampling_strategy",
+        None,
+    ): "rows of like length come together anyway, in an order of their own in each epoch",
+    ("training.ignore_data_skip", None): "a run that is resumed goes on where it was among the data, whatever it says",
+    ("training.average_tokens_across_devices", None): "every loss is a mean over the targets of all processes",
+    (
+        "training.resume_from_checkpoint",
+        None,
+    ): "the same command goes on from the last checkpoint in its `output_dir`; to begin with the weights of another, name it as `model`",
     ("training.push_to_hub", None): "when it is done, `flow-omni push` uploads the model with its card",
 }
 
