@@ -24,10 +24,12 @@ from batch_sources import BUDGET, KINDS, NUM_ROWS, as_source, assert_same, batch
 from sounds import file_bytes, noise
 from tiny import tiny_processor
 
+from flow_omni.training import manifest
 from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.batches import BatchOptions, group_by_length, make_batches
-from flow_omni.training.examples import ExampleBuilder
+from flow_omni.training.examples import ExampleBuilder, Skipped, SkipReport
 from flow_omni.training.manifest import load_rows
+from flow_omni.training.mixing import MixedRows
 from flow_omni.training.planned_batches import PlannedBatches
 
 
@@ -121,7 +123,8 @@ def test_training_goes_on_at_any_batch(rows, processor, kind, rank, num_workers)
     options |= {"num_workers": num_workers, "rank": rank, "world_size": 2}
     if kind != "planned":
         options["num_epochs"] = 2
-    whole = list(batches_of(source, processor, **options))
+    uninterrupted = batches_of(source, processor, **options)
+    whole = list(uninterrupted)
     middle = len(whole) // 2
     for position in [middle] if num_workers else [0, 1, middle, len(whole) - 1, len(whole)]:
         first = batches_of(source, processor, **options)
@@ -132,7 +135,7 @@ def test_training_goes_on_at_any_batch(rows, processor, kind, rank, num_workers)
             assert (second.epoch, second.position) == (1, 0)
             continue
         assert_same(begun + list(second), whole)
-        assert second.report.num_used == sum(len(batch["input_ids"]) for batch in whole)
+        assert second.report == uninterrupted.report
 
 
 @pytest.mark.parametrize("max_steps", [100, 900])
@@ -184,15 +187,6 @@ def test_a_stream_of_more_files_is_not_taken_up_again(processor, tmp_path):
     state = batches_of(two, processor, num_lanes=2).state_dict()
     with pytest.raises(ValueError, match="a stream of 2 shards .files., and there are 3"):
         batches_of(three, processor, num_lanes=2).load_state_dict(state)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_can_be_skipped(rows, processor, kind):
-    source, options = as_source(kind, rows)
-    whole = list(batches_of(source, processor, **options))
-    batches = batches_of(source, processor, **options)
-    batches.skip(3)
-    assert_same(batches, whole[3:])
 
 
 def test_every_epoch_has_another_order_and_other_tasks_and_comes_back(rows, processor):
@@ -315,7 +309,7 @@ def truncated(seconds=0.3):
 
 def test_a_batch_of_which_nothing_can_be_used_is_replaced(rows, processor):
     spoilt = [{"id": f"x{index}", "question_audio": truncated(), "question_text": "a"} for index in range(4)]
-    batches = batches_of([*spoilt, *rows[:6]], processor, max_rows_per_batch=1)
+    batches = batches_of([*spoilt, *rows[:6]], processor, max_rows_per_batch=1, max_skipped_share=1.0)
     assert len(list(batches)) == 10
     assert batches.report.counts == {"corrupt audio": 4}
 
@@ -324,8 +318,97 @@ def test_too_many_broken_rows_stop_the_training(processor):
     good = {"question_text": "a", "answer_text": "b"}
     spoilt = {"question_audio": truncated(), "question_text": "a"}
     mixed = [spoilt if index % 3 == 0 else good for index in range(400)]
-    with pytest.raises(RuntimeError, match=r"of \d+ rows are broken, more than `max_skipped_share` \(0.2\) allows"):
+    with pytest.raises(ValueError, match=r"of \d+ rows are broken, more than `max_skipped_share` \(0.2\) allows"):
         list(batches_of(mixed, processor))
+
+
+WRITTEN = {"question_text": "a", "answer_text": "b"}
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_broken_rows_count_once_in_an_epoch_and_are_judged_in_it(processor, is_streamed, caplog):
+    """Over some epochs, or evaluations, what is allowed added up to what is not; a row counted as often as it came."""
+    source = [WRITTEN | {"id": str(index)} for index in range(24)]
+    source[::6] = [
+        {"id": str(index), "question_audio": truncated(), "question_text": "a"} for index in range(0, 24, 6)
+    ]
+    options = {"max_skipped_share": 4 / 24}
+    if is_streamed:
+        source = datasets.IterableDataset.from_generator(partial(iter, source))
+        options |= {"num_lanes": 2, "num_epochs": 4, "window": 1}
+    batches = batches_of(source, processor, **options)
+    for _ in range(1 if is_streamed else 4):
+        list(batches)
+        assert batches.report.counts == {"corrupt audio": 4}
+    assert sum(message.startswith("Skipped ") for message in caplog.messages) == 4
+
+
+def test_few_rows_are_judged_too_before_they_are_trained_on_if_that_is_seen(processor):
+    good, spoilt = [WRITTEN] * 8, {"question_text": "a"}
+    unreadable = batches_of([*good, *[spoilt | {"question_audio": b"no sound"}] * 4], processor)
+    with pytest.raises(ValueError, match=r"^4 of 12 rows are broken.*\n8 rows used, 4 skipped"):
+        len(unreadable)
+    undecodable = [*good, *[spoilt | {"question_audio": truncated()}] * 4]
+    with pytest.raises(ValueError, match=r"of \d+ rows are broken"):
+        list(batches_of(undecodable, processor))
+    streamed = datasets.IterableDataset.from_generator(partial(iter, undecodable))
+    with pytest.raises(ValueError, match="4 of 12 rows are broken"):
+        list(batches_of(streamed, processor, num_lanes=1, num_epochs=1))
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_broken_rows_that_are_found_at_once_are_judged_among_the_rows_to_come(processor, is_streamed):
+    """Hundreds of them were compared with the rows of the first batch."""
+    source = [{"question_audio": b"no sound", "question_text": "a"} if i % 7 == 0 else WRITTEN for i in range(1500)]
+    options = {"max_rows_per_batch": 4}
+    if is_streamed:
+        source = datasets.IterableDataset.from_generator(partial(iter, source))
+        options |= {"num_lanes": 1, "window": 50}
+    batches = batches_of(source, processor, **options)
+    list(itertools.islice(batches, 2))
+    assert batches.report.counts["corrupt audio"] > 0
+
+
+def test_most_rows_of_many_batches_are_enough_to_judge_an_epoch_and_those_of_a_few_are_not():
+    """Rows of like length come together, and so may those of a recorder that was broken."""
+    report, spoilt = SkipReport(), [Skipped("a", "corrupt audio", "broken")]
+    report.add(0, spoilt * 20)
+    report.check(0.2, num_rows=1000)
+    for _ in range(40):
+        report.add(4, spoilt * 6)
+    with pytest.raises(ValueError, match="260 of 420 rows are broken"):
+        report.check(0.2)
+    with pytest.raises(ValueError, match="260 of 1000 rows are broken"):
+        report.check(0.2, num_rows=1000)
+    report.check(1.0, num_rows=420)
+
+
+def test_a_broken_row_that_comes_again_in_an_epoch_counts_once(processor):
+    source = [WRITTEN, {"question_audio": truncated(), "question_text": "a"}]
+    batches = batches_of(MixedRows([source], [3.0]), processor, max_skipped_share=1.0)
+    list(batches)
+    assert batches.report.counts == {"corrupt audio": 1}
+    assert "row 1: `question_audio`" in str(batches.report)
+
+
+@pytest.mark.parametrize("kind", ["in memory", "on disk", "streamed"])
+def test_broken_lines_of_a_manifest_are_counted_named_once_and_judged(processor, tmp_path, monkeypatch, caplog, kind):
+    """They were left out before anybody counted, and of a stream each was named in every epoch by every lane."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(manifest, "MAX_BYTES_IN_MEMORY", 0 if kind == "on disk" else 2**20)
+    lines = [json.dumps(WRITTEN)] * 8 + ["{", '{"question_text": 3}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    rows = load_rows(tmp_path / "rows.jsonl", streaming=kind == "streamed", on_error="skip", keep_wrong=True)
+    options = {"num_lanes": 2, "num_epochs": 3} if kind == "streamed" else {}
+    batches = batches_of(rows, processor, **options)
+    for _ in range(1 if kind == "streamed" else 3):
+        list(batches)
+    assert batches.report.counts == {"wrong row": 2}
+    assert batches.report.num_used == 8
+    told = sorted(message for message in caplog.messages if "Skipped" in message)
+    assert [message.split(": ")[0] for message in told] == [f"Skipped {tmp_path}/rows.jsonl:{n}" for n in (10, 9)]
+    with pytest.raises(ValueError, match="2 of 10 rows are broken"):
+        list(batches_of(rows, processor, max_skipped_share=0.1, **options))
 
 
 def test_nothing_but_broken_rows_says_so(processor):

@@ -169,6 +169,35 @@ def test_columns_of_other_names_are_renamed(folder, form):
     assert has(rows[0], "question_audio")
 
 
+@pytest.mark.parametrize("form", ["jsonl", "csv", "loaded"])
+def test_a_column_that_is_to_be_renamed_and_is_missing_is_named(folder, form):
+    """Of manifests each row was found to have nothing that training reads, and none was left."""
+    theirs = [{"path": "sounds/where.wav", "sentence": "Where?"}]
+    source = folder / f"rows.{form}"
+    if form == "jsonl":
+        write_jsonl(source, theirs)
+    elif form == "csv":
+        source.write_text("path,sentence\nsounds/where.wav,Where?\n")
+    else:
+        source = datasets.Dataset.from_list(theirs)
+    columns = {"question_audio": "file", "question_text": "sentence"}
+    message = "lacks the column 'file' of `columns`, which is to be `question_audio`: it has path, sentence"
+    for read in (load_rows, validate):
+        with pytest.raises(ValueError, match=message):
+            read(source, columns=columns)
+    with pytest.raises(ValueError, match="`columns` names 'question', and training reads id, "):
+        load_rows(source, columns={"question": "sentence"})
+    if form != "loaded":
+        assert validate(source, columns=columns | {"question_audio": "path"}).tasks["transcribe"] == 1
+
+
+def test_of_several_manifests_some_may_have_our_names_already(folder):
+    ours = write_jsonl(folder / "ours.jsonl", [{"question_text": "a", "answer_text": "b"}])
+    theirs = write_jsonl(folder / "theirs.jsonl", [{"sentence": "c", "answer_text": "d"}])
+    rows = load_rows([ours, theirs], columns={"question_text": "sentence"})
+    assert rows["question_text"] == ["a", "c"]
+
+
 def test_written_rows_read_back_and_the_folder_can_move(folder):
     path = folder / "out" / "rows.jsonl"
     sound = folder / "out" / "a.wav"
@@ -221,6 +250,31 @@ def test_a_mistake_is_named_by_file_line_field_value_and_rule(folder, mistake):
         assert str(caught.value).startswith(f"{path}:3: ")
         assert caught.value.field == field
     assert len(load_rows(path, on_error="skip")) == 1
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_line_that_is_no_utf8_is_named_with_its_byte(folder, form):
+    """One such byte ended the reading of everything, without a word about where it stands."""
+    head, line = b"question_text,answer_text\n", b"%s,there\n"
+    if form == "jsonl":
+        head, line = b"", b'{"question_text": "%s", "answer_text": "there"}\n'
+    texts = [b"where", "schön".encode("latin-1"), "schön".encode()]
+    path = folder / f"rows.{form}"
+    path.write_bytes(b"\xef\xbb\xbf" + head + b"".join(line % text for text in texts))
+    number = 2 if form == "jsonl" else 3
+    for read in (validate, load_rows):
+        with pytest.raises(RowError, match=f"rows.{form}:{number}: the line has the byte 0xf6 behind .*sch") as caught:
+            read(path)
+        assert "save the file as UTF-8" in str(caught.value)
+    rows = load_rows(path, on_error="skip")
+    assert [row["question_text"] for row in rows] == ["where", "schön"]
+
+
+def test_a_header_that_is_no_utf8_is_named(folder):
+    path = folder / "rows.csv"
+    path.write_bytes("größe,question_text,answer_text\n3,a,b\n".encode("latin-1"))
+    with pytest.raises(RowError, match="rows.csv:1: the header has the byte 0xf6"):
+        load_rows(path)
 
 
 def test_a_csv_line_with_too_many_values_is_named(folder):

@@ -14,6 +14,7 @@
 """Batches under a budget of steps: rows of like length together, the same in every run, wherever they are built."""
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,10 +26,12 @@ import torch
 from .examples import Example, ExampleBuilder, Skipped, SkipReport, uniform
 
 
+logger = logging.getLogger(__name__)
+
 # What a data loader may still be asked about: more batches than are ever under way at once.
 MAX_REMEMBERED = 256
-# A share of broken rows is judged only once it is one.
-MIN_JUDGED_ROWS = 200
+# Broken rows that are named as they are met; what is known of the others is in the report.
+MAX_NAMED = 10
 # The shortest row of a batch against the longest. More of it means less padding and more batches that are not full.
 MIN_LIKENESS = 0.7
 
@@ -54,6 +57,8 @@ class BatchInfo:
         num_steps: steps that are no padding.
         num_padded_steps: all steps.
         skipped: rows that should have been in it, or were met on the way to it.
+        num_judged: rows that were looked at for it, be they used or broken.
+        epoch: when this is.
         position: where a stream stands after it.
         is_changed: whether the rows of a stream are not those that the position it went on from tells of.
     """
@@ -63,6 +68,8 @@ class BatchInfo:
     num_steps: int = 0
     num_padded_steps: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    num_judged: int = 0
+    epoch: int = 0
     position: Any = None
     is_changed: bool = False
 
@@ -88,6 +95,8 @@ class BatchBuilder:
                 tasks=[example.task for example in examples],
                 num_steps=sum(example.num_steps for example in examples),
                 skipped=[row for row in built if isinstance(row, Skipped)],
+                num_judged=len(built),
+                epoch=epoch,
             )
             if not examples:
                 return None, info
@@ -147,7 +156,7 @@ class BatchOptions:
         num_workers: processes that build batches for this one; 0 builds them in it.
         prefetch_factor: batches that each worker builds ahead.
         pin_memory: whether batches lie in page-locked memory, from which GPUs copy faster.
-        max_skipped_share: the training stops where more rows than this are broken.
+        max_skipped_share: an epoch of which more rows than this are broken is not gone through; 1 lets everything pass.
     """
 
     max_steps_per_batch: int = 4096
@@ -185,7 +194,7 @@ class Batches:
 
     Attributes:
         report ([`SkipReport`]):
-            Rows used and skipped, over all epochs and workers of this process.
+            Rows of this process that were used and skipped in the last whole epoch; until there is one, in the first so far.
         padding_share (`float`):
             The part of all steps that was padding.
     """
@@ -193,9 +202,15 @@ class Batches:
     def __init__(self, builder: ExampleBuilder, options: BatchOptions):
         self.builder = builder
         self.options = options
-        self.report = SkipReport()
+        # of the last whole epoch and of those under way: workers may be in one while others are in the next
+        self._reports: dict[int, SkipReport] = {}
+        self._named: set[str] = set()
         self.num_steps = self.num_padded_steps = 0
         self._ids: OrderedDict[bytes, BatchInfo] = OrderedDict()
+
+    @property
+    def report(self) -> SkipReport:
+        return self._reports[min(self._reports)] if self._reports else SkipReport()
 
     @property
     def padding_share(self) -> float:
@@ -214,7 +229,6 @@ class Batches:
 
     def _yielded(self, batch: dict, info: BatchInfo) -> dict:
         """Notes what is known of a batch on its way out."""
-        self._count(info)
         self.num_steps += info.num_steps
         self.num_padded_steps += info.num_padded_steps
         self._ids[_fingerprint(batch)] = info
@@ -222,24 +236,38 @@ class Batches:
             self._ids.popitem(last=False)
         return batch
 
-    def _count(self, info: BatchInfo) -> None:
-        self.report.add(len(info.ids), info.skipped)
-        num_broken = self.report.counts["corrupt audio"] + self.report.counts["wrong row"]
-        num_judged = self.report.num_used + num_broken
-        if num_judged >= MIN_JUDGED_ROWS and num_broken > self.options.max_skipped_share * num_judged:
-            raise RuntimeError(
-                f"{num_broken} of {num_judged} rows are broken, more than `max_skipped_share` "
-                f"({self.options.max_skipped_share:g}) allows. Mend the data (`flow-omni prepare validate` lists what is "
-                f"wrong), or raise it.\n{self.report}"
-            )
+    def _count(self, info: BatchInfo, num_rows: int | None = None) -> None:
+        """Counts what is told with a batch, of an epoch of `num_rows` over all processes, if that is known."""
+        report = self._reports.setdefault(info.epoch, SkipReport())
+        report.add(len(info.ids), info.skipped, info.num_judged)
+        for row in info.skipped:
+            if row.is_broken and len(self._named) < MAX_NAMED and str(row) not in self._named:
+                self._named.add(str(row))
+                logger.warning("Skipped %s", row)
+        report.check(self.options.max_skipped_share, num_rows)
 
     def _common_state(self) -> dict[str, Any]:
         steps = {"num_steps": self.num_steps, "num_padded_steps": self.num_padded_steps}
-        return steps | {"report": self.report.state_dict()}
+        return steps | {"reports": {epoch: report.state_dict() for epoch, report in self._reports.items()}}
 
     def _load_common_state(self, state: Mapping) -> None:
         self.num_steps, self.num_padded_steps = state["num_steps"], state["num_padded_steps"]
-        self.report.load_state_dict(state["report"])
+        self._reports = {}
+        # checkpoints of earlier versions have one report of all epochs, which tells nothing of one
+        for epoch, report in state.get("reports", {}).items():
+            self._reports[epoch] = SkipReport()
+            self._reports[epoch].load_state_dict(report)
+
+
+def longest_row(options: BatchOptions, builder: ExampleBuilder) -> int:
+    """Steps of the longest row to use."""
+    return min(options.max_steps_per_batch, builder.max_steps or options.max_steps_per_batch)
+
+
+def too_long(where: str, num_steps: int, max_steps: int, task: str | None = None) -> Skipped:
+    """A row that no batch has room for."""
+    shown = f"{num_steps} steps" if task is None else f"{num_steps} steps as {task}"
+    return Skipped(where, "too long", f"it has about {shown}, and at most {max_steps} fit in a batch")
 
 
 def _fingerprint(batch: Mapping) -> bytes:

@@ -17,7 +17,7 @@ import difflib
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,12 +26,17 @@ import torch
 
 from ..processing.audio_io import check_length, check_sampling_rate, read_audio
 from .augmentation import Augmentation
-from .row_checks import check_row
+from .row_checks import check_read_row
 from .rows import COLUMNS, TASKS, RowError, audio_of, conversation_of, has, spec_of, tasks_of, word_times_of
 
 
 TextLayout = Literal["leading", "timed", "auto"]
 SkipReason = Literal["corrupt audio", "wrong row", "too long", "no task"]
+
+# How far beyond the share that is allowed it is no chance any more, in standard deviations.
+MAX_DEVIATIONS = 4.0
+# Skipped rows of an epoch that are remembered, so as to be counted once.
+MAX_TOLD_APART = 100_000
 
 
 @dataclass
@@ -55,30 +60,77 @@ class Skipped:
     reason: SkipReason
     message: str
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it is the row that is to be mended, and not another budget or other tasks to be chosen."""
+        return self.reason in ("corrupt audio", "wrong row")
+
     def __str__(self) -> str:
         return self.message if self.id in self.message else f"{self.id}: {self.message}"
 
 
 @dataclass
 class SkipReport:
-    """How many rows were used, how many skipped for which reason, and the first of these in words."""
+    """
+    What became of the rows of an epoch.
+
+    Attributes:
+        num_used: rows in batches, as often as they came.
+        counts: how many rows were skipped for each reason. One that comes again in an epoch of a mix counts once.
+        first: the first of these in words.
+        num_judged: rows that were looked at and are used, or are broken, as often as they came.
+        num_broken: how many of these are broken.
+        num_batches: batches that told of them.
+        told_apart: what tells the rows that were skipped from one that comes again.
+    """
 
     num_used: int = 0
     counts: Counter = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
+    num_judged: int = 0
+    num_broken: int = 0
+    num_batches: int = 0
+    told_apart: set[int] = field(default_factory=set)
     max_shown: int = 10
 
     @property
     def num_skipped(self) -> int:
         return sum(self.counts.values())
 
-    def add(self, num_used: int, skipped: Iterable[Skipped]) -> None:
-        """Counts what a worker says of a batch."""
+    def add(self, num_used: int, skipped: Sequence[Skipped], num_judged: int | None = None) -> None:
+        """Counts what a worker says of a batch; `num_judged` where it has looked at more rows, or fewer, than are told of."""
+        num_broken = sum(row.is_broken for row in skipped)
+        self.num_batches += 1
         self.num_used += num_used
+        self.num_broken += num_broken
+        self.num_judged += num_used + num_broken if num_judged is None else num_judged
         for row in skipped:
-            self.counts[row.reason] += 1
-            if len(self.first) < self.max_shown:
-                self.first.append(str(row))
+            if self._is_new(row):
+                self.counts[row.reason] += 1
+                if len(self.first) < self.max_shown:
+                    self.first.append(str(row))
+
+    def _is_new(self, row: Skipped) -> bool:
+        """Whether the row was not counted before. Not by its id alone: nobody makes sure that they differ."""
+        digest = int.from_bytes(hashlib.blake2b(str(row).encode(errors="replace"), digest_size=8).digest(), "big")
+        is_new = digest not in self.told_apart
+        if len(self.told_apart) < MAX_TOLD_APART:
+            self.told_apart.add(digest)
+        return is_new
+
+    def check(self, max_share: float, num_rows: int | None = None) -> None:
+        """
+        Raises if more than a share of the rows is broken: of all `num_rows` of the epoch, where they are known, or so many
+        of those judged so far that it cannot be chance. A batch counts as one there, for rows of a kind come together.
+        """
+        by_chance = MAX_DEVIATIONS * math.sqrt(max_share / max(self.num_batches, 1))
+        parts = ((num_rows, max_share), (self.num_judged, max_share + by_chance))
+        judged = next((part for part, share in parts if part and self.num_broken / part > share), None)
+        if judged is not None:
+            raise ValueError(
+                f"{self.num_broken} of {judged} rows are broken, more than `max_skipped_share` ({max_share:g}) "
+                f"allows. Mend the data (`flow-omni prepare validate` lists what is wrong), or raise it.\n{self}"
+            )
 
     def merge(self, state: Mapping) -> None:
         """Adds what another process has counted, as its `state_dict` tells it."""
@@ -92,10 +144,20 @@ class SkipReport:
         return "\n".join([head, *(f"  {message}" for message in self.first)])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"num_used": self.num_used, "counts": dict(self.counts), "first": list(self.first)}
+        return {
+            "num_used": self.num_used,
+            "counts": dict(self.counts),
+            "first": list(self.first),
+            "num_judged": self.num_judged,
+            "num_broken": self.num_broken,
+            "num_batches": self.num_batches,
+            "told_apart": sorted(self.told_apart),
+        }
 
     def load_state_dict(self, state: Mapping) -> None:
         self.num_used, self.counts, self.first = state["num_used"], Counter(state["counts"]), list(state["first"])
+        self.num_judged, self.num_broken = state["num_judged"], state["num_broken"]
+        self.num_batches, self.told_apart = state["num_batches"], set(state["told_apart"])
 
 
 class ExampleBuilder:
@@ -176,7 +238,7 @@ class ExampleBuilder:
         """
         where = str(row.get("id") or f"row {key}")
         try:
-            row = check_row({name: row[name] for name in COLUMNS if name in row}, where)
+            row = check_read_row(row, where)
             offered = tasks_of(row)
             task = self.draw_task(offered, key, epoch)
             if task is None:

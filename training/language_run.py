@@ -119,7 +119,9 @@ def make_run(recipe: Recipe) -> LanguageRun:
     train_batches = _batches_of(recipe, recipe.data.train, recipe.data.split, processor, args)
     eval_batches, questions = None, ()
     if recipe.data.eval:
-        eval_batches = _batches_of(recipe, recipe.data.eval, recipe.data.eval_split, processor, args, shuffle=False)
+        eval_batches = _batches_of(
+            recipe, recipe.data.eval, recipe.data.eval_split, processor, args, is_evaluation=True
+        )
         num_questions = recipe.evaluation.questions
         step = max(1, len(eval_batches.rows) // max(1, num_questions))
         questions = [eval_batches.rows[index] for index in range(0, len(eval_batches.rows), step)[:num_questions]]
@@ -154,10 +156,10 @@ def _batches_of(
     split: str | None,
     processor: FlowOmniProcessor,
     args: FlowOmniTrainingArguments,
-    shuffle: bool = True,
+    is_evaluation: bool = False,
 ) -> Batches:
     data = recipe.data
-    rows = load_rows(source, split, columns=data.columns, on_error=data.on_error)
+    rows = load_rows(source, split, columns=data.columns, on_error=data.on_error, keep_wrong=not is_evaluation)
     seed = args.data_seed if args.data_seed is not None else args.seed
     builder = ExampleBuilder(processor, TASKS, seed=seed, max_steps=data.max_steps, on_error=data.on_error)
     return make_batches(
@@ -165,9 +167,9 @@ def _batches_of(
         builder,
         max_steps_per_batch=data.max_steps_per_batch,
         max_rows_per_batch=data.max_rows_per_batch,
-        max_skipped_share=data.max_skipped_share,
+        max_skipped_share=1.0 if is_evaluation else data.max_skipped_share,
         seed=seed,
-        shuffle=shuffle,
+        shuffle=not is_evaluation,
         rank=args.process_index,
         world_size=args.world_size,
         **args.loader_options(),

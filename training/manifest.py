@@ -19,13 +19,15 @@ import gzip
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from .mixing import MixedRows, checked_times, interleaved
 from .row_checks import check_columns, check_row
-from .rows import COLUMNS, RowError
+from .rows import COLUMNS, WRONG, RowError
 
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,10 @@ logger = logging.getLogger(__name__)
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 # Skipped rows of a file that are named; of the others, their number is enough.
 MAX_NAMED = 10
+# Rows of a manifest that tell which columns it has: a line of JSON need not have all of them.
+MAX_LOOKED_AT = 100
+# How `errors="surrogateescape"` reads a byte that is no UTF-8.
+ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 # Manifests up to this size are held in memory; larger ones are written to the cache of `datasets` and mapped.
 MAX_BYTES_IN_MEMORY = 64 * 2**20
 
@@ -43,6 +49,7 @@ def load_rows(
     streaming: bool = False,
     columns: Mapping[str, str] | None = None,
     on_error: Literal["stop", "skip"] = "stop",
+    keep_wrong: bool = False,
 ):
     """
     Rows as a `datasets.Dataset`, or an `IterableDataset` with `streaming=True`. Audio is never decoded here.
@@ -61,6 +68,9 @@ def load_rows(
             For a dataset that names its columns otherwise: our name to theirs, such as `{"question_text": "sentence"}`.
         on_error (`str`, *optional*, defaults to `"stop"`):
             What to do with a wrong row of a manifest: `"stop"`, or `"skip"` it and count.
+        keep_wrong (`bool`, *optional*, defaults to `False`):
+            Whether in the place of a row that is skipped there comes one that tells what is wrong with it (`WRONG`), for
+            batches to count: lines that are left out here are named, and then forgotten.
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
@@ -68,29 +78,34 @@ def load_rows(
         source, _datasets().DatasetDict | _datasets().IterableDatasetDict
     ):
         times = checked_times(source)
-        parts = [load_rows(part, split, streaming, columns, on_error) for part in times]
+        parts = [load_rows(part, split, streaming, columns, on_error, keep_wrong) for part in times]
         return interleaved(parts, [*times.values()]) if streaming else MixedRows(parts, [*times.values()])
     files = _files_of(source)
     if files and all(_kind_of(file) != "parquet" for file in files):
-        return _from_manifests(files, dict(columns or {}), streaming, on_error)
+        return _from_manifests(files, dict(columns or {}), streaming, on_error, keep_wrong and on_error == "skip")
     return _with_our_columns(_from_datasets(source, files, split, streaming), dict(columns or {}), str(source))
 
 
-def raw_rows(source: Any, split: str | None = None) -> Iterator[tuple[str, str | None, Any]]:
+def raw_rows(
+    source: Any, split: str | None = None, columns: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, str | None, Any]]:
     """
-    Every row as it was read with where it stands (`file.jsonl:12`, `row 12 of NAME`) and the folder its paths are
-    relative to. A line that cannot be read comes as the [`RowError`] that says why.
+    Every row as it was read, but for its `columns`, with where it stands (`file.jsonl:12`, `row 12 of NAME`) and the folder
+    its paths are relative to. A line that cannot be read comes as the [`RowError`] that says why.
     """
-    files = _files_of(source)
+    files, columns = _files_of(source), dict(columns or {})
     if files and all(_kind_of(file) != "parquet" for file in files):
+        _check_renaming(files, columns)
         for file in files:
             for number, raw in _lines_of(file):
-                yield f"{file}:{number}", os.path.dirname(file), raw
+                yield f"{file}:{number}", os.path.dirname(file), _renamed(raw, columns)
         return
     rows = _undecoded(_from_datasets(source, files, split, streaming=True))
     name = source if isinstance(source, str | os.PathLike) else "the dataset"
+    if columns:
+        _check_has(rows.column_names or list(next(iter(rows))), columns, str(name))
     for number, raw in enumerate(rows, start=1):
-        yield f"row {number} of {name}", None, raw
+        yield f"row {number} of {name}", None, _renamed(raw, columns)
 
 
 def write_rows(path: str | os.PathLike, rows: Any) -> int:
@@ -173,24 +188,29 @@ def _is_saved_dataset(path: str) -> bool:
 
 def _lines_of(file: str) -> Iterator[tuple[int, Any]]:
     """The rows of a manifest with the number of their line, or the error in the place of a row."""
-    with open_text(file) as lines:
+    # bytes that are no UTF-8 are told with their line: raised by the decoder, they would end the file
+    with open_text(file, errors="surrogateescape") as lines:
         if _kind_of(file) in (".csv", ".tsv"):
             yield from _csv_lines(lines, file)
         else:
             yield from _json_lines(lines, file)
 
 
-def open_text(path: str | os.PathLike) -> Any:
-    """A text file, gzipped or not, opened for reading."""
+def open_text(path: str | os.PathLike, errors: str = "strict") -> Any:
+    """A text file, gzipped or not, opened for reading. `errors` is what happens to bytes that are no UTF-8, as in `open`."""
     opener = gzip.open if os.fspath(path).endswith(".gz") else open
     # utf-8-sig: spreadsheet programs put a byte order mark in front, which would become part of the first field
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
+    return opener(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
 
 
 def _csv_lines(lines: Any, file: str) -> Iterator[tuple[int, Any]]:
     reader = csv.DictReader(lines, delimiter="\t" if _kind_of(file) == ".tsv" else ",")
+    if problem := _undecoded_byte(" ".join(reader.fieldnames or [])):
+        yield 1, RowError(f"{file}:1", "", f"the header {problem}")
     for row in reader:
-        if None in row:
+        if problem := _undecoded_byte(" ".join(value for value in row.values() if isinstance(value, str))):
+            yield reader.line_num, RowError(f"{file}:{reader.line_num}", "", f"the line {problem}")
+        elif None in row:
             problem = f"the line has {len(row[None])} values more than there are columns: quote values that hold the separator."
             yield reader.line_num, RowError(f"{file}:{reader.line_num}", "", problem)
         else:
@@ -201,6 +221,9 @@ def _json_lines(lines: Any, file: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        if problem := _undecoded_byte(line):
+            yield number, RowError(f"{file}:{number}", "", f"the line {problem}")
+            continue
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
@@ -209,10 +232,20 @@ def _json_lines(lines: Any, file: str) -> Iterator[tuple[int, Any]]:
             yield number, RowError(f"{file}:{number}", "", problem)
 
 
+def _undecoded_byte(text: str) -> str | None:
+    """What to tell of a text that was opened with `errors="surrogateescape"` and has a byte that is no UTF-8."""
+    found = None if text.isascii() else ESCAPED_BYTE.search(text)
+    if found is None:
+        return None
+    before = text[max(0, found.start() - 20) : found.start()]
+    return f"has the byte {ord(found[0]) - 0xDC00:#04x} behind {before!r}, which is no UTF-8: save the file as UTF-8."
+
+
 def rows_of_manifests(
-    files: Sequence[str], columns: Mapping[str, str], on_error: str, changed: Any = None
+    files: Sequence[str], columns: Mapping[str, str], on_error: str, keep_wrong: bool = False, changed: Any = None
 ) -> Iterator[dict[str, Any]]:
     """Checked rows, every column present. `changed` is what tells one version of the files from another to the cache."""
+    nothing = dict.fromkeys(COLUMNS) | ({WRONG: None} if keep_wrong else {})
     for file in files:
         num_skipped = 0
         for number, raw in _lines_of(file):
@@ -223,11 +256,14 @@ def rows_of_manifests(
             except RowError as error:
                 if on_error == "stop":
                     raise
+                if keep_wrong:
+                    yield nothing | {"id": f"{file}:{number}", WRONG: str(error)}
+                    continue
                 num_skipped += 1
                 if num_skipped <= MAX_NAMED:
                     logger.warning("Skipped %s", error)
                 continue
-            yield {name: _as_cell(row.get(name), column.kind) for name, column in COLUMNS.items()}
+            yield nothing | {name: _as_cell(row.get(name), column.kind) for name, column in COLUMNS.items()}
         if num_skipped:
             logger.warning("Skipped %d rows of '%s'.", num_skipped, file)
 
@@ -247,8 +283,8 @@ def _renamed(raw: Any, columns: Mapping[str, str]) -> Any:
     return {theirs.get(name, name): value for name, value in raw.items()}
 
 
-def row_features():
-    """The columns in `datasets` terms. Audio is stored as `Audio(decode=False)` stores it, which needs no decoder."""
+def row_features(keep_wrong: bool = False):
+    """The columns, with `keep_wrong` that of what is wrong with a row as well, in `datasets` terms. Audio is stored as `Audio(decode=False)` stores it, which needs no decoder."""
     from datasets import Features, List, Value
 
     kinds = {
@@ -258,27 +294,31 @@ def row_features():
         "times": List(Value("float64")),
         "messages": List({"role": Value("string"), "text": Value("string")}),
     }
-    return Features({name: kinds[column.kind] for name, column in COLUMNS.items()})
+    wrong = {WRONG: kinds["text"]} if keep_wrong else {}
+    return Features({name: kinds[column.kind] for name, column in COLUMNS.items()} | wrong)
 
 
-def _from_manifests(files: list[str], columns: dict[str, str], streaming: bool, on_error: str):
+def _from_manifests(files: list[str], columns: dict[str, str], streaming: bool, on_error: str, keep_wrong: bool):
     datasets = _datasets()
-    kwargs = {"files": files, "columns": columns, "on_error": on_error}
+    _check_renaming(files, columns)
+    kwargs = {"files": files, "columns": columns, "on_error": on_error, "keep_wrong": keep_wrong}
+    features = row_features(keep_wrong)
     if streaming:
-        return datasets.IterableDataset.from_generator(rows_of_manifests, row_features(), gen_kwargs=kwargs)
+        return datasets.IterableDataset.from_generator(rows_of_manifests, features, gen_kwargs=kwargs)
     sizes = [(os.path.getsize(file), os.stat(file).st_mtime_ns) for file in files]
     if sum(size for size, _ in sizes) <= MAX_BYTES_IN_MEMORY:
         rows = list(rows_of_manifests(**kwargs))
-        if not rows:
+        if all(row.get(WRONG) for row in rows):
+            first = f" The first of {len(rows)} that are wrong: {rows[0][WRONG]}" if rows else ""
             raise ValueError(
                 f"There are no rows in {', '.join(files)}, or none that can be read: pass a manifest with at least one. "
-                "`flow-omni prepare validate` lists what is wrong."
+                f"`flow-omni prepare validate` lists what is wrong.{first}"
             )
-        return datasets.Dataset.from_list(rows, features=row_features())
+        return datasets.Dataset.from_list(rows, features=features)
     try:
         # a tuple: a list would be taken for shards, to be read apart
         return datasets.Dataset.from_generator(
-            rows_of_manifests, row_features(), gen_kwargs=kwargs | {"changed": tuple(sizes)}
+            rows_of_manifests, features, gen_kwargs=kwargs | {"changed": tuple(sizes)}
         )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from error.__cause__
@@ -332,14 +372,34 @@ def _chosen_split(splits: Any, split: str | None, name: str):
 
 def _with_our_columns(rows: Any, columns: dict[str, str], name: str):
     names = rows.column_names or list(next(iter(rows)))
-    missing = [their for their in columns.values() if their not in names]
-    if missing:
-        raise ValueError(f"{name} lacks the column {missing[0]!r} of `columns`: it has {', '.join(names)}.")
+    _check_has(names, columns, name)
     check_columns(_names_after(names, columns), name)
     # first: renaming a stream decodes what is not marked by then
     rows = _undecoded(rows)
-    renamed = {their: our for our, their in columns.items() if their != our}
+    renamed = {their: our for our, their in columns.items() if their != our and their in names}
     return rows.rename_columns(renamed) if renamed else rows
+
+
+def _check_renaming(files: Sequence[str], columns: Mapping[str, str]) -> None:
+    """Whether manifests have the columns that are to be renamed, as far as their first rows tell."""
+    for file in files if columns else ():
+        rows = (row for _, row in _lines_of(file) if isinstance(row, Mapping))
+        names = list(dict.fromkeys(name for row in islice(rows, MAX_LOOKED_AT) for name in row))
+        if names:
+            _check_has(names, columns, f"'{file}'")
+
+
+def _check_has(names: Sequence[str], columns: Mapping[str, str], source: str) -> None:
+    """Of several sources, one may have our names already."""
+    for our, their in columns.items():
+        if our not in COLUMNS:
+            raise ValueError(
+                f"`columns` names {our!r}, and training reads {', '.join(COLUMNS)}: say which is {their!r}."
+            )
+        if their not in names and our not in names:
+            raise ValueError(
+                f"{source} lacks the column {their!r} of `columns`, which is to be `{our}`: it has {', '.join(names)}."
+            )
 
 
 def _names_after(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:

@@ -153,8 +153,8 @@ def _in_our_features(stream: Any) -> Any:
     """A stream whose columns are ours, in the types that ours have: only like streams can be interleaved."""
     from .manifest import row_features
 
-    features = row_features()
-    if stream.features == features:
+    features = row_features(keep_wrong=True)
+    if stream.features and all(features.get(name) == feature for name, feature in stream.features.items()):
         return stream
     names = [name for name in stream.column_names or next(iter(stream)) if name in features]
     return stream.select_columns(names).cast(type(features)({name: features[name] for name in names}))

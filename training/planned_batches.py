@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length
-from .examples import ExampleBuilder, Skipped
+from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length, longest_row, too_long
+from .examples import ExampleBuilder, Skipped, SkipReport
 from .lengths import StepCounter, texts_of
 from .mixing import rows_at
-from .row_checks import check_row
+from .row_checks import check_read_row
 from .row_fingerprints import digest_of, fingerprint_of, warn_of_other_rows
-from .rows import COLUMNS, TASKS, RowError, tasks_of
+from .rows import TASKS, RowError, tasks_of
 from .unusable_rows import why_none_is_used
 
 
@@ -70,12 +70,17 @@ class PlannedBatches(Batches):
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         epoch, options = self.epoch, self.options
         share = self.plan()[options.rank :: options.world_size]
+        left_out = [row for index, row in self._plan[2] if index % options.world_size == options.rank]
+        num_rows = self._num_judged()
         if self.position == 0:
-            mine = [row for index, row in self._plan[2] if index % options.world_size == options.rank]
-            self._count(BatchInfo(skipped=mine))
+            self._reports = {past: report for past, report in self._reports.items() if past == epoch - 1}
         todo = [(epoch, indices) for indices in share[self.position :]]
         dataset = _BatchDataset(self.rows, self.builder, options.max_steps_per_batch)
         for batch, info in DataLoader(dataset, sampler=todo, **options.loader_kwargs()):
+            told = _part(left_out, self.position, len(share))
+            info.skipped = [*told, *info.skipped]
+            info.num_judged += sum(row.is_broken for row in told)
+            self._count(info, num_rows)
             self.position += 1
             if self.position == len(share):
                 self.epoch, self.position = epoch + 1, 0
@@ -85,12 +90,6 @@ class PlannedBatches(Batches):
         """Goes to the start of an epoch; stays where it is if this epoch is under way."""
         if epoch != self.epoch:
             self.epoch, self.position = epoch, 0
-
-    def skip(self, num_batches: int) -> None:
-        """Leaves out the next batches of this epoch, unbuilt."""
-        self.position = min(self.position + num_batches, len(self))
-        if self.position == len(self):
-            self.epoch, self.position = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         place = {"epoch": self.epoch, "position": self.position, "num_batches": len(self)}
@@ -118,7 +117,20 @@ class PlannedBatches(Batches):
         """
         if self._plan is None or self._plan[0] != self.epoch:
             self._plan = (self.epoch, *self._planned(self.epoch))
+            self._check_plan()
         return self._plan[1]
+
+    def _num_judged(self) -> int:
+        """Rows of the epoch over all processes, used or broken."""
+        _, batches, skipped = self._plan
+        return sum(map(len, batches)) + sum(row.is_broken for _, row in skipped)
+
+    def _check_plan(self) -> None:
+        """Before any time is spent, and in all processes alike: raises if too many rows are seen to be broken already."""
+        _, batches, skipped = self._plan
+        report = SkipReport()
+        report.add(sum(map(len, batches)), [row for _, row in skipped])
+        report.check(self.options.max_skipped_share, report.num_judged)
 
     @property
     def steps_by_task(self) -> np.ndarray:
@@ -158,7 +170,7 @@ class PlannedBatches(Batches):
     def _lengths(self, epoch: int, draws: Sequence[int]) -> tuple[dict[int, int], list[tuple[int, Skipped]]]:
         """Steps of every row that is drawn, in the task drawn for it, and which are left out and why."""
         builder = self.builder
-        limit = min(self.options.max_steps_per_batch, builder.max_steps or self.options.max_steps_per_batch)
+        limit = longest_row(self.options, builder)
         steps = {task: column.tolist() for task, column in zip(TASKS, self.steps_by_task.T)}
         offered_by_row = self._offered()
         lengths, skipped = {}, []
@@ -170,8 +182,7 @@ class PlannedBatches(Batches):
             elif task is None:
                 skipped.append((draw, builder.without_task(f"row {index}", offered_by_row[index])))
             elif steps[task][index] > limit:
-                message = f"it has about {steps[task][index]} steps as {task}, and at most {limit} fit in a batch"
-                skipped.append((draw, Skipped(f"row {index}", "too long", message)))
+                skipped.append((draw, too_long(f"row {index}", steps[task][index], limit, task)))
             else:
                 lengths[draw] = steps[task][index]
         return lengths, skipped
@@ -223,7 +234,7 @@ def measure_rows(
     not), or why it cannot be measured.
     """
     named_rows = [(str(row.get("id") or name), row) for name, row in named_rows]
-    checked = [_or_skipped(partial(_checked, row, where), where, builder) for where, row in named_rows]
+    checked = [_or_skipped(partial(check_read_row, row, where), where, builder) for where, row in named_rows]
     num_tokens = counter.num_tokens(text for row in checked if not isinstance(row, Skipped) for text in texts_of(row))
     measured = []
     for (where, _), row in zip(named_rows, checked):
@@ -233,10 +244,6 @@ def measure_rows(
         is_skipped = isinstance(steps, Skipped)
         measured.append(([NOT_OFFERED] * len(TASKS), steps) if is_skipped else (steps, None))
     return measured
-
-
-def _checked(row: Mapping, where: str) -> dict[str, Any]:
-    return check_row({name: row[name] for name in COLUMNS if name in row}, where)
 
 
 def _steps_by_task(
@@ -269,7 +276,12 @@ class _BatchDataset(Dataset):
 
     def __getitem__(self, item: tuple[int, Sequence[int]]) -> tuple[dict[str, torch.Tensor], BatchInfo]:
         epoch, indices = item
-        rows = rows_at(self.rows, [index % len(self.rows) for index in indices])
+        numbers = [index % len(self.rows) for index in indices]
+        # its number, and not that of its turn in the epoch
+        rows = [
+            row if row.get("id") else {**row, "id": f"row {number}"}
+            for number, row in zip(numbers, rows_at(self.rows, numbers))
+        ]
         batch, info = self.build(list(zip(indices, rows)), epoch)
         skipped = info.skipped
         # every process must get its batch: the others wait for it
@@ -285,8 +297,13 @@ class _BatchDataset(Dataset):
                 f"None of the rows of a batch can be used, nor any of {MAX_SUBSTITUTES} others. The first: "
                 f"{skipped[0]}"
             )
-        info.skipped = skipped
+        info.skipped, info.num_judged = skipped, len(indices)
         return batch, info
+
+
+def _part(items: Sequence, part: int, num_parts: int) -> Sequence:
+    """One of as many parts of a sequence, the first of which are not shorter than others."""
+    return items[-(-part * len(items) // num_parts) : -(-(part + 1) * len(items) // num_parts)]
 
 
 def _windows(indices: Sequence[int], lengths: Mapping[int, int], max_steps: int) -> Iterator[list[int]]:

@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .rows import COLUMNS, TASKS, RowError, has, tasks_of
+from .rows import COLUMNS, TASKS, WRONG, RowError, has, tasks_of
 
 
 HISTORY_ROLES = ("user", "assistant")
@@ -87,6 +87,13 @@ def check_row(raw: Any, where: str, folder: str | os.PathLike | None = None) -> 
     row.setdefault("id", where)
     _check_together(row, where)
     return row
+
+
+def check_read_row(row: Mapping, where: str) -> dict[str, Any]:
+    """A row as [`load_rows`] gives it, checked: one that only says what is wrong with it is raised."""
+    if row.get(WRONG):
+        raise RowError("", "", row[WRONG])
+    return check_row({name: row[name] for name in COLUMNS if name in row}, where)
 
 
 def _check_together(row: Mapping, where: str) -> None:

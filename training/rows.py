@@ -50,6 +50,10 @@ COLUMNS: dict[str, Column] = {
 }
 
 
+# In the place of a row that is wrong, where those are to be counted: its `id`, and here what is wrong with it.
+WRONG = "__wrong__"
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """

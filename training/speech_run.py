@@ -156,7 +156,7 @@ def batches_of(
 ) -> Batches:
     """The batches of this process."""
     streaming = data.streaming and not is_evaluation
-    rows = load_rows(source, split, streaming=streaming, columns=data.columns, on_error=data.on_error)
+    rows = load_rows(source, split, streaming, data.columns, data.on_error, keep_wrong=not is_evaluation)
     seed = args.data_seed if args.data_seed is not None else args.seed
     builder = ExampleBuilder(
         processor,
@@ -173,7 +173,7 @@ def batches_of(
         builder,
         max_steps_per_batch=data.max_steps_per_batch,
         max_rows_per_batch=data.max_rows_per_batch,
-        max_skipped_share=data.max_skipped_share,
+        max_skipped_share=1.0 if is_evaluation else data.max_skipped_share,
         seed=seed,
         shuffle=not is_evaluation,
         rank=args.process_index,

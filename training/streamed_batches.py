@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length
+from .batches import BatchBuilder, Batches, BatchInfo, BatchOptions, group_by_length, longest_row, too_long
 from .examples import ExampleBuilder, Skipped
 from .lengths import StepCounter
 from .planned_batches import measure_rows
@@ -88,6 +88,8 @@ class StreamedBatches(Batches):
         self._has_warned = False
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        if not self._positions:
+            self._reports = {}
         dataset = _LaneDataset(self, dict(self._positions), self._next)
         for item in DataLoader(dataset, **self.options.loader_kwargs()):
             if item is None:
@@ -97,19 +99,23 @@ class StreamedBatches(Batches):
             self._next = (self.lanes.index(lane) + 1) % len(self.lanes)
             if info.is_changed:
                 self._warn_of_other_rows()
-            if batch is None:
-                self._count(info)
-            else:
+            self._count(info)
+            self._leave_epochs(min(self._positions.get(lane, {"epoch": 0})["epoch"] for lane in self.lanes))
+            if batch is not None:
                 yield self._yielded(batch, info)
         self._positions, self._next = {}, 0
+        self._leave_epochs(self.num_epochs)
+
+    def _leave_epochs(self, first: int) -> None:
+        """Judges the epochs that no lane is in any more, and forgets all of them but the last."""
+        for epoch, report in self._reports.items():
+            # what one of several processes has read is not the epoch
+            if epoch < first and self.options.world_size == 1:
+                report.check(self.options.max_skipped_share, report.num_judged)
+        self._reports = {epoch: report for epoch, report in self._reports.items() if epoch >= first - 1}
 
     def set_epoch(self, epoch: int) -> None:
         """Streams count their epochs themselves: this is for trainers that set it, and does nothing."""
-
-    def skip(self, num_batches: int) -> None:
-        """Leaves out the next batches. They are built all the same: [`load_state_dict`] is faster."""
-        for _, _ in zip(range(num_batches), self):
-            continue
 
     def state_dict(self) -> dict[str, Any]:
         lanes = {str(lane): position for lane, position in self._positions.items()}
@@ -215,21 +221,23 @@ class LaneReader:
         position = {"epoch": 0} | start | dict(position or {})
         while self.num_epochs is None or position["epoch"] < self.num_epochs:
             is_whole = not (position["shard"] or position["row"] or position["batch"])
-            is_empty, skipped = True, []
-            for batch, info in self._read_epoch(lane, position, skipped):
+            is_empty, untold = True, BatchInfo(epoch=position["epoch"])
+            for batch, info in self._read_epoch(lane, position, untold):
                 is_empty = False
                 yield batch, info
             if is_empty and is_whole and self.num_epochs is None:
+                shown = f" ({untold.skipped[0]})" if untold.skipped else ""
                 raise ValueError(
-                    f"Lane {lane} of {self.num_lanes} found no usable row in a whole epoch: pass fewer `num_lanes`, or look "
-                    "into the data with `flow-omni prepare validate`."
+                    f"Lane {lane} of {self.num_lanes} found no usable row in a whole epoch{shown}: pass fewer `num_lanes`, or "
+                    "look into the data with `flow-omni prepare validate`."
                 )
             position = {"epoch": position["epoch"] + 1} | start
-            if skipped:
-                yield None, BatchInfo(skipped=skipped, position=position)
+            if untold.skipped:
+                untold.position = position
+                yield None, untold
 
-    def _read_epoch(self, lane: int, start: Mapping, skipped: list[Skipped]) -> Iterator[tuple[dict, BatchInfo]]:
-        """Batches of a lane to the end of its epoch. `skipped` gathers the rows left out until a batch tells of them."""
+    def _read_epoch(self, lane: int, start: Mapping, untold: BatchInfo) -> Iterator[tuple[dict, BatchInfo]]:
+        """Batches of a lane to the end of its epoch. `untold` gathers the rows met and left out until a batch tells of them."""
         epoch = start["epoch"]
         for number, shard in list(enumerate(self._shards(lane, epoch)))[start["shard"] :]:
             is_resumed = number == start["shard"]
@@ -243,14 +251,16 @@ class LaneReader:
                 expected = None
                 first = start["batch"] if is_resumed and window.row == start["row"] else 0
                 # what was left out was told with the first batch
-                skipped += window.skipped if first == 0 else []
+                if first == 0:
+                    untold.skipped += window.skipped
+                    untold.num_judged += len(window.rows) + sum(row.is_broken for row in window.skipped)
                 for index, keyed_rows in list(enumerate(self._grouped(window, (epoch, lane, number))))[first:]:
                     batch, info = self.build(keyed_rows, epoch)
-                    skipped += info.skipped
+                    untold.skipped += info.skipped
                     if batch is None:
                         continue
-                    info.skipped = list(skipped)
-                    skipped.clear()
+                    info.skipped, info.num_judged = untold.skipped, untold.num_judged
+                    untold.skipped, untold.num_judged = [], 0
                     info.position = at | {"batch": index + 1}
                     info.is_changed = self.is_changed
                     yield batch, info
@@ -316,12 +326,11 @@ class LaneReader:
 
     def _length(self, steps: Sequence[int], where: str, key: str, epoch: int) -> tuple[int, Skipped | None]:
         """Steps of the row in the task drawn for it, or why it is left out."""
-        limit = min(self.options.max_steps_per_batch, self.builder.max_steps or self.options.max_steps_per_batch)
+        limit = longest_row(self.options, self.builder)
         offered = {task: count for task, count in zip(TASKS, steps) if count >= 0}
         task = self.builder.draw_task(offered, key, epoch)
         if task is None:
             return 0, self.builder.without_task(where, offered)
         if offered[task] > limit:
-            message = f"it has about {offered[task]} steps as {task}, and at most {limit} fit in a batch"
-            return 0, Skipped(where, "too long", message)
+            return 0, too_long(where, offered[task], limit, task)
         return offered[task], None

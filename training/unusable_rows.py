@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from .examples import Skipped
-from .rows import COLUMNS, TASKS, has, tasks_of
+from .rows import COLUMNS, TASKS, WRONG, has, tasks_of
 
 
 # Rows that are looked at to say what all of them offer.
@@ -54,7 +54,7 @@ def why_none_is_used(rows: Sequence[Mapping], skipped: Sequence[Skipped], tasks:
 def _what_is_missing(rows: Sequence[Mapping], tasks: Mapping[str, float]) -> str:
     """What the tasks that are trained need, what the rows have, and which tasks they offer."""
     looked_at = list(islice(rows, MAX_LOOKED_AT))
-    filled = Counter(name for row in looked_at for name in row if name != "id" and has(row, name))
+    filled = Counter(name for row in looked_at for name in row if name not in ("id", WRONG) and has(row, name))
     offered = Counter(task for row in looked_at for task in tasks_of(row))
     needs = "; ".join(f"{task} {_quoted(TASKS[task].needs)}" for task in tasks)
     among = f"the first {len(looked_at)} rows" if len(looked_at) < len(rows) else "the rows"

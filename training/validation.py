@@ -14,7 +14,7 @@
 """What is wrong with a manifest, row by row, and what is in it: counted before a training run meets it."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,6 +66,7 @@ def validate(
     check_audio: bool = True,
     max_shown: int = 20,
     progress: Callable | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Report:
     """
     Reads every row and judges it.
@@ -81,11 +82,13 @@ def validate(
             How many mistakes to keep in words.
         progress (`Callable`, *optional*):
             Wraps the iterator of rows, as `tqdm` does.
+        columns (`dict[str, str]`, *optional*):
+            As for [`load_rows`].
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
     report = Report()
-    rows = raw_rows(source, split)
+    rows = raw_rows(source, split, columns)
     for where, folder, raw in rows if progress is None else progress(rows):
         try:
             if isinstance(raw, RowError):

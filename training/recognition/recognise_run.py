@@ -137,7 +137,8 @@ def make_run(recipe: Recipe) -> RecogniseRun:
     set_seed(args.seed)
     data = recipe.data
     utterances = Utterances(
-        load_rows(data.train, data.split, columns=data.columns, on_error=data.on_error), recipe.recognise.sides
+        load_rows(data.train, data.split, columns=data.columns, on_error=data.on_error, keep_wrong=True),
+        recipe.recognise.sides,
     )
     model = load_or_make(recipe, utterances)
     if args.device.type == "cpu":
@@ -189,7 +190,7 @@ def _batches_of(
     options = BatchOptions(
         max_steps_per_batch=data.max_steps_per_batch,
         max_rows_per_batch=data.max_rows_per_batch,
-        max_skipped_share=data.max_skipped_share,
+        max_skipped_share=1.0 if is_evaluation else data.max_skipped_share,
         seed=seed,
         shuffle=not is_evaluation,
         rank=args.process_index,

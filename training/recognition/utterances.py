@@ -23,12 +23,12 @@ import torch
 
 from ...processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor
 from ..augmentation import Augmentation
-from ..batches import BatchOptions
+from ..batches import BatchOptions, longest_row, too_long
 from ..examples import Example, Skipped
 from ..lengths import audio_seconds
 from ..planned_batches import PlannedBatches
 from ..row_fingerprints import digest_of
-from ..rows import audio_of, has
+from ..rows import WRONG, audio_of, has
 from ..unusable_rows import why_none_is_used
 from .characters import Characters, num_frames_needed
 from .modeling import IGNORED
@@ -53,6 +53,8 @@ class Utterances(Sequence):
             for side in sides
             if has(row, side) and has(row, text_of(side))
         ]
+        # lines of manifests that nothing can be made of: they are only counted
+        self.wrong = [Skipped(row["id"], "wrong row", row[WRONG]) for row in rows if row.get(WRONG)]
         if not self.places:
             needs = " or ".join(f"`{side}` with its `{text_of(side)}`" for side in sides)
             raise ValueError(f"None of {len(rows)} rows has a {needs}, which a recogniser learns from.")
@@ -214,16 +216,15 @@ class UtteranceBatches(PlannedBatches):
             return Skipped(f"utterance {index}", "corrupt audio", " ".join(str(error).split()))
 
     def _lengths(self, epoch: int, draws: Sequence[int]) -> tuple[dict[int, int], list[tuple[int, Skipped]]]:
-        limit = min(self.options.max_steps_per_batch, self.builder.max_steps or self.options.max_steps_per_batch)
-        lengths, skipped, measured = {}, [], self._measured()
+        limit = longest_row(self.options, self.builder)
+        lengths, skipped, measured = {}, list(enumerate(self.rows.wrong)), self._measured()
         for draw in draws:
             index = draw % len(self.rows)
             steps = measured[index]
             if isinstance(steps, Skipped):
                 skipped.append((draw, steps))
             elif steps > limit:
-                message = f"it has about {steps} steps, and at most {limit} fit in a batch"
-                skipped.append((draw, Skipped(f"utterance {index}", "too long", message)))
+                skipped.append((draw, too_long(f"utterance {index}", steps, limit)))
             else:
                 lengths[draw] = steps
         return lengths, skipped
