@@ -138,6 +138,17 @@ def test_a_right_manifest_is_described(dialogues):
     assert "text_to_text" in result.stdout
 
 
+def test_a_manifest_with_columns_of_its_own_is_validated_under_their_names(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("frage,antwort\nwo?,hier\n")
+    columns = ["--columns", "question_text=frage", "--columns"]
+    result = run("validate", path, *columns, "answer_text=antwort")
+    assert result.exit_code == 0, result.output
+    assert "1 rows, 0 with mistakes" in result.stdout
+    assert_mistake(run("validate", path, *columns, "answer_text=anwort"), "lacks the column 'anwort'")
+    assert_mistake(run("validate", path, *columns, "answer_text"), "write OURS=THEIRS, such as")
+
+
 def test_a_wrong_manifest_is_told_line_by_line_and_ends_with_two(dialogues):
     with open(dialogues, "a") as file:
         file.write('{"question_text": 3, "answer_text": "a"}\n{"question_text": "a"\n')

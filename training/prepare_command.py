@@ -214,21 +214,44 @@ def validate(
     audio: Annotated[bool, typer.Option(help="Whether to open the audio files too.")] = True,
     stop: Annotated[bool, typer.Option("--stop", help="Stop at the first mistake.")] = False,
     show: Annotated[int, typer.Option(help="How many mistakes to tell in words.", min=0)] = 20,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column that is called otherwise, such as question_text=sentence. To be repeated.",
+            show_default=False,
+        ),
+    ] = None,
 ):
     """
     See whether rows are right, and what is in them. The exit code is 2 if any is wrong.
 
         flow-omni prepare validate train.jsonl
+        flow-omni prepare validate recordings.csv --columns question_audio=file --columns question_text=sentence
     """
     from .validation import validate as validate_rows
 
     with _mistakes(), _bar("rows") as bar:
+
+        def progress(rows: Iterable) -> Iterator:
+            return _counted(rows, bar)
+
         report = validate_rows(
-            manifest, "stop" if stop else "skip", split, audio, show, progress=lambda rows: _counted(rows, bar)
+            manifest, "stop" if stop else "skip", split, audio, show, progress, _columns_of(columns or [])
         )
     typer.echo(str(report))
     if report.num_problems:
         raise typer.Exit(MISTAKE)
+
+
+def _columns_of(options: Iterable[str]) -> dict[str, str]:
+    """Our names to theirs, of `question_text=sentence` and the like."""
+    columns = {}
+    for option in options:
+        our, _, their = map(str.strip, option.partition("="))
+        if not our or not their:
+            raise ValueError(f"`--columns` is {option!r}: write OURS=THEIRS, such as question_text=sentence.")
+        columns[our] = their
+    return columns
 
 
 def _write(output: str, name: str, read, limit: int | None) -> None:
