@@ -32,18 +32,14 @@ logger = logging.getLogger(__name__)
 
 # Begins with a dot and not with `checkpoint-`: nothing that looks for checkpoints finds one that is being written.
 STAGING = ".unfinished"
-
-
 # The state that a run ended with. The last checkpoint need not tell: of a run that ends with its best one, that may be gone.
 FINISHED = ".finished.json"
-
-
 # What a full disk raises: Python, torch and safetensors each have their own.
 NOT_WRITTEN = (OSError, RuntimeError, SafetensorError)
 
 
 class CheckpointNotWrittenError(OSError):
-    """A checkpoint could not be written. Earlier ones are as they were."""
+    """A checkpoint, or the trained model, could not be written. What was there before is as it was."""
 
 
 def staging_folder(run_folder: str | os.PathLike) -> Path:
