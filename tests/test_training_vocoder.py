@@ -15,6 +15,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -276,8 +277,13 @@ def test_every_part_of_its_loss_is_logged(material, tmp_path):
 
 
 def test_a_dry_run_tells_of_the_vocoder(material, tmp_path):
-    output = run_command("vocoder", *overrides(material, tmp_path), "--dry-run").output
-    assert "recordings: 3" in output
+    rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
+    rows = [row | {"answer_audio": str(material / row["answer_audio"]), "answer_seconds": 1800} for row in rows]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"data.train": tmp_path / "long.jsonl", "vocoder.adversarial_weight": 1.0}
+    output = run_command("vocoder", *overrides(material, tmp_path, **changes), "--dry-run").output
+    assert "recordings: 3, 1.50 h" in output
+    assert re.search(r"memory of a process: about .* GiB \(weights .*, activations [\d.]+\)", output)
     assert "optimizer steps: 4, each on 2 pieces of 0.3 s" in output
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, set_seed
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig
@@ -26,6 +27,7 @@ from ..modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoder
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from .arguments import FlowOmniTrainingArguments
 from .checkpoints import clear_staging, publish_files, staging_folder, writing
+from .dry_run import describe_memory, hours_of
 from .manifest import load_rows
 from .recipe import Recipe
 from .speech_run import load_model, load_processor
@@ -54,12 +56,15 @@ class VocoderRun:
         critics = count_parameters(self.trainer.model)[0] - trained
         seconds = self.recipe.vocoder.segment_seconds
         batch = self.recipe.vocoder.batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        size, num_samples = self.recipe.vocoder.batch_size, self.segments.num_samples
+        pieces = {"waveform": torch.zeros(size, num_samples), "is_adversarial": critics > 0}
         return "\n".join(
             [
                 f"stage vocoder of {self.recipe.model or 'a new model'}",
                 f"parameters: {trained:,} of the vocoder, {critics:,} of discriminators",
-                f"recordings: {len(self.segments.indices):,}",
+                f"recordings: {len(self.segments.indices):,}, {hours_of(self.segments.rows, 'answer'):.2f} h",
                 f"optimizer steps: {self.args.max_steps:,}, each on {batch} pieces of {seconds:g} s",
+                describe_memory(self.trainer, pieces),
             ]
         )
 
