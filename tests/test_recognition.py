@@ -37,6 +37,7 @@ from flow_omni.training.recognition.modeling import CtcRecogniser, ctc_loss
 from flow_omni.training.recognition.options import RecogniseOptions
 from flow_omni.training.recognition.recognise_run import make_run
 from flow_omni.training.recognition.utterances import UtteranceBatches, UtteranceBuilder, Utterances
+from flow_omni.training.rows import WRONG
 
 
 NEW = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "max_time_mask": 0}
@@ -248,6 +249,16 @@ def test_utterances_of_a_mix_come_as_many_times_as_the_rows_they_are_of():
     batches = UtteranceBatches(Utterances(rows), builder_of(), BatchOptions(max_steps_per_batch=200))
     seen = Counter(name for batch in batches for name in batches.ids_of(batch))
     assert seen == {"a:question": 2, "a:answer": 2, "b:answer": 3}
+
+
+def test_broken_lines_of_a_manifest_are_counted_and_judged_beside_utterances(tmp_path):
+    sound = {"array": said("ab"), "sampling_rate": 16000}
+    rows = [{"id": "a", "answer_text": "ab", "answer_audio": sound}, {"id": "b.jsonl:2", WRONG: "b.jsonl:2: no JSON"}]
+    batches = UtteranceBatches(Utterances(rows), builder_of(), BatchOptions(max_skipped_share=0.5))
+    assert [batches.ids_of(batch) for batch in batches] == [["a:answer"]]
+    assert batches.report.counts == {"wrong row": 1}
+    with pytest.raises(ValueError, match="1 of 2 rows are broken"):
+        len(UtteranceBatches(Utterances(rows), builder_of(), BatchOptions()))
 
 
 def test_an_utterance_that_no_path_can_write_is_skipped_and_says_why():

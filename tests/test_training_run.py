@@ -190,6 +190,7 @@ def test_what_was_skipped_is_logged_and_told_at_the_end(material, tmp_path):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = run_command("align", *overrides(material, tmp_path, **{"data.train": tmp_path / "train.jsonl"})).output
     assert " corrupt audio)\n  row-5: " in output
+    assert re.search(r"^padding: \d+\.\d% of what", output, re.MULTILINE)
     log = json.loads((tmp_path / "training_log.json").read_text())
     assert log[0]["skipped_rows"] >= 1
 

@@ -131,6 +131,9 @@ def _report(run, metrics: dict[str, float], skipped, command: str) -> None:
         typer.echo(f"{name}: {value:.4g}")
     if skipped.num_skipped:
         typer.echo(str(skipped))
+    batches = getattr(run, "train_batches", None)
+    if batches is not None:
+        typer.echo(f"padding: {batches.padding_share:.1%} of what the batches held")
     typer.echo(f"{folder}: trained for {run.trainer.state.global_step} steps, and saved.")
 
 
