@@ -124,14 +124,18 @@ def _is_path(dataset: str) -> bool:
 
 
 def without_folders(command: str) -> str:
-    """`command` with the folders of this machine taken off its paths: `/home/me/runs/a.yaml` becomes `a.yaml`."""
+    """
+    `command` with the folders of this machine taken off its paths: `/home/me/runs/a.yaml` becomes `a.yaml`. What stands
+    behind ` #` stays as it is.
+    """
+    command, mark, comment = command.partition(" #")
     words = shlex.shlex(command, posix=True)
     words.whitespace_split, words.commenters, words.escape = True, "", ""  # a backslash is part of a Windows path
     try:
         words = list(words)
     except ValueError:  # quotes that do not match
         words = command.split()
-    return shlex.join(LOCAL_FOLDERS.sub("", word) for word in words)
+    return shlex.join(LOCAL_FOLDERS.sub("", word) for word in words) + mark + comment
 
 
 def check_languages(languages: Iterable[str] | str | None) -> list[str]:

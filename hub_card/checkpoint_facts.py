@@ -13,15 +13,19 @@
 # limitations under the License.
 """What a checkpoint's folder says about itself: its parts, their sizes, the geometry of its speech. No weight is read."""
 
+import json
 import os
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
+from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 
 
 # Where the names of a part's weights begin; what begins otherwise connects the parts.
@@ -48,10 +52,11 @@ class CheckpointPart:
 
 @dataclass
 class CheckpointFacts:
-    """A checkpoint's configuration and its parts."""
+    """A checkpoint's configuration, its parts, and how it generates unless told otherwise."""
 
     config: FlowOmniConfig
     parts: list[CheckpointPart]
+    generation: dict[str, Any]
 
     @property
     def num_parameters(self) -> int | None:
@@ -78,7 +83,14 @@ def read_checkpoint(folder: str | os.PathLike) -> CheckpointFacts:
         CheckpointPart(name, description, counts[name] if counts else None)
         for name, description in describe_parts(config).items()
     ]
-    return CheckpointFacts(config, parts)
+    return CheckpointFacts(config, parts, read_generation(folder))
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """The options of speech that a checkpoint generates with, its own before those of all."""
+    path = folder / GENERATION_CONFIG_NAME
+    own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: own.get(name, value) for name, value in GENERATION_DEFAULTS.items()}
 
 
 def count_parameters(folder: Path) -> Counter:

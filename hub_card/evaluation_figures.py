@@ -33,7 +33,7 @@ TASK_TYPES = {
 }
 OTHER_TASK_TYPE = "any-to-any"
 METRIC_TYPES = {"exact": "exact_match"}
-DECIMALS = 4
+SIGNIFICANT_DIGITS = 4
 
 
 def figures_for_card(results: Results | str | os.PathLike, dataset: str | None = None) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def figures_for_card(results: Results | str | os.PathLike, dataset: str | None =
             **{key: value for key, value in about.items() if value is not None},
             "metric_type": METRIC_TYPES.get(metric, metric),
             "metric_name": words + interval_words(measured),
-            "metric_value": round(float(measured.value), DECIMALS),
+            "metric_value": _rounded(measured.value),
         }
         for task, metric, words, measured in [*_headlines(results), *_in_noise(results)]
     ]
@@ -73,8 +73,12 @@ def dataset_of(data: str) -> tuple[str, str | None]:
 def interval_words(measured: Measured) -> str:
     if not measured.has_interval:
         return ""
-    low, high = (round(float(end), DECIMALS) for end in (measured.low, measured.high))
+    low, high = _rounded(measured.low), _rounded(measured.high)
     return f" (95 % interval {low} to {high})"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
 
 
 def _headlines(results: Results) -> Iterator[tuple[str | None, str, str, Measured]]:

@@ -15,6 +15,7 @@
 
 import pytest
 import torch
+from report_results import made_results
 from tiny import tiny_model, tiny_processor, training_batch
 from transformers import AutoModel, AutoProcessor
 
@@ -46,6 +47,18 @@ def test_a_bundle_is_the_model_in_half_the_size_without_code_or_leftovers(traine
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "make tiny" in card
     assert "Not trained" not in card
+    assert "`num_flow_steps` (3;" in card
+    assert "- encoder: a checkpoint that is not on the Hub" in card
+
+
+def test_the_card_of_a_bundle_has_the_figures_and_the_command_that_measured_them(trained, tmp_path):
+    results = made_results(tmp_path / "results", command="flow-omni evaluate tiny data/tinytalk --limit 7")
+    results.save(tmp_path / "results")
+    bundle(trained[1], tmp_path / "bundle", tmp_path / "results", "bfloat16", "make tiny  # in pieces")
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "$ flow-omni evaluate tiny data/tinytalk --limit 7" in card
+    assert "$ make tiny # in pieces" in card
+    assert "character errors of transcripts" in card
 
 
 def test_a_bundle_that_is_too_large_leaves_the_one_before(trained, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ import typer
 from transformers import GenerationConfig
 
 from ...cli.assembling import parse_fields
+from ...evaluation.results import Results
 from ...hub_card import write_model_card
 from ...hub_card.evaluation_figures import figures_for_card
 from ...modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
@@ -39,6 +40,12 @@ from ..checkpoints import clear_staging, publish, staging_folder
 
 # Who installs the package downloads this too.
 MAX_MEGABYTES = 40
+# What `make tiny` trains before it joins them, for the card: from this machine, not from the Hub.
+PARTS = {
+    "encoder": "./runs/tiny/recognise",
+    "language model": "./runs/tiny/language",
+    "vocoder": "./runs/tiny/vocoder",
+}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,14 +77,17 @@ def bundle(
     model.save_pretrained(staged)
     processor.save_pretrained(staged)
     remove_code(staged)
+    results = None if results is None else Results.load(results)
     write_model_card(
         staged,
+        base_models=PARTS,
         datasets=["tinytalk"],
         languages=["en"],
         license="apache-2.0",
         figures=None if results is None else figures_for_card(results),
         is_trained=True,
         command=command,
+        evaluation_commands=None if results is None else results.command,
     )
     megabytes = sum(path.stat().st_size for path in staged.rglob("*")) / 1e6
     if megabytes > MAX_MEGABYTES:
