@@ -41,6 +41,7 @@ import speed
 import stopwatch
 import training_cases
 import training_data
+import training_memory
 import training_step
 from tabulation import Table
 
@@ -165,6 +166,15 @@ def test_parts_of_the_training_benchmark_reach_every_weight_but_the_small_ones(t
 
 def test_data_of_the_training_benchmark_is_built_from_sounds(tiny_case):
     assert all(seconds > 0 for seconds in training_data.measure_data("tinytalk", batch_size=2, num_batches=2))
+
+
+@pytest.mark.parametrize(("stage", "is_checkpointed"), [("align", True), ("finetune", False)])
+def test_memory_reckoned_up_from_few_layers_is_that_of_the_whole_model(monkeypatch, stage, is_checkpointed):
+    monkeypatch.setitem(training_memory.LLMS, "llm", (64, 128, 3, 4, 2, 3000, True))
+    monkeypatch.setitem(training_memory.WHISPERS, "whisper", (64, 4, 4, 80))
+    whole = training_memory.config_of("llm", "whisper", 3, 4, 3000)
+    expected = sum(training_memory.estimate(whole, stage, is_checkpointed, num_shards=1).values())
+    assert training_memory.reckon_up("llm", "whisper", stage, is_checkpointed) == pytest.approx(expected)
 
 
 def test_streamed_answer_writes_and_speaks_as_much_as_asked(model):
