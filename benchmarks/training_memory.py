@@ -14,7 +14,7 @@
 """
 What `--dry-run` estimates for models of published sizes, on a machine that need not hold them: the table of `docs/training.md`.
 
-    python benchmarks/training_memory.py                   # all sizes and stages: ten minutes on one core, in 6 GB
+    python benchmarks/training_memory.py                   # all sizes and stages, for which the largest wants about 8 GB
     python benchmarks/training_memory.py --llm qwen2-0.5b  # one language model
 
 Every part of the estimate grows evenly with the layers of the language model, with those of Whisper, and with the vocabulary. So
