@@ -198,6 +198,7 @@ def test_augmentation_is_off_unless_its_fields_are_set_and_only_where_questions_
             "is not for the stage `recognise`: leave it out; of use it is to `a",
         ),
         ("tiny/vocoder", "training.ema_decay=0.9", "it is not for the stage `vocoder`"),
+        ("tiny/vocoder", "training.activation_checkpointing=true", "it is not for the stage `vocoder`"),
         ("tiny/recognise", "data.streaming=true", "`data.streaming` is True, and it is not for the stage `recognise`"),
         ("tiny/language", "data.tasks={say: 1}", "`data.tasks` is {'say': 1}, and it is not for the stage `language`"),
         ("tiny/vocoder", "data.max_steps_per_batch=100", "`vocoder.batch_size` and `vocoder.segment_seconds` say"),

@@ -90,8 +90,8 @@ class BatchTrainer(WholeCheckpointTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """
-        The Trainer's, with the rows that went by in a second, which it cannot know of ready batches, and the rows that were
-        skipped so far, if any: broken data must not go unnoticed for days.
+        The Trainer's, with the rows that went by in a second, which it cannot know of ready batches, and the rows that an
+        epoch had to skip, if any: broken data must not go unnoticed for days.
         """
         self._correct_speeds(logs)
         if self.train_batches is not None and "loss" in logs and "learning_rate" in logs:

@@ -45,6 +45,7 @@ READ_BY = {
     "training.new_parts_learning_rate": STAGES,
     "training.ema_decay": STAGES,
     "training.mel_statistics_batches": STAGES,
+    "training.activation_checkpointing": EXCEPT_VOCODER,
     "training.label_smoothing_factor": (),
     "training.stage": (),
     "training.auto_find_batch_size": (),
