@@ -71,6 +71,17 @@ def test_a_new_model_learns_every_answer(manifest, tmp_path):
     assert model.config.vocab_size == len(tokenizer) and model.generation_config.eos_token_id == tokenizer.eos_token_id
 
 
+def test_rows_without_a_written_answer_are_not_asked(manifest, tmp_path):
+    spoken = {"id": "spoken", "question_text": "zero", "question_audio": "zero.wav"}
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text(json.dumps(spoken) + "\n" + manifest.read_text())
+    recipe = recipe_for(manifest, tmp_path / "run", 1)
+    recipe.data.eval = str(held_out)
+    run = language_run.make_run(recipe)
+    assert [row["id"] for row in run.trainer.questions] == ["row-one", "row-two", "row-three"]
+    assert "eval_exact" in run.trainer.evaluate()
+
+
 def test_a_dry_run_tells_of_memory(manifest, tmp_path):
     lines = language_run.make_run(recipe_for(manifest, tmp_path / "run", 4)).describe().splitlines()
     assert "optimizer steps: 4, each on up to 128 tokens" in lines

@@ -35,7 +35,7 @@ from .dry_run import describe_memory
 from .examples import ExampleBuilder
 from .manifest import load_rows
 from .recipe import Recipe
-from .rows import conversation_of
+from .rows import conversation_of, tasks_of
 from .stages import count_parameters
 from .target_means import TargetMeanTrainer
 from .text_scores import exact_rate
@@ -122,9 +122,7 @@ def make_run(recipe: Recipe) -> LanguageRun:
         eval_batches = _batches_of(
             recipe, recipe.data.eval, recipe.data.eval_split, processor, args, is_evaluation=True
         )
-        num_questions = recipe.evaluation.questions
-        step = max(1, len(eval_batches.rows) // max(1, num_questions))
-        questions = [eval_batches.rows[index] for index in range(0, len(eval_batches.rows), step)[:num_questions]]
+        questions = questions_of(eval_batches.rows, recipe.evaluation.questions)
     trainer = LanguageTrainer(
         model,
         args,
@@ -174,6 +172,13 @@ def _batches_of(
         world_size=args.world_size,
         **args.loader_options(),
     )
+
+
+def questions_of(rows: Sequence[Mapping], num_questions: int) -> list[Mapping]:
+    """So many rows, spread over all those that have a written question and its answer: of speech nothing can be asked here."""
+    written = [index for index, row in enumerate(rows) if "text_to_text" in tasks_of(row)]
+    step = max(1, len(written) // max(1, num_questions))
+    return [rows[index] for index in written[::step][:num_questions]]
 
 
 @torch.no_grad()
