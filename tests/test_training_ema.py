@@ -16,6 +16,7 @@
 import pytest
 import torch
 from huggingface_hub import HfApi, RepoUrl
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from tiny import tiny_model
 from torch import nn
@@ -106,6 +107,33 @@ def test_what_goes_to_the_hub_is_the_average_with_our_card(tmp_path, monkeypatch
     (tmp_path / "README.md").write_text("mine")
     trainer.push_to_hub()
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_what_training_left_behind_does_not_go_to_the_hub(tmp_path, monkeypatch):
+    """The checkpoints of earlier runs went along, the logs with the texts of rows, and a batch that had stopped a run."""
+    pushed = {}
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, **kwargs: RepoUrl(f"https://huggingface.co/{repo_id}")
+    )
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **kwargs: pushed.update(kwargs))
+    trainer = make_trainer(tmp_path / "run", max_steps=1, hub_model_id="me/mine")
+    trainer.save_final(tmp_path / "wanted")
+    left = ["checkpoint-1/model.safetensors", "earlier-1/checkpoint-4/model.safetensors", ".finished.json"]
+    left += ["runs/events.out.tfevents.1", "diverged-step-3-process-0/batch.pt", "diverged-step-3-process-0/rows.json"]
+    for name in left:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    trainer.push_to_hub("It says numbers", token="hf_token", revision="next")
+    told = (pushed["repo_id"], pushed["commit_message"], pushed["token"], pushed["revision"], pushed["run_as_future"])
+    assert told == ("me/mine", "It says numbers", "hf_token", "next", False)
+    saved, files = files_in(tmp_path / "wanted"), files_in(tmp_path / "run")
+    assert set(left) < files and "training_args.bin" in saved
+    uploaded = set(filter_repo_objects(files, ignore_patterns=pushed["ignore_patterns"]))
+    assert uploaded == saved - {"training_args.bin"} | {"README.md"}
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_checkpoints_are_not_pushed_as_the_model(tmp_path):

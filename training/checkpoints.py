@@ -34,6 +34,14 @@ logger = logging.getLogger(__name__)
 STAGING = ".unfinished"
 # The state that a run ended with. The last checkpoint need not tell: of a run that ends with its best one, that may be gone.
 FINISHED = ".finished.json"
+# What is not uploaded of a folder: what training leaves there, and hidden files. Logs of TensorBoard (`runs`) hold the texts
+# of rows, and batches that stopped a run the ids of theirs: data is published on purpose or not at all. peft's card of
+# adapters is empty but for a path.
+NOT_UPLOADED = [
+    *("*.bin", "*.pt", "*.pth", "*.pkl"),
+    *("checkpoint-*/**", "earlier-*/**", "diverged-step-*/**", "runs/**", "adapters/README.md"),
+    *(".*", "**/.*"),
+]
 # What a full disk raises: Python, torch and safetensors each have their own.
 NOT_WRITTEN = (OSError, RuntimeError, SafetensorError)
 

@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
+from huggingface_hub import HfApi
 from torch import nn
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from .checkpoints import (
+    NOT_UPLOADED,
     clear_staging,
     end_of_run,
     forget_end,
@@ -217,6 +219,34 @@ class WholeCheckpointTrainer(Trainer):
                 publish_files(staged, folder)
                 clear_staging(folder)
         self.accelerator.wait_for_everyone()
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ):
+        """The Trainer's, without what training left in `output_dir`: other checkpoints, logs and batches, with texts of rows."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_final()
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        return HfApi().upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=self.args.output_dir,
+            commit_message=commit_message,
+            token=token,
+            run_as_future=not blocking,
+            ignore_patterns=NOT_UPLOADED,
+            revision=revision if revision is not None else self.args.hub_revision,
+        )
 
 
 def check_what_is_pushed(args: TrainingArguments) -> None:

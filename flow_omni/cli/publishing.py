@@ -24,13 +24,6 @@ from .errors import UserError, one_line, users_mistakes
 from .parts import saved_weights
 
 
-# What training leaves in a folder, and hidden files. Logs of TensorBoard (`runs`) hold the texts of rows, and batches that
-# stopped a run the ids of theirs: data is published on purpose or not at all. peft's card of adapters is empty but for a path.
-NOT_UPLOADED = [
-    *("*.bin", "*.pt", "*.pth", "*.pkl"),
-    *("checkpoint-*/**", "earlier-*/**", "diverged-step-*/**", "runs/**", "adapters/README.md"),
-    *(".*", "**/.*"),
-]
 REFUSED = (401, 403, 404)
 
 
@@ -105,6 +98,8 @@ def upload(folder: Path, repo_id: str, private: bool, message: str) -> str:
     """Creates the repository if need be, uploads the folder, and returns the address of the repository."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
+
+    from ..training.checkpoints import NOT_UPLOADED
 
     api = HfApi()
     try:
