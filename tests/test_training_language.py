@@ -101,6 +101,15 @@ def test_accumulated_batches_are_one_big_batch(manifest, tmp_path):
     assert first_steps[0] == pytest.approx(first_steps[1], rel=1e-4)
 
 
+def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(manifest, tmp_path):
+    losses = []
+    for rows_per_batch in (3, 1):
+        recipe = recipe_for(manifest, tmp_path / "run", 1)
+        recipe.data.max_rows_per_batch = rows_per_batch
+        losses.append(language_run.make_run(recipe).trainer.evaluate()["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_a_run_that_was_cut_off_ends_as_one_that_was_not(manifest, tmp_path):
     language_run.make_run(recipe_for(manifest, tmp_path / "whole", 4)).train()
     language_run.make_run(recipe_for(manifest, tmp_path / "cut", 2)).train()

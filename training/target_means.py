@@ -36,6 +36,7 @@ class TargetMeanTrainer(BatchTrainer):
         # up the batches of a step where it has to take their mean.
         self.model_accepts_loss_kwargs = False
         self._shares: deque[float] = deque()
+        self._evaluated = torch.zeros(2, dtype=torch.float64)
 
     def outputs_of(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
         raise NotImplementedError
@@ -59,4 +60,16 @@ class TargetMeanTrainer(BatchTrainer):
             self._check_finite(loss, inputs)
             if self._shares:  # there are none outside of a training
                 loss = loss * self._shares.popleft()
+        else:
+            num_targets = float(self.num_targets(inputs))
+            self._evaluated += torch.tensor([float(loss) * num_targets, num_targets], dtype=torch.float64)
         return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
+        """The Trainer's, with the loss as a mean over all targets and not over batches, which depend on budget and processes."""
+        self._evaluated.zero_()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        total, num_targets = self._sum_over_processes(self._evaluated).tolist()
+        if num_targets:
+            output.metrics[f"{metric_key_prefix}_loss"] = total / num_targets
+        return output
