@@ -49,6 +49,18 @@ def test_adapters_belong_to_the_language_model(tmp_path):
     assert {rate for name, (rate, _) in rates.items() if "lora_" not in name} == {1e-3}
 
 
+def test_both_rates_are_logged(tmp_path):
+    options = {"learning_rate": 1e-4, "new_parts_learning_rate": 1e-3, "lr_scheduler_type": "constant", "max_steps": 1}
+    trainer = make_trainer(tmp_path / "all", **options)
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert (logged["learning_rate"], logged["new_parts_learning_rate"]) == (1e-4, 1e-3)
+    # of new parts alone there is but one rate, and it is not that of nothing
+    trainer = make_trainer(tmp_path / "new", stage="align", **options)
+    trainer.train()
+    assert trainer.state.log_history[0]["learning_rate"] == 1e-3
+
+
 def test_the_schedule_scales_both(tmp_path):
     trainer = make_trainer(
         tmp_path, learning_rate=1e-4, new_parts_learning_rate=1e-3, lr_scheduler_type="linear", max_steps=4

@@ -36,10 +36,14 @@ def new_parameters(model: FlowOmniForSpeechGeneration) -> list[torch.nn.Paramete
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter], learning_rate: float
 ) -> None:
-    """Moves parameters to groups of their own, which differ from their old ones by the learning rate only."""
+    """
+    Moves parameters to groups of their own, behind all others, which differ from their old ones by the learning rate only.
+    Groups that are left empty go: the Trainer logs the rate of the first one.
+    """
     chosen = {id(parameter) for parameter in parameters}
     for group in list(optimizer.param_groups):
         moved = [parameter for parameter in group["params"] if id(parameter) in chosen]
         if moved:
             group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
             optimizer.add_param_group({**group, "params": moved, "lr": learning_rate})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]

@@ -177,6 +177,8 @@ class FlowOmniTrainer(BatchTrainer):
         if "loss" in logs and "learning_rate" in logs:
             logs = logs | self.parts.means(self._sum_over_processes)
             self.parts.reset()
+            if self.args.new_parts_learning_rate is not None:
+                logs["new_parts_learning_rate"] = self.lr_scheduler.get_last_lr()[-1]
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
