@@ -201,13 +201,20 @@ def test_every_epoch_has_another_order_and_other_tasks_and_comes_back(rows, proc
     assert not torch.equal(epochs[0][0]["input_ids"], next(iter(other))["input_ids"])
 
 
-def test_setting_the_epoch_under_way_keeps_its_position(rows, processor):
+def test_the_report_at_the_end_of_an_epoch_is_that_of_this_epoch(rows, processor):
     batches = batches_of(rows, processor)
-    begun = list(itertools.islice(batches, 2))
+    for epoch in range(3):
+        list(batches)
+        assert list(batches.state_dict()["reports"]) == [epoch]
+        assert batches.report.num_used == len(rows)
+
+
+def test_setting_the_epoch_under_way_begins_it_anew(rows, processor):
+    """An evaluation that was interrupted must not leave the next one half of the rows."""
+    batches = batches_of(rows, processor)
+    list(itertools.islice(batches, 2))
     batches.set_epoch(0)
-    assert_same(begun + list(batches), batches_of(rows, processor))
-    batches.set_epoch(0)
-    assert batches.position == 0
+    assert_same(batches, batches_of(rows, processor))
 
 
 @pytest.mark.parametrize("kind", ["planned", "streamed"])

@@ -84,12 +84,12 @@ class PlannedBatches(Batches):
             self.position += 1
             if self.position == len(share):
                 self.epoch, self.position = epoch + 1, 0
+                self._reports = {epoch: self._reports[epoch]}
             yield self._yielded(batch, info)
 
     def set_epoch(self, epoch: int) -> None:
-        """Goes to the start of an epoch; stays where it is if this epoch is under way."""
-        if epoch != self.epoch:
-            self.epoch, self.position = epoch, 0
+        """Goes to the start of an epoch, also of one that is under way."""
+        self.epoch, self.position = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
         place = {"epoch": self.epoch, "position": self.position, "num_batches": len(self)}
