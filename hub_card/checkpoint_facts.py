@@ -90,7 +90,7 @@ def read_generation(folder: Path) -> dict[str, Any]:
     """The options of speech that a checkpoint generates with, its own before those of all."""
     path = folder / GENERATION_CONFIG_NAME
     own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {name: own.get(name, value) for name, value in GENERATION_DEFAULTS.items()}
+    return {name: value if own.get(name) is None else own[name] for name, value in GENERATION_DEFAULTS.items()}
 
 
 def count_parameters(folder: Path) -> Counter:
