@@ -256,6 +256,18 @@ def test_a_dry_run_tells_what_would_train_and_writes_nothing(material, tmp_path)
     assert not list((tmp_path / "run").glob("checkpoint-*")) if (tmp_path / "run").exists() else True
 
 
+def test_a_dry_run_counts_the_recordings_that_cannot_be_read(material, tmp_path):
+    rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
+    rows = [row | {name: str(material / row[name]) for name in ("question_audio", "answer_audio")} for row in rows]
+    (tmp_path / "broken.wav").write_bytes(b"RIFF and no more")
+    rows[5]["question_audio"], rows[6]["answer_audio"] = "nowhere.wav", "broken.wav"
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"data.train": tmp_path / "train.jsonl"}
+    output = run_command("align", *overrides(material, tmp_path / "run", **changes), "--dry-run").output
+    broken = r"0\.00 h \(without 1 that cannot be read\)"
+    assert re.search(f"^speech: {broken} of questions, {broken} of answers$", output, re.MULTILINE)
+
+
 def test_a_dry_run_with_adapters_counts_what_trains_in_full_once(material, tmp_path):
     """peft keeps the original of each such module beside the copy that trains: it is no part of the model."""
     output = run_command("align", *overrides(material, tmp_path / "run", **{"lora.rank": 2}), "--dry-run").output

@@ -287,6 +287,14 @@ def test_a_dry_run_tells_of_the_vocoder(material, tmp_path):
     assert "optimizer steps: 4, each on 2 pieces of 0.3 s" in output
 
 
+def test_a_dry_run_counts_the_recordings_that_cannot_be_read(material, tmp_path):
+    rows = [{"answer_text": "la", "answer_audio": name} for name in (str(material / "0.wav"), "nowhere.wav")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"data.train": tmp_path / "train.jsonl"}
+    output = run_command("vocoder", *overrides(material, tmp_path / "run", **changes), "--dry-run").output
+    assert "recordings: 2, 0.00 h (without 1 that cannot be read)" in output
+
+
 def test_a_model_without_a_vocoder_is_refused(material, tmp_path):
     model = tiny_model(vocoder=None)
     model.save_pretrained(tmp_path / "mute")

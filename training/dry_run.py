@@ -93,22 +93,30 @@ def describe_data(batches: Batches) -> str:
     num_rows = sum(map(len, plan))
     is_mixed = getattr(batches.rows, "mix", None) is not None
     used = f"from which {num_rows:,} are drawn in" if is_mixed else f"of which {num_rows:,} are used in"
-    hours = {side: hours_of(batches.rows, side) for side in ("question", "answer")}
+    hours = {side: recorded_hours(batches.rows, side) for side in ("question", "answer")}
     return "\n".join(
         [
             f"rows: {len(batches.rows):,}, {used} an epoch",
-            f"speech: {hours['question']:.2f} h of questions, {hours['answer']:.2f} h of answers",
+            f"speech: {hours['question']} of questions, {hours['answer']} of answers",
             f"batches: {len(plan):,} in an epoch, {num_rows / len(plan):.1f} rows each on average",
         ]
     )
 
 
-def hours_of(rows: Any, side: str) -> float:
-    """Hours of recorded questions, or of recorded answers."""
+def recorded_hours(rows: Any, side: str) -> str:
+    """Hours of recorded questions, or of recorded answers; and how many cannot be read, which a training skips."""
     from .lengths import audio_seconds
     from .rows import has
 
-    return sum(audio_seconds(row, side) for row in rows if has(row, f"{side}_audio")) / 3600
+    seconds, num_broken = 0.0, 0
+    for row in rows:
+        if not has(row, f"{side}_audio"):
+            continue
+        try:
+            seconds += audio_seconds(row, side)
+        except (ValueError, TypeError, OSError, RuntimeError):
+            num_broken += 1
+    return f"{seconds / 3600:.2f} h" + (f" (without {num_broken:,} that cannot be read)" if num_broken else "")
 
 
 def describe_steps(args: Any, batches: Batches) -> str:

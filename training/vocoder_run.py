@@ -27,7 +27,7 @@ from ..modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoder
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from .arguments import FlowOmniTrainingArguments
 from .checkpoints import clear_staging, publish_files, staging_folder, writing
-from .dry_run import describe_memory, hours_of
+from .dry_run import describe_memory, recorded_hours
 from .manifest import load_rows
 from .recipe import Recipe
 from .speech_run import load_model, load_processor
@@ -62,7 +62,7 @@ class VocoderRun:
             [
                 f"stage vocoder of {self.recipe.model or 'a new model'}",
                 f"parameters: {trained:,} of the vocoder, {critics:,} of discriminators",
-                f"recordings: {len(self.segments.indices):,}, {hours_of(self.segments.rows, 'answer'):.2f} h",
+                f"recordings: {len(self.segments.indices):,}, {recorded_hours(self.segments.rows, 'answer')}",
                 f"optimizer steps: {self.args.max_steps:,}, each on {batch} pieces of {seconds:g} s",
                 describe_memory(self.trainer, pieces),
             ]
