@@ -153,6 +153,7 @@ def test_a_finished_run_is_not_trained_on(material, tmp_path):
     before = load_file(tmp_path / "model.safetensors")
     result = run_command("align", *overrides(material, tmp_path))
     assert "trained for 4 steps" in result.output
+    assert "padding" not in result.output
     after = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
 

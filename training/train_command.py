@@ -132,7 +132,8 @@ def _report(run, metrics: dict[str, float], skipped, command: str) -> None:
     if skipped.num_skipped:
         typer.echo(str(skipped))
     batches = getattr(run, "train_batches", None)
-    if batches is not None:
+    # a run that was done before has batched nothing
+    if batches is not None and batches.num_padded_steps:
         typer.echo(f"padding: {batches.padding_share:.1%} of what the batches held")
     typer.echo(f"{folder}: trained for {run.trainer.state.global_step} steps, and saved.")
 
