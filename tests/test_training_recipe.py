@@ -65,6 +65,17 @@ def test_another_schedule_does_not_get_the_options_of_the_recipes_own():
     assert options_with(*changed) == options_with(*reversed(changed)) == {"power": 2.0}
 
 
+def test_who_says_epochs_does_not_get_the_steps_of_the_recipe():
+    def length_with(*overrides):
+        training = load_recipe("tiny/finetune", [*NEEDED, *overrides]).training
+        return training.get("num_train_epochs"), training.get("max_steps")
+
+    steps = load_recipe("tiny/finetune", NEEDED).training["max_steps"]
+    assert length_with("training.num_train_epochs=7") == (7, None)
+    assert length_with(f"training.max_steps={steps}", "training.num_train_epochs=7") == (7, steps)
+    assert length_with("training.learning_rate=1e-4") == (None, steps)
+
+
 @pytest.mark.parametrize("key", ["training.eval_strategy", "training.save_strategy"])
 def test_no_is_a_strategy_and_no_truth_value(key, tmp_path):
     training = load_recipe("align", [*NEEDED, f"{key}=no"]).training
@@ -228,6 +239,13 @@ def test_augmentation_is_off_unless_its_fields_are_set_and_only_where_questions_
         ("align", "training.ignore_data_skip=true", "goes on where it was among the data"),
         ("align", "training.do_predict=true", "leave it out; no stage reads it"),
         ("align", "training.accelerator_config={split_batches: true}", "of use it is to `vocoder`"),
+        (
+            "tiny/language",
+            "card.license=mit",
+            "`card` is {'license': 'mit'}, and it is not for the stage `language`: leave",
+        ),
+        ("tiny/recognise", "card.model_id=me/ears", "only a whole model gets a card"),
+        ("vocoder", "training.num_train_epochs=7", "`training.max_steps` says how long it trains"),
         ("align", "training.average_tokens_across_devices=false", "a mean over the targets of all processes"),
         (
             "align",

@@ -295,6 +295,12 @@ def test_a_dry_run_counts_the_recordings_that_cannot_be_read(material, tmp_path)
     assert "recordings: 2, 0.00 h (without 1 that cannot be read)" in output
 
 
+def test_a_vocoder_alone_gets_no_card(material, tmp_path):
+    changes = {"model": material / "vocoder", "card.license": "mit"}
+    with pytest.raises(ValueError, match="`card` is {'license': 'mit'}, and a vocoder alone gets none: leave it out"):
+        run_command("vocoder", *overrides(material, tmp_path, **changes))
+
+
 def test_a_model_without_a_vocoder_is_refused(material, tmp_path):
     model = tiny_model(vocoder=None)
     model.save_pretrained(tmp_path / "mute")

@@ -210,10 +210,11 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     such as `training.learning_rate=1e-4`.
     """
     fields = _read(_path_of(name))
-    schedule = copy.deepcopy(_schedule_of(fields))
+    overrides, schedule = list(overrides), copy.deepcopy(_schedule_of(fields))
     for override in overrides:
         _override(fields, override)
     _drop_options_of_another_schedule(fields, *schedule)
+    _drop_steps_where_epochs_are_said(fields, overrides)
     return build(Recipe, fields)
 
 
@@ -228,6 +229,13 @@ def _drop_options_of_another_schedule(fields: dict[str, Any], kind: Any, options
     new_kind, new_options = _schedule_of(fields)
     if new_kind != kind and new_options == options is not None:
         del fields["training"][SCHEDULE_KEYS[1]]
+
+
+def _drop_steps_where_epochs_are_said(fields: dict[str, Any], overrides: Iterable[str]) -> None:
+    """The recipe's own `max_steps` would win over `num_train_epochs`, and whoever only says epochs would not get them."""
+    said = {override.partition("=")[0].strip() for override in overrides}
+    if "training.num_train_epochs" in said and said.isdisjoint({"training", "training.max_steps"}):
+        fields["training"].pop("max_steps", None)
 
 
 def _path_of(name: str) -> Any:

@@ -40,12 +40,15 @@ READ_BY = {
     "evaluation.max_new_tokens": STAGES,
     "evaluation.num_flow_steps": STAGES,
     "merge_lora": STAGES,
+    # of a vocoder alone its run refuses it, which knows what `model` is
+    "card": (*STAGES, "vocoder"),
     "vocoder": ("vocoder",),
     "recognise": ("recognise",),
     "training.new_parts_learning_rate": STAGES,
     "training.ema_decay": STAGES,
     "training.mel_statistics_batches": STAGES,
     "training.activation_checkpointing": EXCEPT_VOCODER,
+    "training.num_train_epochs": EXCEPT_VOCODER,
     "training.label_smoothing_factor": (),
     "training.stage": (),
     "training.auto_find_batch_size": (),
@@ -76,6 +79,8 @@ REMEDIES = {
         "vocoder",
     ): "`vocoder.batch_size` and `vocoder.segment_seconds` say how large a batch is",
     ("data.max_rows_per_batch", "vocoder"): "`vocoder.batch_size` says how large a batch is",
+    ("card", None): "leave it out; only a whole model gets a card",
+    ("training.num_train_epochs", "vocoder"): "`training.max_steps` says how long it trains",
     ("training.stage", None): "the recipe's own `stage` says it",
     ("training.auto_find_batch_size", None): BUDGET,
     ("training.per_device_train_batch_size", None): BUDGET,
@@ -101,7 +106,7 @@ def unread_options(recipe: Any) -> Iterator[str]:
         if recipe.stage in stages or value is None or value == _default_at(recipe, path):
             continue
         remedy = REMEDIES.get((path, recipe.stage)) or REMEDIES.get((path, None)) or _readers(stages)
-        yield f"`{path}` is {_shown(value)}, and it is not for the stage `{recipe.stage}`: {remedy}."
+        yield f"`{path}` is {shown(value)}, and it is not for the stage `{recipe.stage}`: {remedy}."
 
 
 def _value_at(recipe: Any, path: str) -> Any:
@@ -124,7 +129,7 @@ def _readers(stages: tuple[str, ...]) -> str:
     return f"leave it out; of use it is to {', '.join(readers)}" if readers else "leave it out; no stage reads it"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in a recipe's words: of a group, the fields that differ from their defaults."""
     if not dataclasses.is_dataclass(value):
         return repr(value)

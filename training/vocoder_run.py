@@ -29,8 +29,9 @@ from .arguments import FlowOmniTrainingArguments
 from .checkpoints import clear_staging, publish_files, staging_folder, writing
 from .dry_run import describe_memory, recorded_hours
 from .manifest import load_rows
-from .recipe import Recipe
+from .recipe import CardRecipe, Recipe
 from .speech_run import load_model, load_processor
+from .stage_options import shown
 from .stages import count_parameters
 from .vocoder_segments import VocoderSegments
 from .vocoder_trainer import VocoderInTraining, VocoderTrainer
@@ -109,6 +110,8 @@ def make_run(recipe: Recipe) -> VocoderRun:
     # the discriminators begin at random, and the Trainer comes too late to seed that
     set_seed(args.seed)
     whole, vocoder = (None, make_vocoder(recipe.new)) if recipe.model is None else load_vocoder(recipe.model)
+    if whole is None and recipe.card != CardRecipe():
+        raise ValueError(f"`card` is {shown(recipe.card)}, and a vocoder alone gets none: leave it out.")
     trainer = VocoderTrainer(
         VocoderInTraining(vocoder, options, mel_floor_of(whole)),
         args,
