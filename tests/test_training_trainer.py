@@ -175,6 +175,33 @@ def test_a_run_that_is_resumed_at_another_rate_trains_at_that(tmp_path):
     assert max(group["weight_decay"] for group in resumed.optimizer.param_groups) == 0.1
 
 
+@pytest.mark.parametrize("schedule, rates", [("linear", [0.5e-3, 0.25e-3]), ("constant", [1e-3, 1e-3])])
+def test_the_first_step_of_a_run_that_is_extended_is_taken_at_its_own_rate(tmp_path, schedule, rates):
+    """It was taken at the rate that the old schedule had ended with: at none."""
+    options = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
+    make_trainer(tmp_path, lr_scheduler_type="linear", max_steps=2, **options).train()
+    resumed = make_trainer(tmp_path, lr_scheduler_type=schedule, max_steps=4, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    logged = [entry["learning_rate"] for entry in resumed.state.log_history if "loss" in entry]
+    assert logged == pytest.approx([1e-3, 0.5e-3, *rates])
+
+
+def test_a_schedule_that_multiplies_goes_on_where_it_was(tmp_path):
+    """Its factors are of the last rate, not of the first one."""
+
+    def trainer():
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        schedule = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda step: 0.5)
+        return make_trainer(tmp_path, model, optimizers=(optimizer, schedule), save_strategy="steps", save_steps=2)
+
+    trainer().train()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    logged = [entry["learning_rate"] for entry in resumed.state.log_history if "loss" in entry]
+    assert logged == pytest.approx([1e-3, 0.5e-3, 0.25e-3, 0.125e-3])
+
+
 class CountingSGD(torch.optim.SGD):
     """Counts its steps in its groups, among the options, as schedule-free optimizers do."""
 

@@ -23,6 +23,7 @@ import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from huggingface_hub import HfApi
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
@@ -190,11 +191,14 @@ class WholeCheckpointTrainer(Trainer):
             return
         for group, own in zip(self.optimizer.param_groups, options):
             group.update(own)
-        if hasattr(self.lr_scheduler, "lr_lambdas") and self.lr_scheduler.base_lrs != rates:
+        if isinstance(self.lr_scheduler, LambdaLR):
             self._set_rates(rates)
 
     def _set_rates(self, rates: Sequence[float]) -> None:
-        """Goes on along the same schedule, at other rates."""
+        """
+        Goes on along the schedule of this run, at its rates. The rate of the next step is worked out anew: that of the checkpoint
+        is of the schedule it was written under, and 0 where that had come to its end.
+        """
         scheduler = self.lr_scheduler
         scheduler.base_lrs = list(rates)
         for group, rate, share in zip(self.optimizer.param_groups, rates, scheduler.lr_lambdas):
