@@ -245,6 +245,9 @@ def test_augmentation_is_off_unless_its_fields_are_set_and_only_where_questions_
             "`card` is {'license': 'mit'}, and it is not for the stage `language`: leave",
         ),
         ("tiny/recognise", "card.model_id=me/ears", "only a whole model gets a card"),
+        ("vocoder", "training.per_device_train_batch_size=3", "`vocoder.batch_size` says how large a batch is"),
+        ("vocoder", "training.per_device_eval_batch_size=3", "`vocoder.batch_size` says how large a batch is"),
+        ("vocoder", "training.auto_find_batch_size=true", "`vocoder.batch_size` says how large a batch is"),
         ("vocoder", "training.num_train_epochs=7", "`training.max_steps` says how long it trains"),
         ("align", "training.average_tokens_across_devices=false", "a mean over the targets of all processes"),
         (

@@ -295,6 +295,13 @@ def test_a_dry_run_counts_the_recordings_that_cannot_be_read(material, tmp_path)
     assert "recordings: 2, 0.00 h (without 1 that cannot be read)" in output
 
 
+def test_its_options_alone_say_how_large_a_batch_is(material, tmp_path):
+    """Also beside the Trainer's own default, which is not refused."""
+    settings = overrides(material, tmp_path, **{"training.per_device_train_batch_size": 8})
+    args = make_run(load_recipe("vocoder", settings)).args
+    assert (args.per_device_train_batch_size, args.per_device_eval_batch_size) == (2, 2)
+
+
 def test_a_vocoder_alone_gets_no_card(material, tmp_path):
     changes = {"model": material / "vocoder", "card.license": "mit"}
     with pytest.raises(ValueError, match="`card` is {'license': 'mit'}, and a vocoder alone gets none: leave it out"):

@@ -52,8 +52,8 @@ READ_BY = {
     "training.label_smoothing_factor": (),
     "training.stage": (),
     "training.auto_find_batch_size": (),
-    "training.per_device_train_batch_size": ("vocoder",),
-    "training.per_device_eval_batch_size": ("vocoder",),
+    "training.per_device_train_batch_size": (),
+    "training.per_device_eval_batch_size": (),
     # what has to do with the Trainer's own data loader, or with what it finds for its metrics
     "training.train_sampling_strategy": ("vocoder",),
     "training.length_column_name": (),
@@ -72,19 +72,23 @@ READ_BY = {
     "training.push_to_hub": (),
 }
 BUDGET = "`data.max_steps_per_batch` and `data.max_rows_per_batch` say how large a batch is"
+PIECES = "`vocoder.batch_size` says how large a batch is"
 REMEDIES = {
     ("data.augmentation", "recognise"): "set `recognise.augmentation`",
     (
         "data.max_steps_per_batch",
         "vocoder",
     ): "`vocoder.batch_size` and `vocoder.segment_seconds` say how large a batch is",
-    ("data.max_rows_per_batch", "vocoder"): "`vocoder.batch_size` says how large a batch is",
+    ("data.max_rows_per_batch", "vocoder"): PIECES,
     ("card", None): "leave it out; only a whole model gets a card",
     ("training.num_train_epochs", "vocoder"): "`training.max_steps` says how long it trains",
     ("training.stage", None): "the recipe's own `stage` says it",
     ("training.auto_find_batch_size", None): BUDGET,
     ("training.per_device_train_batch_size", None): BUDGET,
     ("training.per_device_eval_batch_size", None): BUDGET,
+    ("training.auto_find_batch_size", "vocoder"): PIECES,
+    ("training.per_device_train_batch_size", "vocoder"): PIECES,
+    ("training.per_device_eval_batch_size", "vocoder"): PIECES,
     (
         "training.train_sampling_strategy",
         None,

@@ -94,9 +94,8 @@ class VocoderRun:
 def make_run(recipe: Recipe) -> VocoderRun:
     """Loads the vocoder and the rows of a recipe, and puts the Trainer together."""
     options = recipe.vocoder
+    batch_sizes = {f"per_device_{kind}_batch_size": options.batch_size for kind in ("train", "eval")}
     settings = {
-        "per_device_train_batch_size": options.batch_size,
-        "per_device_eval_batch_size": options.batch_size,
         # an evaluation has no other target than what was said
         "label_names": ["waveform"],
         # until the discriminators come in, nothing reaches them
@@ -104,7 +103,7 @@ def make_run(recipe: Recipe) -> VocoderRun:
     }
     if not recipe.data.eval:
         settings["eval_strategy"] = "no"
-    args = FlowOmniTrainingArguments(**settings | recipe.training)
+    args = FlowOmniTrainingArguments(**settings | recipe.training | batch_sizes)
     if args.max_steps <= 0:
         raise ValueError("`training.max_steps` is missing: an epoch of pieces has no natural length.")
     # the discriminators begin at random, and the Trainer comes too late to seed that
