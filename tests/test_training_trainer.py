@@ -186,6 +186,21 @@ def test_the_first_step_of_a_run_that_is_extended_is_taken_at_its_own_rate(tmp_p
     assert logged == pytest.approx([1e-3, 0.5e-3, *rates])
 
 
+@pytest.mark.parametrize("save_steps, steps, saved", [(0.5, 12, [6, 12]), (3, 10, [6, 9, 10])])
+def test_how_often_a_resumed_run_saves_logs_and_evaluates_is_its_own(tmp_path, save_steps, steps, saved):
+    """All were those of the checkpoint: an extended run saved more often than it was told, or as often as before."""
+    first = tmp_path / "first"
+    make_trainer(first, max_steps=4, save_strategy="steps", save_steps=0.5).train()
+    options = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 0.5, "logging_steps": 2}
+    options |= {"max_steps": steps, "save_steps": save_steps, "eval_dataset": encoded_examples(1)}
+    resumed = make_trainer(tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(first / "checkpoint-4"))
+    assert sorted(int(path.name.partition("-")[2]) for path in (tmp_path / "resumed").glob("checkpoint-*")) == saved
+    log = resumed.state.log_history
+    assert [entry["step"] for entry in log if "eval_loss" in entry] == [steps // 2, steps]
+    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2, 3, 4, *range(6, steps + 1, 2)]
+
+
 def test_a_schedule_that_multiplies_goes_on_where_it_was(tmp_path):
     """Its factors are of the last rate, not of the first one."""
 
@@ -324,6 +339,18 @@ def test_mel_statistics_are_measured_before_the_first_step_and_kept_afterwards(t
     text_only = [example for example in encoded_examples() if "mel_labels" not in example]
     make_trainer(tmp_path, model, text_only, mel_statistics_batches=100, max_steps=1).train()
     assert torch.equal(model.mel_normalizer.mean, before)
+
+
+def test_a_band_that_was_silent_so_far_is_measured_when_a_voice_reaches_it(tmp_path):
+    model = tiny_model()
+    normalizer = model.mel_normalizer
+    normalizer.mean.fill_(-1.0), normalizer.std.fill_(2.0)
+    normalizer.mean[3], normalizer.std[3] = -7.0, 0.05
+    make_trainer(tmp_path, model, mel_statistics_batches=100, max_steps=1).train()
+    others = torch.arange(len(normalizer.mean)) != 3
+    assert (normalizer.mean[others] == -1.0).all() and (normalizer.std[others] == 2.0).all()
+    patches = torch.cat([example["mel_labels"] for example in encoded_examples() if "mel_labels" in example])
+    assert normalizer.normalize(patches)[..., 3].abs().max() < 10
 
 
 def test_the_codebooks_of_the_baseline_are_fitted_before_the_first_step(tmp_path):

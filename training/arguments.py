@@ -37,8 +37,8 @@ class FlowOmniTrainingArguments(TrainingArguments):
         ema_decay (`float`, *optional*):
             Keeps a moving average of the weights, for example with 0.999; evaluation and the final model use it.
         mel_statistics_batches (`int`, *optional*, defaults to 200):
-            Batches over which the mel statistics are measured before the first step, unless the model has some; 0 leaves
-            those of the config.
+            Batches over which the mel statistics are measured before the first step, unless the model has some; of one that
+            has, only those of bands that were silent so far. 0 leaves all as they are.
         stop_on_nan (`bool`, *optional*, defaults to `True`):
             Whether a loss or gradient that is not finite stops the run, with the batch saved.
     """

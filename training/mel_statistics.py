@@ -23,6 +23,8 @@ from ..modeling_flow_omni.residual_vq_head import FlowOmniResidualQuantizer
 
 # A band that hardly varies (silence above the voice's range) would be divided by next to nothing.
 MIN_DEVIATION = 0.05
+# Deviations of bands with speech in them lie between 1 and 3.
+SILENT_DEVIATION = 0.5
 
 
 class MelStatistics:
@@ -84,11 +86,21 @@ def are_measured(normalizer: FlowOmniMelNormalizer) -> bool:
     return not (torch.equal(normalizer.mean.cpu(), mean) and torch.equal(normalizer.std.cpu(), std))
 
 
+def bands_to_measure(normalizer: FlowOmniMelNormalizer) -> torch.Tensor:
+    """
+    Of a new model all bands; of one that brings statistics those that were silent in all that it has spoken. It has learnt
+    nothing in them, and under its statistics the first voice that reaches higher would lie a hundred deviations away.
+    """
+    if not are_measured(normalizer):
+        return torch.ones_like(normalizer.mean, dtype=torch.bool)
+    return normalizer.std < SILENT_DEVIATION
+
+
 @torch.no_grad()
-def store(statistics: MelStatistics, normalizer: FlowOmniMelNormalizer) -> None:
+def store(statistics: MelStatistics, normalizer: FlowOmniMelNormalizer, bands: torch.Tensor) -> None:
     if statistics.count > 0:
-        normalizer.mean.copy_(statistics.mean)
-        normalizer.std.copy_(statistics.std)
+        normalizer.mean[bands] = statistics.mean.to(normalizer.mean)[bands]
+        normalizer.std[bands] = statistics.std.to(normalizer.std)[bands]
 
 
 def fit_codebooks(

@@ -102,10 +102,13 @@ class FlowOmniTrainer(BatchTrainer):
         return super().train(resume_from_checkpoint, **kwargs)
 
     def measure_mel_statistics(self) -> None:
-        """Measures the mel statistics over some batches, unless the model has been trained under others."""
+        """
+        Measures the mel statistics over some batches. A model that has been trained under others keeps them, but for bands that
+        were silent.
+        """
         normalizer = self.flow_omni.mel_normalizer
-        num_batches = self.args.mel_statistics_batches
-        if num_batches == 0 or mel_statistics.are_measured(normalizer):
+        num_batches, bands = self.args.mel_statistics_batches, mel_statistics.bands_to_measure(normalizer)
+        if num_batches == 0 or not bands.any():
             return
         state_id, quantizer = (
             self.flow_omni.config.generating_state_id,
@@ -114,9 +117,9 @@ class FlowOmniTrainer(BatchTrainer):
         with self._first_batches(num_batches) as batches:
             statistics = mel_statistics.measure(batches, normalizer, state_id)
         statistics.reduce(self._sum_over_processes)
-        mel_statistics.store(statistics, normalizer)
-        logger.info(f"Measured the mel statistics on {int(statistics.count):,} frames.")
-        if quantizer is not None:
+        mel_statistics.store(statistics, normalizer, bands)
+        logger.info(f"Measured {int(bands.sum())} mel bands on {int(statistics.count):,} frames.")
+        if quantizer is not None and bands.all():
             with self._first_batches(num_batches) as batches:
                 mel_statistics.fit_codebooks(quantizer, batches, normalizer, state_id)
             # each process has seen its own share: all go on with the first one's
