@@ -172,8 +172,8 @@ class WholeCheckpointTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """
-        The Trainer's, with the learning rate, the weight decay and so on of this run: the checkpoint holds those that it was
-        written with, and who resumes with others, as after a loss that was no number, means them.
+        The Trainer's, with the learning rate, the weight decay, the intervals and so on of this run: the checkpoint holds those
+        that it was written with, and who resumes with others, as after a loss that was no number, means them.
         """
         rates = list(getattr(self.lr_scheduler, "base_lrs", []))
         names = options_of(self.optimizer)
@@ -189,6 +189,8 @@ class WholeCheckpointTrainer(Trainer):
             ) from error
         if checkpoint is None:
             return
+        # how often to save, evaluate and log: shares are of the steps that this run takes
+        self.state.compute_steps(self.args, self.state.max_steps)
         for group, own in zip(self.optimizer.param_groups, options):
             group.update(own)
         if isinstance(self.lr_scheduler, LambdaLR):
