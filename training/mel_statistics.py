@@ -23,7 +23,8 @@ from ..modeling_flow_omni.residual_vq_head import FlowOmniResidualQuantizer
 
 # A band that hardly varies (silence above the voice's range) would be divided by next to nothing.
 MIN_DEVIATION = 0.05
-# Deviations of bands with speech in them lie between 1 and 3.
+# A band is silent that lies this close to the floor, and stays there: with speech in it, it deviates by 1 to 3.
+SILENT_ABOVE_FLOOR = 1.0
 SILENT_DEVIATION = 0.5
 
 
@@ -93,7 +94,8 @@ def bands_to_measure(normalizer: FlowOmniMelNormalizer) -> torch.Tensor:
     """
     if not are_measured(normalizer):
         return torch.ones_like(normalizer.mean, dtype=torch.bool)
-    return normalizer.std < SILENT_DEVIATION
+    is_low = normalizer.mean < normalizer.config.mel_floor + SILENT_ABOVE_FLOOR
+    return is_low & (normalizer.std < SILENT_DEVIATION)
 
 
 @torch.no_grad()
