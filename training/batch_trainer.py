@@ -70,10 +70,8 @@ class BatchTrainer(WholeCheckpointTrainer):
         """The Trainer's; where the run of the checkpoint had come to its end, its weights are loaded and no step is taken."""
         end = self._end_of(resume_from_checkpoint)
         if end is not None:
-            checkpoint, state = end
-            self.load_checkpoint(checkpoint)
-            self.state = state
-            return TrainOutput(state.global_step, 0.0, {})
+            self.load_end(*end)
+            return TrainOutput(self.state.global_step, 0.0, {})
         self._num_rows_trained = 0
         with fastest_attention(self.model, self.args.device, self.args.bf16):
             return super().train(resume_from_checkpoint, **kwargs)
@@ -176,27 +174,6 @@ class _Epochs(TrainerCallback):
 
 def _per_second(number: int, seconds: float) -> float:
     return round(number / max(seconds, 1e-4), 3)
-
-
-def check_what_is_passed(model: nn.Module | None, args: TrainingArguments, options: Mapping[str, Any]) -> None:
-    """Raises for options of the Trainer that it would take, and that our own losses make no use of."""
-    if model is None or options.get("model_init") is not None:
-        raise ValueError(
-            "`model_init` is given, or no `model`: what is frozen, and the mel statistics, are of one model. Pass `model`, and make "
-            "a Trainer for each trial of a search."
-        )
-    if options.get("compute_loss_func") is not None:
-        raise ValueError(
-            "`compute_loss_func` is given, and the loss has parts that it would not see: weight these in the model's config "
-            "(`speech_loss_weight` and so on), or override `compute_loss`."
-        )
-    if args.label_smoothing_factor != 0:
-        raise ValueError(
-            f"`label_smoothing_factor` is {args.label_smoothing_factor}: no part of the loss is smoothed. Leave it at 0."
-        )
-    if options.get("compute_metrics") is not None:
-        # else there are no predictions to call it with; see `FlowOmniTrainingArguments` for what they cost
-        args.prediction_loss_only = False
 
 
 def check_strategies(args: TrainingArguments, batches: Batches) -> None:

@@ -284,7 +284,10 @@ def _renamed(raw: Any, columns: Mapping[str, str]) -> Any:
 
 
 def row_features(keep_wrong: bool = False):
-    """The columns, with `keep_wrong` that of what is wrong with a row as well, in `datasets` terms. Audio is stored as `Audio(decode=False)` stores it, which needs no decoder."""
+    """
+    The columns, with `keep_wrong` that of what is wrong with a row as well, in `datasets` terms. Audio is stored as
+    `Audio(decode=False)` stores it, which needs no decoder.
+    """
     from datasets import Features, List, Value
 
     kinds = {

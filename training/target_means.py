@@ -39,9 +39,11 @@ class TargetMeanTrainer(BatchTrainer):
         self._evaluated = torch.zeros(2, dtype=torch.float64)
 
     def outputs_of(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        """What the model makes of a batch, the `loss` among it."""
         raise NotImplementedError
 
     def num_targets(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Of how many targets the `loss` of a batch is the mean."""
         raise NotImplementedError
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):

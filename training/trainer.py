@@ -32,7 +32,7 @@ from ..hub_card.card_files import CARD_NAME
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from . import mel_statistics
 from .arguments import FlowOmniTrainingArguments
-from .batch_trainer import BatchTrainer, check_what_is_passed
+from .batch_trainer import BatchTrainer
 from .batches import Batches, TrainingCollator
 from .ema import ExponentialMovingAverage
 from .learning_rates import new_parameters, set_learning_rate
@@ -267,6 +267,27 @@ class FlowOmniTrainer(BatchTrainer):
         super().load_checkpoint(checkpoint)
         if self.ema is not None:
             self.ema.load(checkpoint, self.model)
+
+
+def check_what_is_passed(model: nn.Module | None, args: FlowOmniTrainingArguments, options: Mapping[str, Any]) -> None:
+    """Raises for options of the Trainer that it would take, and that our own losses make no use of."""
+    if model is None or options.get("model_init") is not None:
+        raise ValueError(
+            "`model_init` is given, or no `model`: what is frozen, and the mel statistics, are of one model. Pass `model`, and make "
+            "a Trainer for each trial of a search."
+        )
+    if options.get("compute_loss_func") is not None:
+        raise ValueError(
+            "`compute_loss_func` is given, and the loss has parts that it would not see: weight these in the model's config "
+            "(`speech_loss_weight` and so on), or override `compute_loss`."
+        )
+    if args.label_smoothing_factor != 0:
+        raise ValueError(
+            f"`label_smoothing_factor` is {args.label_smoothing_factor}: no part of the loss is smoothed. Leave it at 0."
+        )
+    if options.get("compute_metrics") is not None:
+        # else there are no predictions to call it with; see `FlowOmniTrainingArguments` for what they cost
+        args.prediction_loss_only = False
 
 
 class _AverageWeights(TrainerCallback):

@@ -92,9 +92,7 @@ class WholeCheckpointTrainer(Trainer):
             self.accelerator.wait_for_everyone()
         end = end_of_run(folder, self.args.max_steps, self.args.load_best_model_at_end)
         if end is not None:
-            checkpoint, state = end
-            self.load_checkpoint(checkpoint)
-            self.state = state
+            self.load_end(*end)
             return
         # all have looked by now
         self.accelerator.wait_for_everyone()
@@ -185,7 +183,8 @@ class WholeCheckpointTrainer(Trainer):
                 raise
             raise ValueError(
                 f"In '{checkpoint}' other weights were trained than are now, or in other groups: resume with the stage, the LoRA "
-                "options and `new_parts_learning_rate` set or unset as it was written, or go on from it in another `output_dir` (`model=`), or begin anew (`--fresh`)."
+                "options and `new_parts_learning_rate` set or unset as it was written, or go on from it in another `output_dir` "
+                "(`model=`), or begin anew (`--fresh`)."
             ) from error
         if checkpoint is None:
             return
@@ -211,6 +210,11 @@ class WholeCheckpointTrainer(Trainer):
         """The weights and the log of a checkpoint, to evaluate or save them without training on."""
         self._load_from_checkpoint(os.fspath(checkpoint))
         self.state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+
+    def load_end(self, checkpoint: str | os.PathLike, state: TrainerState) -> None:
+        """What a run ended with, as [`end_of_run`] tells it: the weights of a checkpoint, and the log of all steps."""
+        self.load_checkpoint(checkpoint)
+        self.state = state
 
     def save_final(self, folder: str | os.PathLike | None = None) -> None:
         """Saves the trained model and its processor, to `output_dir` by default."""
