@@ -40,6 +40,7 @@ CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}
 SIGNS = {"+": "plus", "-": "minus", "−": "minus", "×": "times", "*": "times", "÷": "divided by", "/": "divided by"}
 SIGNS_ZH = {"+": "加", "-": "减", "−": "减", "×": "乘", "*": "乘", "÷": "除以"}
 SIGN = re.compile(r"(?<=\d)\s*([+*×÷/−-])\s*(?=\d)")
+NUMBER_ZH = re.compile(r"(\d+(?:,\d{3})*)(?:[.．](\d+))?\s*([%％]?)")
 EQUALS = re.compile(r"\s*=\s*")
 
 
@@ -97,6 +98,17 @@ def cardinal_zh(number: int) -> str:
     return words.removeprefix("一") if words.startswith("一十") else words
 
 
+def digit_by_digit_zh(number: int | str) -> str:
+    """`105` is 一零五."""
+    return "".join(DIGITS_ZH[int(digit)] for digit in str(number))
+
+
+def cardinal_zh_with_liang(number: int) -> str:
+    """`200` is also 两百, and `2` of most things 两; but 12 is 十二 and 20 二十."""
+    words = cardinal_zh(number)
+    return "两" if words == "二" else re.sub("二(?=[百千万])", "两", words)
+
+
 def readings(text: str, language: str) -> list[str]:
     """
     The ways in which the numbers and signs of a text may be said; the text alone if it has none, or in a language whose
@@ -112,10 +124,7 @@ def readings(text: str, language: str) -> list[str]:
 
 
 ENGLISH: tuple[Callable[[int], str], ...] = (cardinal, digit_by_digit, in_pairs)
-MANDARIN: tuple[Callable[[int], str], ...] = (
-    cardinal_zh,
-    lambda number: "".join(DIGITS_ZH[int(digit)] for digit in str(number)),
-)
+MANDARIN: tuple[Callable[[int], str], ...] = (cardinal_zh, cardinal_zh_with_liang, digit_by_digit_zh)
 
 
 def _english(text: str, read: Callable[[int], str], equals: str) -> str:
@@ -136,5 +145,13 @@ def _english(text: str, read: Callable[[int], str], equals: str) -> str:
 
 
 def _mandarin(text: str, read: Callable[[int], str], equals: str) -> str:
+    def said(match: re.Match) -> str:
+        digits, decimals, percent = match.groups()
+        digits = digits.replace(",", "")
+        # as in English: numbers of telephones and the like have no name
+        is_named = len(digits) <= 8 and (not digits.startswith("0") or digits == "0")
+        words = read(int(digits)) if is_named else digit_by_digit_zh(digits)
+        return f"{'百分之' if percent else ''}{words}{f'点{digit_by_digit_zh(decimals)}' if decimals else ''}"
+
     text = EQUALS.sub(equals, SIGN.sub(lambda match: SIGNS_ZH.get(match[1], ""), text))
-    return re.sub(r"\d+", lambda match: read(int(match[0])) if len(match[0]) <= 8 else match[0], text)
+    return NUMBER_ZH.sub(said, text)

@@ -33,7 +33,7 @@ from .results import Results
 from .robustness import GENERATION_SWEEPS, Point, check_sweeps, points_of, questions_for, row_of
 from .samples import SampleFolder, samples_of
 from .speed import measure_speed
-from .text_errors import spellings
+from .text_errors import simplifier, spellings
 
 
 MAIN = ""
@@ -121,6 +121,11 @@ class Evaluation:
             self.notes.append("The model has no vocoder: nothing that it said could be heard or measured.")
         if settings.language == "en" and not spellings():
             self.notes.append("British spellings count as errors: openai-whisper, which knows them, is not installed.")
+        if settings.language == "zh" and simplifier() is None:
+            self.notes.append(
+                "Traditional characters for simplified ones count as errors: opencc-python-reimplemented, which knows them, "
+                "is not installed."
+            )
         self.judge = Judge(model, processor, recognisers, settings.language)
         self.journal = Journal(folder, self._conditions(recognisers))
         self.samples = SampleFolder(folder, self.questions, settings.num_samples, settings.language)

@@ -24,6 +24,10 @@ from ..training.extras import needs
 from .number_words import readings
 
 
+# Scripts without spaces between words: every character is a word, as in Whisper's own evaluation.
+WITHOUT_SPACES = ("zh", "ja", "th", "lo", "my", "yue")
+
+
 @dataclass(frozen=True)
 class Errors:
     """Wrong, missing and surplus characters and words of one text, and how many were expected."""
@@ -46,13 +50,13 @@ class TextErrors:
 
     Args:
         said (`Errors`):
-            After Whisper's normaliser, but with numbers in words, whichever side wrote digits. Characters are counted
-            without spaces.
+            After Whisper's normaliser, but with numbers in words, whichever side wrote digits, and Chinese in simplified
+            characters. Characters are counted without spaces.
         whisper (`Errors`):
             After Whisper's normaliser as it is, which writes numbers in digits: as in published figures. "One, two,
             three" is one word to it, 123.
         raw (`Errors`):
-            As written, with case and punctuation.
+            As written, with case and punctuation. In scripts without spaces, those that are there count in neither.
     """
 
     said: Errors
@@ -69,11 +73,13 @@ def text_errors(expected: str, found: str, language: str = "en") -> TextErrors:
         for one in readings(expected, language)
         for other in readings(found, language)
     ]
+    is_spaced = language not in WITHOUT_SPACES
+    split = str.split if is_spaced else _characters
     said = min(pairs, key=lambda errors: errors.characters / max(errors.num_characters, 1))
     return TextErrors(
         said=said,
-        whisper=_errors(normalise(expected), normalise(found), drop_spaces=False),
-        raw=_errors(" ".join(expected.split()), " ".join(found.split()), drop_spaces=False),
+        whisper=_errors(normalise(expected), normalise(found), drop_spaces=not is_spaced),
+        raw=_errors(" ".join(split(expected)), " ".join(split(found)), drop_spaces=not is_spaced),
     )
 
 
@@ -106,9 +112,15 @@ def normalisers(language: str) -> tuple[Callable[[str], str], Callable[[str], st
         whole, without_numbers = EnglishTextNormalizer(spellings()), EnglishTextNormalizer(spellings())
         without_numbers.standardize_numbers = _without_and
         return _stripped(whole), _stripped(without_numbers)
-    # of scripts without spaces every character is a word, as in Whisper's own evaluation
-    basic = _stripped(BasicTextNormalizer(split_letters=language in ("zh", "ja", "th", "lo", "my", "yue")))
-    return basic, basic
+    basic = _stripped(BasicTextNormalizer(split_letters=language in WITHOUT_SPACES))
+    simplified = simplifier() if language == "zh" else None
+    return basic, (lambda text: basic(simplified(text))) if simplified else basic
+
+
+@cache
+def simplifier() -> Callable[[str], str] | None:
+    """Writes Chinese in simplified characters, where OpenCC is installed: one recogniser writes 减, another 減."""
+    return needs("opencc").OpenCC("t2s").convert if find_spec("opencc") is not None else None
 
 
 @cache
@@ -131,6 +143,13 @@ def _without_and(text: str) -> str:
 def _stripped(normaliser: Callable[[str], str]) -> Callable[[str], str]:
     """The normaliser with single spaces, and without the lone signs that Whisper's leaves at the end of a text."""
     return lambda text: " ".join(word for word in normaliser(text).split() if any(map(str.isalnum, word)))
+
+
+def _characters(text: str) -> list[str]:
+    """The characters as they are seen, a letter with the vowels and tones on it, without spaces."""
+    import regex
+
+    return regex.findall(r"\X", "".join(text.split()))
 
 
 def _errors(expected: str, found: str, drop_spaces: bool) -> Errors:

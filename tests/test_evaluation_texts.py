@@ -109,6 +109,45 @@ def test_mandarin_is_compared_by_characters():
     assert text_errors("你好，世界", "你好世间", "zh").said.num_words == 4
 
 
+@pytest.mark.parametrize(
+    "expected, found",
+    [
+        ("百分之二十", "20%"),
+        ("两百", "200"),
+        ("二百", "200"),
+        ("我有两个", "我有2个"),
+        ("三加二等于五。", "3+2=5"),
+        ("十二个", "12个"),
+        ("今天气温三点五度", "今天气温3.5度"),
+        ("百分之九十九点九", "99.9％"),
+        ("一千二百", "1,200"),
+        ("二零二四年", "2024年"),
+        ("一三八零零一二三四五六", "13800123456"),
+    ],
+)
+def test_mandarin_that_sounds_the_same_is_the_same(expected, found):
+    assert text_errors(expected, found, "zh").said.is_exact
+    assert text_errors(found, expected, "zh").said.is_exact
+
+
+def test_traditional_characters_are_the_simplified_ones():
+    """openai-whisper often writes them, whatever the language is called."""
+    assert text_errors("十二减五等于七。", "十二減五等於七", "zh").said.is_exact
+    assert text_errors("十二减五等于七。", "十二減五等於七", "zh").whisper.characters == 2
+
+
+def test_spaces_count_nowhere_where_words_are_written_without_them():
+    """Whisper's normaliser puts them between characters, and is no reason to count them."""
+    errors = text_errors("你好吗？", "你 好啊？", "zh")
+    assert (errors.whisper.characters, errors.whisper.num_characters) == (1, 3)
+    assert (errors.whisper.words, errors.whisper.num_words) == (1, 3)
+    assert (errors.raw.characters, errors.raw.num_characters) == (1, 4)
+    assert (errors.raw.words, errors.raw.num_words) == (1, 4)
+    # a letter and the signs on it are one
+    assert text_errors("ที่นี่", "ที่นี่", "th").raw.num_words == 2
+    assert text_errors("good day", "goodday").raw.num_words == 2
+
+
 def test_numbers_of_an_unknown_language_are_left_alone():
     assert readings("21 Katzen", "de") == ["21 Katzen"]
     assert text_errors("Über 21 Katzen!", "über 21 katzen", "de").said.is_exact
