@@ -23,6 +23,7 @@ import pytest
 import soundfile
 import torch
 from cli_tools import QUESTION, error_of, run
+from tiny import AUDIO_TOKEN_ID
 
 from flow_omni import __version__, untrained
 from flow_omni.cli import answering, chatting
@@ -30,7 +31,9 @@ from flow_omni.cli.console import TextPrinter
 from flow_omni.cli.conversation import Conversation
 from flow_omni.cli.loading import load_model
 from flow_omni.cli.options import Mode, SpeechOptions
+from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
+from flow_omni.processing.transcript_limit import EXTRA_TOKENS, MAX_TOKENS_PER_SECOND
 
 
 checkpoint, in_an_empty_folder = cli_tools.checkpoint, cli_tools.in_an_empty_folder
@@ -150,6 +153,24 @@ def test_transcribe_as_json_prints_an_object_a_line(checkpoint):
     assert rows[0]["file"] == QUESTION
     assert rows[0]["seconds"] == pytest.approx(soundfile.info(QUESTION).duration, abs=1e-3)
     assert rows[0]["text"] + "\n" == run("transcribe", QUESTION, "-m", checkpoint).stdout
+
+
+def test_transcribe_ends_where_the_sound_can_hold_no_more(checkpoint, monkeypatch):
+    """Unless told how long, as with `--max-new-tokens`."""
+    steps, stream = [], FlowOmniForSpeechGeneration.stream
+
+    def endless(self, *arguments, **options):
+        for step in stream(self, *arguments, eos_token_id=AUDIO_TOKEN_ID, **options):
+            steps.append(step)
+            yield step
+
+    monkeypatch.setattr(FlowOmniForSpeechGeneration, "stream", endless)
+    soundfile.write("noise.wav", torch.randn(8000).numpy() * 0.1, 16000)
+    assert run("transcribe", "noise.wav", "-m", checkpoint).exit_code == 0
+    assert len(steps) == pytest.approx(MAX_TOKENS_PER_SECOND * 0.5 + EXTRA_TOKENS, abs=5)
+    steps.clear()
+    assert run("transcribe", "noise.wav", "-m", checkpoint, "--max-new-tokens", 40).exit_code == 0
+    assert len(steps) == 40
 
 
 def test_chat_answers_every_line_and_numbers_the_spoken_answers(checkpoint):

@@ -13,13 +13,18 @@
 # limitations under the License.
 """Evaluation by generation: errors are counted as they should be, and samples can be heard and seen."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from test_learning import conversations
 from tiny import tiny_processor
 from training_runs import encoded_examples, make_trainer
+from transformers import LogitsProcessor
 
-from flow_omni.training.generation_metrics import Answer, GenerationMetrics, Question, scores
+from flow_omni.processing.transcript_limit import EXTRA_TOKENS, MAX_TOKENS_PER_SECOND
+from flow_omni.training.generation_metrics import Answer, GenerationMetrics, Question, answer_batch, scores
 from flow_omni.training.recognisers import OwnEars, recogniser_of
 from flow_omni.training.samples import picture_of, show_in_tensorboard
 from flow_omni.training.text_scores import character_error_rate, exact_rate, normalized, word_error_rate
@@ -82,6 +87,35 @@ def test_an_evaluation_is_the_same_twice_and_in_other_batches(model, questions):
     processor = tiny_processor(model.config)
     first = GenerationMetrics(questions, processor, batch_size=1, max_new_tokens=12)(model, 0)
     assert first == GenerationMetrics(questions, processor, batch_size=4, max_new_tokens=12)(model, 0)
+
+
+class NeverAtAnEnd(LogitsProcessor):
+    """Writes one letter after the other."""
+
+    def __call__(self, input_ids, scores):
+        return torch.full_like(scores, -torch.inf).index_fill(1, torch.tensor(ord("a")), 0.0)
+
+
+def test_a_transcript_ends_where_its_sound_can_hold_no_more(model, monkeypatch):
+    """In noise a model may go on and on, and one such transcript weighs as much as all others together."""
+    processor = tiny_processor(model.config)
+    monkeypatch.setattr(model.generation_config, "max_new_tokens", 40)
+    sounds = {"transcribe": (1600, 4000), "speech_to_text": (1600,)}
+    questions = [
+        Question(task, processor.make_conversation("transcribe", audio=np.zeros(length)), "", False)
+        for task, lengths in sounds.items()
+        for length in lengths
+    ]
+    options = {"logits_processor": [NeverAtAnEnd()]}
+    # a whole number of steps of 80 ms
+    expected = [math.ceil(MAX_TOKENS_PER_SECOND * seconds) + EXTRA_TOKENS for seconds in (0.16, 0.32)]
+    answers = answer_batch(model, processor, questions, False, **options)
+    assert [len(answer.text) for answer in answers] == [*expected, 40]
+    (alone,) = answer_batch(model, processor, questions[:1], False, **options)
+    assert alone.text == answers[0].text
+    # who says how long gets as much
+    (longer,) = answer_batch(model, processor, questions[:1], False, max_new_tokens=30, **options)
+    assert len(longer.text) == 30
 
 
 def test_the_model_can_listen_to_itself(model):

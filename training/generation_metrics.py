@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..processing.transcript_limit import transcript_limit
 from .recognisers import Recogniser
 from .text_scores import character_error_rate, exact_rate, normalized, word_error_rate
 
@@ -142,7 +143,10 @@ class GenerationMetrics:
 def answer_batch(
     model: Any, processor: Any, questions: Sequence[Question], is_spoken: bool, **options: Any
 ) -> list[Answer]:
-    """What the model answers to some questions at once: to all in writing, or to all in speech."""
+    """
+    What the model answers to some questions at once: to all in writing, or to all in speech. Without `max_new_tokens`,
+    transcripts end where no more can have been said.
+    """
     inputs = processor.apply_chat_template(
         [question.prompt for question in questions],
         add_generation_prompt=True,
@@ -152,6 +156,9 @@ def answer_batch(
     ).to(model.device, dtype=model.dtype)
     # shards make transformers wait for processes that answer other questions: these answer the same
     options = {"synced_gpus": False} | options
+    if options.get("max_new_tokens") is None:
+        is_transcript = [question.task == "transcribe" for question in questions]
+        options["stopping_criteria"] = transcript_limit(processor, inputs["input_ids"], is_transcript)
     output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **options)
     answers = []
     for row, (question, decoded) in enumerate(zip(questions, processor.decode(output))):

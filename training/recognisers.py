@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..processing.transcript_limit import transcript_limit
 from .extras import needs
 
 
@@ -29,7 +30,7 @@ class Recogniser(Protocol):
 class OwnEars:
     """The model that is being trained. Costs nothing to install, and flatters: it may understand what nobody else does."""
 
-    def __init__(self, model: Any, processor: Any, max_new_tokens: int = 256):
+    def __init__(self, model: Any, processor: Any, max_new_tokens: int | None = None):
         self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
@@ -43,6 +44,7 @@ class OwnEars:
         ).to(self.model.device)
         # of shards, all processes listen to the same, and none waits for another that has more to hear
         options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, "synced_gpus": False}
+        options["stopping_criteria"] = transcript_limit(self.processor, inputs["input_ids"])
         output = self.model.generate(**inputs, generation_mode="text", **options)
         return self.processor.decode(output)[0]["text"]
 

@@ -104,7 +104,8 @@ def transcribe(
     """
     Write down what is said in audio files.
 
-    The text of one file is printed alone; of several files, each line begins with the name of its file.
+    The text of one file is printed alone; of several files, each line begins with the name of its file. It ends at the
+    latest where the sound can hold no more words, or after `--max-new-tokens`.
 
     Examples:
 
@@ -112,6 +113,7 @@ def transcribe(
         flow-omni transcribe recordings/*.flac > recordings.txt
         flow-omni transcribe *.wav --json --model ./my-model
     """
+    from ..processing.transcript_limit import transcript_limit
     from .answering import answer, prepare
     from .loading import load_model
 
@@ -120,7 +122,10 @@ def transcribe(
     for file, sound in zip(files, sounds):
         inputs = prepare(loaded, loaded.processor.make_conversation("transcribe", audio=sound))
         prefix = None if as_json else f"{file}: " if len(files) > 1 else ""
-        result = answer(loaded, inputs, prefix, **options.of_generate(Mode.text))
+        of_generate = options.of_generate(Mode.text)
+        if options.max_new_tokens is None:
+            of_generate["stopping_criteria"] = transcript_limit(loaded.processor, inputs["input_ids"])
+        result = answer(loaded, inputs, prefix, **of_generate)
         if as_json:
             text = loaded.processor.decode(result.token_ids, skip_special_tokens=True)
             seconds = round(len(sound["array"]) / sound["sampling_rate"], 3)
