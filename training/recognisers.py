@@ -13,6 +13,7 @@
 # limitations under the License.
 """Who listens to spoken answers in evaluation: another recogniser, or the model itself."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,7 +51,10 @@ class OwnEars:
 
 
 class OpenAIWhisper:
-    """openai-whisper, by the name of a model or the path of a `.pt` file."""
+    """
+    openai-whisper, by the name of a model or the path of a `.pt` file. Always the likeliest words, each half minute by itself:
+    where it is unsure, it would draw others at every call, and go on with mistakes of the half minute before.
+    """
 
     def __init__(self, name: str, language: str | None = None):
         self.model, self.language = needs("whisper").load_model(name), language
@@ -59,19 +63,27 @@ class OpenAIWhisper:
         from soxr import resample
 
         waveform = resample(waveform, sampling_rate, 16000).astype(np.float32)
-        return self.model.transcribe(waveform, language=self.language, fp16=False)["text"]
+        options = {"temperature": 0.0, "condition_on_previous_text": False, "fp16": False}
+        return self.model.transcribe(waveform, language=self.language, **options)["text"]
 
 
 class HubRecogniser:
-    """Any model for `automatic-speech-recognition`, by its folder or its id on the Hub."""
+    """
+    Any model for `automatic-speech-recognition`, by its folder or its id on the Hub. One of Whisper's that knows many
+    languages is told which it hears.
+    """
 
-    def __init__(self, name: str, device: Any = None):
+    def __init__(self, name: str, device: Any = None, language: str | None = None):
         from transformers import pipeline
 
         self.pipeline = pipeline("automatic-speech-recognition", name, device=device)
+        generation_config = getattr(self.pipeline.model, "generation_config", None)
+        is_multilingual = getattr(generation_config, "is_multilingual", False)
+        options = {"language": language, "task": "transcribe"} if language and is_multilingual else {}
+        self.options = {"generate_kwargs": options} if options else {}
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
-        return self.pipeline({"raw": waveform, "sampling_rate": sampling_rate})["text"]
+        return self.pipeline({"raw": waveform, "sampling_rate": sampling_rate}, **self.options)["text"]
 
 
 class CtcRecogniser:
@@ -80,7 +92,11 @@ class CtcRecogniser:
     def __init__(self, folder: str):
         from .recognition.modeling import CtcRecogniser as Model
 
-        self.model = Model.from_pretrained(folder, dtype="float32")
+        path = Path(folder).expanduser()
+        if not path.is_dir():
+            # else it would be looked for on the Hub
+            raise FileNotFoundError(f"there is no folder '{folder}'")
+        self.model = Model.from_pretrained(path, dtype="float32")
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
         return self.model.transcribe(waveform, sampling_rate)
@@ -106,4 +122,4 @@ def recogniser_of(
         from .sphinx import Sphinx
 
         return Sphinx(name.partition(":")[2] or None)
-    return HubRecogniser(name, device=device if model is None else model.device)
+    return HubRecogniser(name, device if model is None else model.device, language)
