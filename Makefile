@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help talk test slow lint format benchmark tiny clean
+.PHONY: help talk test slow lint format benchmark tiny bundle clean
 
 help:  ## Show this list
 	@echo "make talk and make test are all you need. Python 3.11 or newer: make PYTHON=python3.12 talk takes another one."
@@ -55,7 +55,7 @@ tiny: $(RUNS)/finetune/model.safetensors  ## Train the checkpoint that the packa
 
 # its last file
 $(DATA)/words.txt: | $(READY)
-	$(BIN)/flow-omni prepare tinytalk $(DATA)
+	$(BIN)/flow-omni prepare tinytalk $(DATA) --text-rows 300000
 
 $(RUNS)/recognise/model.safetensors: $(DATA)/words.txt
 	$(TRAIN) tiny/recognise data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)
@@ -79,6 +79,14 @@ $(RUNS)/align/model.safetensors: $(RUNS)/parts/model.safetensors
 $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
 	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.3}'
+
+$(RUNS)/evaluation/results.json: $(RUNS)/finetune/model.safetensors
+	$(BIN)/flow-omni evaluate $(<D) $(DATA) --output $(@D) --limit 100 --tasks transcribe,say,speech_to_speech,text_to_text \
+	    --recogniser ctc:$(RUNS)/recognise --recogniser sphinx:$(DATA)/words.txt
+
+bundle: $(RUNS)/evaluation/results.json  ## Measure that checkpoint, and put it into the package in place of the one there
+	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/finetune flow_omni/checkpoints/tiny --results $(<D) \
+	    --generation num_flow_steps=2 --generation flow_temperature=0.5
 
 clean:  ## Remove the environment, caches and answers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache answer.wav answer.png
