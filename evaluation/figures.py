@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from .intervals import bootstrap_interval, share_interval
+from .intervals import error_interval, share_interval
 from .judging import AnswerRecord, OriginalRecord
 from .results import HIGH, LOW, group_name
 from .stops import FAULTS
@@ -100,8 +100,9 @@ def error_rate(name: str, errors: Sequence[Errors], seed: int | None, of_words: 
     if sum(lengths) == 0:
         return {}
     values = {name: sum(counts) / sum(lengths)}
-    if seed is not None:
-        values[name + LOW], values[name + HIGH] = bootstrap_interval(counts, lengths, seed=seed)
+    interval = error_interval(counts, lengths, seed) if seed is not None else None
+    if interval is not None:
+        values[name + LOW], values[name + HIGH] = interval
     return values
 
 

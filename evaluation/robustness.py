@@ -21,7 +21,7 @@ import numpy as np
 
 from ..training.augmentation import add_noise, add_room, change_tempo, generator_of, shift_pitch, telephone_band
 from .figures import error_rate, heard, share, stops
-from .intervals import bootstrap_interval
+from .intervals import error_interval
 from .judging import AnswerRecord
 from .questions import AskedRow, Change, spread
 from .results import HIGH, LOW
@@ -172,8 +172,10 @@ def _of_speech(records: Sequence[AnswerRecord], language: str, seed: int) -> dic
     for name in ("mel_distance", "log_spectral_distance", "sharpness"):
         measured = [record.measures[name] for record in records if name in record.measures]
         if measured:
-            low, high = bootstrap_interval(measured, [1.0] * len(measured), seed=seed)
-            values |= {name: float(np.mean(measured)), name + LOW: low, name + HIGH: high}
+            values[name] = float(np.mean(measured))
+            interval = error_interval(measured, [1.0] * len(measured), seed)
+            if interval is not None:
+                values[name + LOW], values[name + HIGH] = interval
     speech_seconds = sum(record.speech_seconds for record in records)
     if speech_seconds > 0:
         values["batch_real_time_factor"] = sum(record.seconds for record in records) / speech_seconds

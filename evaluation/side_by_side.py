@@ -125,7 +125,8 @@ class Measured:
 
     @property
     def has_interval(self) -> bool:
-        return self.low is not None and self.high is not None
+        # a point is none: earlier versions wrote one where all rows were alike, or there was only one
+        return self.low is not None and self.high is not None and self.low < self.high
 
     def is_apart_from(self, other: "Measured") -> bool:
         """Whether the two intervals have nothing in common; without intervals nobody knows, and it is `False`."""

@@ -51,6 +51,14 @@ def test_differences_are_clear_only_where_intervals_are_apart():
     assert [cell.is_clearly_best for cell in cells] == [True, False]
 
 
+def test_a_point_is_no_interval():
+    """So were written figures of one row, and of rows without any error; nothing is clear of them."""
+    cells = cells_of([Measured(0.958, 0.958, 0.958), Measured(0.0, 0.0, 0.0)], "cer")
+    assert [cell.interval for cell in cells] == [None, None]
+    assert [cell.is_best for cell in cells] == [False, True]
+    assert not any(cell.is_clear or cell.is_clearly_best for cell in cells)
+
+
 def test_batch_and_number_of_samples_are_no_difference():
     one, other = (blank_results(settings={"batch_size": size, "num_samples": size}) for size in (1, 2))
     assert differing_settings(entries_of(one, None, [other])) == {}

@@ -15,7 +15,7 @@
 
 import pytest
 
-from flow_omni.evaluation.intervals import bootstrap_interval, share_interval
+from flow_omni.evaluation.intervals import bootstrap_interval, error_interval, share_interval
 from flow_omni.evaluation.number_words import cardinal, cardinal_zh, ordinal, readings
 from flow_omni.evaluation.text_errors import last_word, missing_at_the_end, text_errors
 
@@ -180,6 +180,16 @@ def test_intervals_hold_the_figure_and_shrink_with_rows():
     wider = bootstrap_interval(errors[:8], lengths[:8])
     assert high - low < wider[1] - wider[0]
     assert bootstrap_interval(errors, lengths) == (low, high)
+
+
+def test_few_rows_and_rows_that_are_alike_have_no_interval_of_errors():
+    """They had one without a width, and one row against one other was clearly better."""
+    assert error_interval([23], [24]) is None
+    assert error_interval([1, 0, 3, 2], [20] * 4) is None
+    assert error_interval([0] * 50, [20] * 50) is None
+    assert error_interval([1] * 50, [3] * 50) is None
+    low, high = error_interval([0] * 49 + [1], [20] * 50)
+    assert low == 0.0 < high
 
 
 def test_none_of_many_is_no_certainty():
