@@ -16,7 +16,7 @@
 from math import ceil
 
 from .sound_measures import Silences
-from .text_errors import last_word, missing_at_the_end
+from .text_errors import last_word, missing_at_the_end, text_errors
 
 
 COMPLETE = "complete"
@@ -58,7 +58,9 @@ def faults(
     """
     is_empty, is_mute = not text.strip(), found.voiced == 0.0
     # a longer or shorter text takes in proportion longer or shorter
-    seconds = original_seconds * len(text) / max(len(expected), 1)
+    seconds = (
+        original_seconds * _said_length(text, expected, language) / max(_said_length(expected, text, language), 1)
+    )
     ratio = found.voiced / seconds if seconds > 0 else 1.0
     is_missing = heard is not None and _ends_early(text, heard, language)
     # an end that nobody hears in the original either is no sign
@@ -76,6 +78,14 @@ def faults(
         "silent_end": not is_mute and found.after > MAX_SILENCE_SECONDS,
     }
     return [name for name in FAULTS if signs[name]]
+
+
+def _said_length(text: str, other: str, language: str) -> int:
+    """
+    The characters of a text as it is said: "1984" is as long as "nineteen eighty-four". Of several ways to read a number,
+    the one that is closest to the other text.
+    """
+    return text_errors(text, other, language).said.num_characters
 
 
 def _ends_early(text: str, heard: str, language: str) -> bool:
