@@ -17,11 +17,8 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from .judging import AnswerRecord, OriginalRecord
 
@@ -96,15 +93,3 @@ def _record_of(line: str) -> AnswerRecord | OriginalRecord | None:
         return {"answer": AnswerRecord, "original": OriginalRecord}[kind](**fields)
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def digest_of(model: torch.nn.Module) -> str:
-    """Tells a model's weights and options from those of another, wherever they are stored."""
-    digest = blake2b(digest_size=12)
-    digest.update(model.config.to_json_string().encode())
-    digest.update(model.generation_config.to_json_string().encode())
-    for name, tensor in model.state_dict().items():
-        numbers = tensor.detach().float().flatten()
-        # the sum of some as well: that of all does not mind their order
-        digest.update(f"{name} {float(numbers.sum())} {float(numbers[::7].sum())}".encode())
-    return digest.hexdigest()

@@ -15,14 +15,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..training.recognisers import Recogniser
-from ..training.rows import file_of
 from .answering import Answered
 from .questions import AskedRow
 from .sound_measures import sharpness, silences, spectral_distance
@@ -68,8 +66,8 @@ class AnswerRecord:
 
     @property
     def key(self) -> tuple:
-        """What tells it from the others; with the texts, so that a changed data set is not taken for the old one."""
-        return self.part, self.task, self.number, self.id, self.expected
+        """What tells it from the others of an evaluation."""
+        return self.part, self.task, self.number
 
 
 @dataclass
@@ -77,9 +75,15 @@ class OriginalRecord:
     """
     The original of a spoken answer: what is heard of it as it is, and passed through the model's vocoder, which is the
     best that the model could do.
+
+    Args:
+        sound, text (`str`): Which recording, and what is said in it; see [`original_key`].
+        heard, vocoded_heard (`dict[str, str]`): What each recogniser heard of it, as it is and through the vocoder.
+        seconds (`float`): Of speech.
+        measures (`dict[str, float]`): `reference_sharpness`, and the distances of what comes out of the vocoder.
     """
 
-    name: str
+    sound: str
     text: str
     heard: dict[str, str] = field(default_factory=dict)
     vocoded_heard: dict[str, str] = field(default_factory=dict)
@@ -88,14 +92,15 @@ class OriginalRecord:
 
     @property
     def key(self) -> tuple:
-        return self.name, self.text
+        return self.sound, self.text
 
 
 def original_key(asked: AskedRow) -> tuple[str, str]:
-    """What tells an original from the others: rows of a question in several voices share one answer."""
-    file = file_of(asked.row[asked.spec.answer_audio])
-    is_shared = isinstance(file, str) and asked.spec.answer_audio == "answer_audio"
-    return (Path(file).name if is_shared else f"row {asked.number}"), asked.expected
+    """
+    What tells an original from the others: rows of a question in several voices share one answer, and speakers who say the
+    same may have files of the same name.
+    """
+    return asked.original_identity, asked.expected
 
 
 class Judge:

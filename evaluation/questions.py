@@ -19,15 +19,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ..processing.audio_io import load_audio
 from ..training.generation_metrics import Question
 from ..training.manifest import load_rows
+from ..training.row_checks import RENAMING
 from ..training.rows import TASKS, RowError, TaskSpec, audio_of, conversation_of, file_of, has, spec_of, tasks_of
+from .identities import identity_of_sound
+from .languages import whisper_code
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +46,8 @@ QUESTION_RATE = 16000
 TOPIC = re.compile(r"([A-Za-z][A-Za-z_ ]*?)[-_ ]?\d+(?:\D.*)?")
 # More groups than this are no topics, but speakers or books.
 MAX_TOPICS = 30
+# Broken recordings that are named; of the others, their number is enough.
+MAX_NAMED = 10
 
 
 @dataclass
@@ -68,7 +75,8 @@ class AskedRow:
     def id(self) -> str:
         """Names the row in reports; where it has no name of its own, by its file without the folder."""
         name = self.row["id"] if has(self.row, "id") else f"row {self.number + 1}"
-        return re.sub(r"^.*/(?=[^/]+:\d+$)", "", name)
+        # datasets of others number their rows
+        return re.sub(r"^.*/(?=[^/]+:\d+$)", "", str(name))
 
     @property
     def expected(self) -> str:
@@ -97,6 +105,14 @@ class AskedRow:
         """The answer `(num_samples,)` as the data set has it."""
         return self._load(self.spec.answer_audio, sampling_rate)
 
+    @cached_property
+    def original_identity(self) -> str:
+        """What tells the original from other recordings. Once known it stays, though the file be copied or touched meanwhile."""
+        identity = identity_of_sound(self.row[self.spec.answer_audio])
+        if self.spec.answer_audio == "question_audio":
+            identity += f" {self.row.get('question_start')}-{self.row.get('question_end')}"
+        return identity
+
     def question(self, processor: Any, change: Change | None = None) -> Question:
         """What the model is asked. A recording is read here, so that a damaged one is told by its row."""
         row = self.row
@@ -105,6 +121,10 @@ class AskedRow:
             row = {**row, "question_audio": sound, "question_start": None, "question_end": None}
         return Question.of(self.task, conversation_of(row, self.task, processor))
 
+    def check_sound(self, name: str) -> None:
+        """Raises if the recording in a column cannot be heard."""
+        self._load(name, QUESTION_RATE)
+
     def _load(self, name: str, sampling_rate: int) -> np.ndarray:
         try:
             return load_audio(audio_of(self.row, name), sampling_rate)
@@ -112,17 +132,18 @@ class AskedRow:
             raise RowError(self.id, name, f"`{name}` cannot be heard: {error}") from error
 
 
-def rows_of(data: Any, split: str | None = None) -> Any:
+def rows_of(data: Any, split: str | None = None, columns: Mapping[str, str] | None = None) -> Any:
     """
     The rows of a manifest, of the `test.jsonl` in a folder, or of whatever else [`load_rows`] reads; of a dataset with
-    splits those of `test`, or where there is none of `validation`, unless another split is asked for.
+    splits those of `test`, or where there is none of `validation`, unless another split is asked for. `columns` are our
+    names to those of the data, where they differ.
     """
     if not isinstance(data, str | os.PathLike):
-        return load_rows(data, split)
+        return load_rows(data, split, columns=columns)
     folder = Path(data).expanduser()
     manifest = folder / f"{split or SPLITS[0]}.jsonl"
     if manifest.is_file():
-        return load_rows(manifest)
+        return load_rows(manifest, columns=columns)
     manifests = sorted(path.name for path in folder.glob("*.jsonl")) if folder.is_dir() else []
     if len(manifests) > (0 if split else 1):
         raise ValueError(
@@ -130,12 +151,12 @@ def rows_of(data: Any, split: str | None = None) -> Any:
         )
     for name in SPLITS if split is None else ():
         try:
-            return load_rows(data, name)
+            return load_rows(data, name, columns=columns)
         except ValueError as error:
             if "no split" not in str(error) and "Unknown split" not in str(error):
                 raise
             logger.warning("'%s' has no split '%s'.", data, name)
-    return load_rows(data, split)
+    return load_rows(data, split, columns=columns)
 
 
 def questions_of(
@@ -165,38 +186,67 @@ def questions_of(
     if not chosen:
         raise ValueError(
             f"None of the {len(rows)} rows offers {' or '.join(wanted)}: what each task needs is in docs/training.md, and "
-            "`flow-omni prepare validate` says what the rows have."
+            f"`flow-omni prepare validate` says what the rows have. Columns that are called otherwise: {RENAMING}."
         )
     _name_topics(chosen)
     return chosen
 
 
-def check_sounds(questions: Sequence[AskedRow]) -> None:
-    """Raises if files of questions or answers are not there, before minutes have gone by."""
-    missing = {}
-    for asked in questions:
-        for name in asked.spec.needs:
-            file = file_of(asked.row[name]) if name.endswith("_audio") else None
-            if isinstance(file, str) and not os.path.isfile(file):
-                missing.setdefault(file, (asked.id, name))
-    if missing:
-        file, (row_id, name) = next(iter(missing.items()))
-        raise RowError(
-            row_id,
-            name,
-            f"there is no '{file}'"
-            + (f", and {len(missing) - 1} other files are missing" if len(missing) > 1 else "")
-            + ": paths in a manifest are relative to its folder.",
-        )
+def check_sounds(questions: Sequence[AskedRow], on_error: str = "stop", is_quiet: bool = True) -> list[AskedRow]:
+    """
+    The questions whose sounds can be heard, theirs and those of the answers. All are decoded, which takes a fraction of what
+    answering takes: a recording that is found to be broken later costs hours. With `on_error="stop"` the first one is raised
+    with the names of others, with `"skip"` its questions are left out.
+    """
+    if on_error not in ("stop", "skip"):
+        raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
+    problems: dict[tuple, RowError | None] = {}
+    good = []
+    for asked in tqdm(questions, "recordings", unit=" questions", disable=is_quiet, leave=False):
+        found = [_problem(asked, name, problems) for name in asked.spec.needs if name.endswith("_audio")]
+        if not any(found):
+            good.append(asked)
+    broken = [problem for problem in problems.values() if problem is not None]
+    if broken and (on_error == "stop" or not good):
+        raise _all_broken(broken)
+    for problem in broken[:MAX_NAMED]:
+        logger.warning("Left out: %s", problem)
+    return good
+
+
+def _problem(asked: AskedRow, name: str, problems: dict[tuple, RowError | None]) -> RowError | None:
+    """What is wrong with a recording, looked for once however many questions share it."""
+    row = asked.row
+    file = file_of(row[name])
+    where = (file, row.get("question_start"), row.get("question_end")) if isinstance(file, str) else (asked.number,)
+    key = (name, *where)
+    if key not in problems:
+        problems[key] = None
+        # what is behind an address is not fetched twice
+        if file is not None:
+            try:
+                asked.check_sound(name)
+            except RowError as error:
+                problems[key] = error
+    return problems[key]
+
+
+def _all_broken(broken: Sequence[RowError]) -> RowError:
+    """The first problem, and whom else it concerns."""
+    first, *others = broken
+    rest = ""
+    if others:
+        named = ", ".join(dict.fromkeys(f"{error.where} (`{error.field}`)" for error in others[:MAX_NAMED]))
+        more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
+        rest = f" Nor can those of {named}{more}."
+    remedy = "Mend them, or leave their rows out with `--on-error skip` (`on_error` of `check_sounds`)."
+    return RowError(first.where, first.field, f"{first.problem.rstrip('.')}.{rest} {remedy}")
 
 
 def language_of(questions: Sequence[AskedRow]) -> str:
-    """The language that most rows say they are in, as Whisper writes it: `en` of `en-us`, `zh` of `cmn`; else English."""
-    names = Counter(str(asked.row["language"]) for asked in questions if has(asked.row, "language"))
-    if not names:
-        return "en"
-    language = re.split("[-_]", names.most_common(1)[0][0].lower())[0]
-    return {"cmn": "zh", "eng": "en", "mandarin": "zh", "chinese": "zh", "english": "en"}.get(language, language)
+    """The language that most rows say they are in, as Whisper writes it; else English."""
+    languages = Counter(whisper_code(str(asked.row["language"])) for asked in questions if has(asked.row, "language"))
+    return languages.most_common(1)[0][0] if languages else "en"
 
 
 def spread(items: Sequence, number: int | None) -> list:

@@ -25,7 +25,8 @@ from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ..training.recognisers import Recogniser
 from .answering import Answered, answers_to
 from .figures import figures_of
-from .journal import Journal, digest_of
+from .identities import digest_of, digest_of_questions, digest_of_recogniser
+from .journal import Journal
 from .judging import AnswerRecord, Judge, OriginalRecord, original_key
 from .machine import describe_machine
 from .questions import AskedRow
@@ -140,7 +141,11 @@ class Evaluation:
         settings = self.settings
         return {
             "model": digest_of(self.model),
-            "recognisers": list(recognisers),
+            "dtype": str(self.model.dtype),
+            "device": self.model.device.type,
+            # of all: what some are asked may hold the babble of others
+            "questions": digest_of_questions(self.questions),
+            "recognisers": [(name, digest_of_recogniser(one)) for name, one in recognisers.items()],
             "seed": settings.seed,
             "language": settings.language,
             "options": settings.options,
@@ -280,4 +285,4 @@ class Evaluation:
 
 
 def _key(part: str, asked: AskedRow) -> tuple:
-    return part, asked.task, asked.number, asked.id, asked.expected
+    return part, asked.task, asked.number

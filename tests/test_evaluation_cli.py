@@ -109,6 +109,20 @@ def test_a_damaged_recording_is_named(data):
     assert "sums-0-v0: `question_audio` cannot be heard" in result.stderr
 
 
+def test_recordings_under_other_names_are_evaluated_and_broken_ones_left_out(data):
+    (data / "sums-0-v0.wav").write_bytes(b"no sound")
+    lines = [json.dumps({"audio": f"sums-0-v{voice}.wav", "text": "hello"}) for voice in (0, 1)]
+    (data / "test.jsonl").write_text("\n".join(lines))
+    names = ("--columns", "question_audio=audio", "--columns", "question_text=text")
+    options = ("--recogniser", "none", "--tasks", "transcribe", "--timed", 0, "--max-new-tokens", 4)
+    assert "--columns question_text=" in error_of(run("evaluate", data))
+    result = run("evaluate", data, *names, *options, "--on-error", "skip")
+    assert result.exit_code == 0, result.stderr
+    results = Results.load("results")
+    assert results.figures["transcribe"]["num_rows"] == 1
+    assert "1 questions were left out" in results.notes[0]
+
+
 def test_answers_are_kept_one_a_line(data, tmp_path):
     run("evaluate", data, *QUICK, "--recogniser", "none", "--tasks", "speech_to_text", "--samples", 0)
     lines = (tmp_path / "results" / "answers.jsonl").read_text().splitlines()

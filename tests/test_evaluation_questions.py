@@ -119,11 +119,47 @@ def test_a_saved_dataset_is_its_test_split(tmp_path):
 
 def test_missing_sounds_are_found_before_anything_is_asked(data, tmp_path):
     questions = questions_of(rows_of(data))
-    check_sounds(questions)
+    assert check_sounds(questions) == questions
     (tmp_path / "answer-1.wav").unlink()
     (tmp_path / "sums-0-v1.wav").unlink()
-    with pytest.raises(RowError, match=r"sums-0-v1: there is no '.*sums-0-v1.wav', and 1 other file"):
+    with pytest.raises(
+        RowError, match="sums-0-v1: .*no audio file at '.*sums-0-v1.wav'.*those of sums-1-v0 "
+    ) as error:
         check_sounds(questions)
+    assert "--on-error skip" in str(error.value)
+
+
+def test_broken_sounds_are_found_before_anything_is_asked_and_can_be_left_out(data, tmp_path):
+    """A header in order says nothing of what comes after it, and one bad file must not end hours of evaluation."""
+    whole = (tmp_path / "sums-0-v0.wav").read_bytes()
+    (tmp_path / "sums-0-v0.wav").write_bytes(whole[:44])
+    (tmp_path / "answer-2.wav").write_bytes(b"no sound")
+    questions = questions_of(rows_of(data))
+    with pytest.raises(
+        RowError, match=r"sums-0-v0: `question_audio` cannot be heard: .* facts-2-v0 \(`answer_audio`\)"
+    ):
+        check_sounds(questions)
+    left = check_sounds(questions, "skip")
+    assert len(left) == len(questions) - 3 - 4
+    assert not [one for one in left if one.id == "sums-0-v0" and one.is_heard]
+    assert not [one for one in left if one.id.startswith("facts-2") and one.is_spoken]
+    (tmp_path / "sums-0-v0.wav").unlink()
+    with pytest.raises(RowError, match="sums-0-v0"):
+        check_sounds([one for one in questions if one.id == "sums-0-v0" and one.is_heard], "skip")
+
+
+def test_data_of_others_are_read_under_their_names_and_with_their_numbers(data, tmp_path):
+    """As recordings on the Hub often are: rows are numbered, and a recording and its text have short names."""
+    import datasets
+
+    cell = {"bytes": (tmp_path / "sums-0-v0.wav").read_bytes(), "path": None}
+    rows = [{"id": number, "audio": cell, "sentence": QUESTIONS[number]} for number in range(2)]
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "theirs")
+    columns = {"question_audio": "audio", "question_text": "sentence"}
+    questions = check_sounds(questions_of(rows_of(tmp_path / "theirs", columns=columns), ["transcribe"]))
+    assert [(asked.id, asked.expected) for asked in questions] == [("0", QUESTIONS[0]), ("1", QUESTIONS[1])]
+    with pytest.raises(ValueError, match="--columns question_text="):
+        questions_of(rows_of(tmp_path / "theirs"))
 
 
 def test_a_damaged_sound_is_told_by_its_row(data, tmp_path):
@@ -149,7 +185,19 @@ def test_a_row_is_named_without_the_folder_of_its_file(tmp_path):
     assert AskedRow({"question_text": "a", "answer_text": "b"}, "text_to_text", 4).id == "row 5"
 
 
-@pytest.mark.parametrize("told, language", [(["en-us", "zh"], "en"), (["cmn", "cmn", "en"], "zh"), ([None], "en")])
+@pytest.mark.parametrize(
+    "told, language",
+    [
+        (["en-us", "zh"], "en"),
+        (["cmn", "zho", "en"], "zh"),
+        (["eng", "English", "zh-TW"], "en"),
+        (["deu"], "de"),
+        (["jpn"], "ja"),
+        (["German"], "de"),
+        (["xyz"], "xyz"),
+        ([None], "en"),
+    ],
+)
 def test_the_language_is_that_of_most_rows(told, language):
     rows = [{"language": one, "question_text": str(number), "answer_text": "b"} for number, one in enumerate(told)]
     assert language_of(questions_of(rows, ["text_to_text"])) == language

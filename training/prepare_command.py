@@ -26,6 +26,7 @@ import typer
 from ..cli.commands import App
 from ..cli.console import is_watched, note
 from ..cli.errors import MISTAKE, CommandGroup, UserError, one_line, users_mistakes
+from ..cli.options import columns_of
 
 
 prepare_app = App(
@@ -236,22 +237,11 @@ def validate(
             return _counted(rows, bar)
 
         report = validate_rows(
-            manifest, "stop" if stop else "skip", split, audio, show, progress, _columns_of(columns or [])
+            manifest, "stop" if stop else "skip", split, audio, show, progress, columns_of(columns or [])
         )
     typer.echo(str(report))
     if report.num_problems:
         raise typer.Exit(MISTAKE)
-
-
-def _columns_of(options: Iterable[str]) -> dict[str, str]:
-    """Our names to theirs, of `question_text=sentence` and the like."""
-    columns = {}
-    for option in options:
-        our, _, their = map(str.strip, option.partition("="))
-        if not our or not their:
-            raise ValueError(f"`--columns` is {option!r}: write OURS=THEIRS, such as question_text=sentence.")
-        columns[our] = their
-    return columns
 
 
 def _write(output: str, name: str, read, limit: int | None) -> None:

@@ -29,6 +29,9 @@ HISTORY_ROLES = ("user", "assistant")
 REMOTE = ("http://", "https://", "data:", "hf://", "s3://", "zip://")
 # A column that resembles one of ours this much is a slip of the pen; anything else is the user's own and is ignored.
 TYPO_LIKENESS = 0.85
+RENAMING = (
+    "`--columns question_text=…` of `evaluate` and `prepare validate`, `data.columns={question_text: …}` in training"
+)
 
 
 @lru_cache
@@ -52,7 +55,7 @@ def check_columns(names: list[str], where: str) -> None:
             where,
             names[0] if names else "",
             f"none of its fields ({', '.join(names) or 'there are none'}) is one that training reads: name them "
-            f"{', '.join(COLUMNS)}, or say which is which with `columns` (`data.columns={{question_text: …}}`).",
+            f"{', '.join(COLUMNS)}, or say which is which: {RENAMING}.",
         )
 
 
@@ -109,7 +112,10 @@ def _check_together(row: Mapping, where: str) -> None:
         given = ", ".join(f"`{name}`" for name in row if name != "id") or "nothing"
         needs = "; ".join(f"{task}: {' + '.join(spec.needs)}" for task, spec in TASKS.items())
         raise RowError(
-            where, "", f"the row has {given}, from which nothing can be learnt. What each task needs: {needs}."
+            where,
+            "",
+            f"the row has {given}, from which nothing can be learnt. What each task needs: {needs}. Columns that are called "
+            f"otherwise: {RENAMING}.",
         )
 
 

@@ -48,6 +48,7 @@ class Sphinx:
             pairs of words are then likelier than others. By default any English is expected.
 
     Attributes:
+        sentences: the lines of the file, as lists of words.
         unknown_words: words of the file that its dictionary cannot pronounce, and which it therefore never hears.
     """
 
@@ -55,12 +56,13 @@ class Sphinx:
         sphinx = needs("pocketsphinx", package="pocketsphinx")
         # each sound is its own measure of loudness
         options = {"samprate": RATE, "cmn": "batch", "loglevel": "FATAL"}
+        self.sentences: list[list[str]] = []
         self.unknown_words: list[str] = []
         if words is None:
             self.decoder = sphinx.Decoder(**options)
             return
         pronunciations = _pronunciations(Path(sphinx.get_model_path()) / DICTIONARY)
-        sentences = _sentences_of(words)
+        self.sentences = sentences = _sentences_of(words)
         known = sorted({word for sentence in sentences for word in sentence if word in pronunciations})
         self.unknown_words = sorted({word for sentence in sentences for word in sentence} - set(known))
         if not known:

@@ -16,6 +16,7 @@
 import os
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,11 +32,17 @@ from .options import (
     FlowTemperatureOption,
     MaxNewTokensOption,
     NumFlowStepsOption,
+    columns_of,
 )
 
 
 BUNDLED = ("tiny", "bundled")
 ASKED_PANEL, HEARD_PANEL, REPORT_PANEL = "What is asked", "How answers are judged", "Report"
+
+
+class OnError(StrEnum):
+    stop = "stop"
+    skip = "skip"
 
 
 def evaluate(
@@ -90,6 +97,20 @@ def evaluate(
             help="Of a dataset with splits, which. Default: test.", show_default=False, rich_help_panel=ASKED_PANEL
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column that the data call otherwise, such as question_text=sentence. May be repeated.",
+            show_default=False,
+            rich_help_panel=ASKED_PANEL,
+        ),
+    ] = None,
+    on_error: Annotated[
+        OnError,
+        typer.Option(
+            help="Whether recordings that cannot be heard end it, or are left out.", rich_help_panel=ASKED_PANEL
+        ),
+    ] = OnError.stop,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
@@ -144,6 +165,7 @@ def evaluate(
         flow-omni evaluate data/tinytalk --output results
         flow-omni evaluate my-model test.jsonl --limit 100 --recogniser whisper:small.en
         flow-omni evaluate my-model data/tinytalk --sweep noise,steps --output better --compare results
+        flow-omni evaluate my-model owner/recordings --columns question_audio=audio --columns question_text=sentence
     """
     checkpoint, data = _named(sources)
     folder = _checked_folder(output)
@@ -158,8 +180,10 @@ def evaluate(
         from ..evaluation.questions import check_sounds, language_of, questions_of, rows_of
         from ..evaluation.run import Settings
 
-        questions = questions_of(rows_of(data, split), _listed([tasks]) if tasks else None, limit)
-        check_sounds(questions)
+        rows = rows_of(data, split, columns_of(columns or []))
+        asked = questions_of(rows, _listed([tasks]) if tasks else None, limit)
+        questions = check_sounds(asked, on_error.value, is_quiet=not is_watched())
+        num_left_out = len(asked) - len(questions)
         settings = Settings(
             batch_size=batch_size,
             seed=seed,
@@ -170,7 +194,8 @@ def evaluate(
             num_timed=timed,
             options={name: value for name, value in options.items() if value is not None},
         )
-    results = _run(checkpoint, data, questions, recogniser or [], folder, settings, (device, dtype))
+    notes = [f"{num_left_out} questions were left out: their recordings cannot be heard."] if num_left_out else []
+    results = _run(checkpoint, data, questions, recogniser or [], folder, settings, (device, dtype), notes)
     _report(results, folder, compare or [])
     note(f"{output}: results.json, results.md, report.html, samples, and every answer in answers.jsonl.")
 
@@ -215,9 +240,16 @@ def _check_others(others: list[Path], folder: Path) -> None:
 
 
 def _run(
-    checkpoint: str | None, data: str, questions: list, names: list[str], folder: Path, settings: Any, place: tuple
+    checkpoint: str | None,
+    data: str,
+    questions: list,
+    names: list[str],
+    folder: Path,
+    settings: Any,
+    place: tuple,
+    known: list[str],
 ) -> Any:
-    """Loads the model and the recognisers, and asks."""
+    """Loads the model and the recognisers, and asks. `known` are notes that there are by then."""
     from ..evaluation.listeners import listeners
     from ..evaluation.run import evaluate as evaluate_model
     from ..training.rows import RowError
@@ -227,6 +259,7 @@ def _run(
     loaded = load_model(checkpoint, *place)
     with users_mistakes():
         recognisers, notes = listeners(names, loaded.model, loaded.processor, settings.language)
+    notes = [*known, *notes]
     if checkpoint is None and not has_bundled_checkpoint():
         notes.append("The model is the untrained one of the package: its answers are noise.")
     for line in notes:

@@ -16,7 +16,7 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +41,17 @@ class DType(StrEnum):
 MODEL_PANEL = "Model"
 ANSWER_PANEL = "Answer"
 SPEECH_PANEL = "Speech"
+
+
+def columns_of(options: Iterable[str]) -> dict[str, str]:
+    """Our names to theirs, of `question_text=sentence` and the like."""
+    columns = {}
+    for option in options:
+        our, _, their = map(str.strip, option.partition("="))
+        if not our or not their:
+            raise ValueError(f"`--columns` is {option!r}: write OURS=THEIRS, such as question_text=sentence.")
+        columns[our] = their
+    return columns
 
 
 def _at_least(minimum: float) -> Callable[[float | None], float | None]:
