@@ -13,7 +13,7 @@
 # limitations under the License.
 """The few figures by which a checkpoint is judged first, chosen among all that an evaluation found."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .results import Results, group_name, split_group
@@ -50,9 +50,12 @@ class Headline:
     def task(self) -> str | None:
         return None if self.group is SPEED else split_group(self.group)[0]
 
+    def table(self, results: Results) -> Mapping[str, float] | None:
+        """The figures that it stands among."""
+        return results.speed if self.group is SPEED else results.figures.get(self.group)
+
     def of(self, results: Results) -> Measured | None:
-        table = results.speed if self.group is SPEED else results.figures.get(self.group)
-        return Measured.of(table, self.name)
+        return Measured.of(self.table(results), self.name)
 
     def floors(self, results: Results) -> dict[str, Measured]:
         """What the same recogniser makes of the originals: speech cannot be expected to be understood better."""

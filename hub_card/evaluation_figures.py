@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from ..evaluation.headlines import SPEED, Headline, headlines_of
-from ..evaluation.results import Results
+from ..evaluation.headlines import REFERENCE, SPEED, Headline, headlines_of
+from ..evaluation.results import Results, group_name
 from ..evaluation.side_by_side import Measured
 from ..evaluation.wording import axis_words, task_words
 from .card_metadata import hub_id_of
@@ -55,10 +55,10 @@ def figures_for_card(results: Results | str | os.PathLike, dataset: str | None =
             "task_type": TASK_TYPES.get(task, OTHER_TASK_TYPE),
             **{key: value for key, value in about.items() if value is not None},
             "metric_type": METRIC_TYPES.get(metric, metric),
-            "metric_name": words + interval_words(measured),
+            "metric_name": words + certainty_words(measured, num_rows),
             "metric_value": _rounded(measured.value),
         }
-        for task, metric, words, measured in [*_headlines(results), *_in_noise(results)]
+        for task, metric, words, measured, num_rows in [*_headlines(results), *_in_noise(results)]
     ]
 
 
@@ -70,21 +70,28 @@ def dataset_of(data: str) -> tuple[str, str | None]:
     return hub_id_of(data) or path.name or "unnamed data", None
 
 
-def interval_words(measured: Measured) -> str:
-    if not measured.has_interval:
-        return ""
-    low, high = _rounded(measured.low), _rounded(measured.high)
-    return f" (95 % interval {low} to {high})"
+def certainty_words(measured: Measured, num_rows: float | None) -> str:
+    """Of how many rows a figure is, and its interval, where it has one."""
+    words = []
+    if measured.has_interval:
+        words.append(f"95 % interval {_rounded(measured.low)} to {_rounded(measured.high)}")
+    if num_rows is not None:
+        words.append(f"{round(num_rows)} row{'' if num_rows == 1 else 's'}")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _rounded(value: float) -> float:
     return float(f"{float(value):.{SIGNIFICANT_DIGITS}g}")
 
 
-def _headlines(results: Results) -> Iterator[tuple[str | None, str, str, Measured]]:
-    """Task, metric, words and value of every headline, each followed by what the recogniser makes of the originals."""
+def _headlines(results: Results) -> Iterator[tuple[str | None, str, str, Measured, float | None]]:
+    """
+    Task, metric, words, value and number of rows of every headline, each followed by what the recogniser makes of the
+    originals.
+    """
     for headline in headlines_of(results):
-        yield headline.task, headline.name, _words(headline, results), headline.of(results)
+        num_rows = headline.table(results).get("num_rows")
+        yield headline.task, headline.name, _words(headline, results), headline.of(results), num_rows
         for kind, measured in headline.floors(results).items():
             what = "the originals" if kind == "originals" else f"the originals {kind}"
             yield (
@@ -92,6 +99,7 @@ def _headlines(results: Results) -> Iterator[tuple[str | None, str, str, Measure
                 headline.name,
                 f"character errors of {what}, as heard by {headline.recogniser}",
                 measured,
+                results.figures[group_name(REFERENCE, None, headline.recogniser)].get("num_rows"),
             )
 
 
@@ -107,7 +115,7 @@ def _words(headline: Headline, results: Results) -> str:
     return f"{task_words(headline.task)}: {words}" if headline.side == "Answers" else words
 
 
-def _in_noise(results: Results) -> Iterator[tuple[str, str, str, Measured]]:
+def _in_noise(results: Results) -> Iterator[tuple[str, str, str, Measured, float | None]]:
     """Errors of transcripts in noise of every kind and strength."""
     for name, rows in results.sweeps.items():
         family, _, noise = name.partition("/")
@@ -116,4 +124,4 @@ def _in_noise(results: Results) -> Iterator[tuple[str, str, str, Measured]]:
             if measured is not None and row.get("snr_db") is not None:
                 decibels = axis_words(row["snr_db"])
                 words = f"character errors of transcripts in {noise.replace('_', ' ')} noise at {decibels} dB"
-                yield "transcribe", "cer", words, measured
+                yield "transcribe", "cer", words, measured, row.get("num_rows")

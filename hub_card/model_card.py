@@ -53,6 +53,8 @@ def write_model_card(
     command: str | None = None,
     overwrite: bool = False,
     evaluation_commands: Iterable[str] | str | None = None,
+    about: str | None = None,
+    is_bundled: bool = False,
 ) -> Path:
     """
     Writes `README.md` into the folder of a checkpoint, and returns its path.
@@ -82,6 +84,11 @@ def write_model_card(
             Whether to replace a card that was edited, or that this function did not write.
         evaluation_commands (`Iterable[str]`, *optional*):
             The commands that measured the figures. [`put_figures`] can put figures into the card later.
+        about (`str`, *optional*):
+            What else a stranger should know before he uses it, in Markdown: what it was made for, of which data, and what it
+            cannot do.
+        is_bundled (`bool`, *optional*, defaults to `False`):
+            Whether it lies in the package, which then loads it.
     """
     path = Path(folder) / CARD_NAME
     card = make_model_card(
@@ -95,6 +102,8 @@ def write_model_card(
         is_trained,
         command,
         evaluation_commands,
+        about,
+        is_bundled,
     )
     if not overwrite:
         check_replaceable(path)
@@ -113,6 +122,8 @@ def make_model_card(
     is_trained: bool,
     command: str | None,
     evaluation_commands: Iterable[str] | str | None,
+    about: str | None,
+    is_bundled: bool,
 ) -> ModelCard:
     """The card of a checkpoint with these facts; the other arguments are those of [`write_model_card`]."""
     figures, parts, datasets = check_figures(figures), parts_of(base_models), as_list(datasets)
@@ -139,6 +150,8 @@ def make_model_card(
         has_unnamed_datasets=None in dataset_names,
         figures_section=figures_section(figures, evaluation_commands),
         is_trained=is_trained,
+        about=about,
+        is_bundled=is_bundled,
         command=without_folders(command) if command else None,
         in_words=in_words,
     )

@@ -48,17 +48,19 @@ def test_headlines_become_figures_in_words_with_their_intervals(results):
     figures = figures_for_card(results)
     words = [figure["metric_name"] for figure in figures]
     assert words[:8] == [
-        "character errors of transcripts (95 % interval 0.0147 to 0.0273)",
-        "word errors of transcripts (95 % interval 0.0357 to 0.0567)",
-        "speech to speech: exact answers, as written (95 % interval 0.91 to 0.95)",
-        "speech to speech: exact answers, as heard by ctc:judge (95 % interval 0.88 to 0.92)",
-        "character errors of speech, as heard by ctc:judge (95 % interval 0.0105 to 0.0195)",
-        "character errors of the originals, as heard by ctc:judge (95 % interval 0.0084 to 0.0156)",
-        "character errors of the originals through the vocoder, as heard by ctc:judge (95 % interval 0.01 to 0.018)",
-        "spoken answers that begin, go on and end without a fault (95 % interval 0.986 to 0.998)",
+        "character errors of transcripts (95 % interval 0.0147 to 0.0273, 500 rows)",
+        "word errors of transcripts (95 % interval 0.0357 to 0.0567, 500 rows)",
+        "speech to speech: exact answers, as written (95 % interval 0.91 to 0.95, 500 rows)",
+        "speech to speech: exact answers, as heard by ctc:judge (95 % interval 0.88 to 0.92, 500 rows)",
+        "character errors of speech, as heard by ctc:judge (95 % interval 0.0105 to 0.0195, 500 rows)",
+        "character errors of the originals, as heard by ctc:judge (95 % interval 0.0084 to 0.0156, 480 rows)",
+        "character errors of the originals through the vocoder, as heard by ctc:judge (95 % interval 0.01 to 0.018, 480 rows)",
+        "spoken answers that begin, go on and end without a fault (95 % interval 0.986 to 0.998, 1000 rows)",
     ]
     assert "first sound after the end of the question in milliseconds, on Some CPU, 1 thread" in words
-    assert "character errors of transcripts in babble noise at 10 dB (95 % interval 0.1152 to 0.1728)" in words
+    assert (
+        "character errors of transcripts in babble noise at 10 dB (95 % interval 0.1152 to 0.1728, 100 rows)" in words
+    )
     assert figures[0] == {
         "task_type": "automatic-speech-recognition",
         "dataset_type": "tinytalk",

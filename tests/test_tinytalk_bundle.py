@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoProcessor
 
 from flow_omni.training.tinytalk import bundle as bundling
 from flow_omni.training.tinytalk.bundle import bundle
+from flow_omni.training.tinytalk.bundle_card import MANIFESTS, counts_of, rewrite
 
 
 @pytest.fixture
@@ -59,6 +60,33 @@ def test_the_card_of_a_bundle_has_the_figures_and_the_command_that_measured_them
     assert "$ flow-omni evaluate tiny data/tinytalk --limit 7" in card
     assert "$ make tiny # in pieces" in card
     assert "character errors of transcripts" in card
+
+
+def test_the_card_of_a_bundle_tells_a_stranger_what_it_is_of_what_and_how_it_is_loaded(trained, tmp_path):
+    corpus = tmp_path / "tinytalk"
+    corpus.mkdir()
+    for number, name in enumerate(MANIFESTS, start=1):
+        (corpus / f"{name}.jsonl").write_text("{}\n" * 1000 * number)
+    bundle(trained[1], tmp_path / "bundle", None, "bfloat16", "make tiny", corpus=corpus)
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "**A toy" in card and "eSpeak NG" in card and "`slt`" in card and "`docs/tiny.md`" in card
+    assert "1,000 spoken questions to train on (`train`)" in card and "4,000 for the test (`test`)" in card
+    assert "load_bundled()" in card
+    assert "your-name/flow-omni" not in card and "trust_remote_code" not in card
+    with pytest.raises(ValueError, match="There is no '.*train.jsonl'"):
+        counts_of(tmp_path)
+
+
+def test_the_card_of_a_bundle_is_written_anew_without_its_weights(trained, tmp_path):
+    bundle(trained[1], tmp_path / "bundle", None, "bfloat16", "make tiny")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bundle").iterdir()}
+    made_results(tmp_path / "results", data="data/tinytalk").save(tmp_path / "results")
+    rewrite(tmp_path / "bundle", tmp_path / "results", "make tiny", None)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "bundle").iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} == {"README.md"}
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "| tinytalk (test) | character errors of transcripts (95 % interval 0.0147 to 0.0273, 500 rows) |" in card
+    assert "`runs/tiny/recognise`, which `make tiny` trains on its way" in card.replace("\n", " ")
 
 
 def test_a_bundle_that_is_too_large_leaves_the_one_before(trained, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ Puts a trained checkpoint into the package: weights in half precision, tokenizer
 else, such as optimizer states or logs.
 
     python -m flow_omni.training.tinytalk.bundle runs/tiny/finetune flow_omni/checkpoints/tiny --results eval/results.json \
-        --generation num_flow_steps=2 --generation flow_guidance_scale=1.5
+        --corpus data/tinytalk --generation num_flow_steps=2 --generation flow_guidance_scale=1.5
 """
 
 import json
@@ -30,22 +30,15 @@ from transformers import GenerationConfig
 
 from ...cli.assembling import parse_fields
 from ...evaluation.results import Results
-from ...hub_card import write_model_card
-from ...hub_card.evaluation_figures import figures_for_card
 from ...modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ...modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from ...processing.processing_flow_omni import FlowOmniProcessor
 from ..checkpoints import clear_staging, publish, staging_folder
+from .bundle_card import COMMAND, write_bundle_card
 
 
 # Who installs the package downloads this too.
 MAX_MEGABYTES = 40
-# What `make tiny` trains before it joins them, for the card: from this machine, not from the Hub.
-PARTS = {
-    "encoder": "./runs/tiny/recognise",
-    "language model": "./runs/tiny/language",
-    "vocoder": "./runs/tiny/vocoder",
-}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -56,7 +49,7 @@ def bundle(
         Path | None, typer.Option(help="What `flow-omni evaluate` measured, for the card.", show_default=False)
     ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float16.")] = "bfloat16",
-    command: Annotated[str, typer.Option(help="What made the checkpoint, for the card.")] = "make tiny",
+    command: Annotated[str, typer.Option(help="What made the checkpoint, for the card.")] = COMMAND,
     generation: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,6 +57,9 @@ def bundle(
             help="How it answers unless told otherwise, such as num_flow_steps=2. May be repeated.",
             show_default=False,
         ),
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="The folder of its data, for the card to count their rows.", show_default=False)
     ] = None,
 ):
     """Put a trained checkpoint into the package, in place of the one that is there."""
@@ -77,18 +73,7 @@ def bundle(
     model.save_pretrained(staged)
     processor.save_pretrained(staged)
     remove_code(staged)
-    results = None if results is None else Results.load(results)
-    write_model_card(
-        staged,
-        base_models=PARTS,
-        datasets=["tinytalk"],
-        languages=["en"],
-        license="apache-2.0",
-        figures=None if results is None else figures_for_card(results),
-        is_trained=True,
-        command=command,
-        evaluation_commands=None if results is None else results.command,
-    )
+    write_bundle_card(staged, None if results is None else Results.load(results), command, corpus)
     megabytes = sum(path.stat().st_size for path in staged.rglob("*")) / 1e6
     if megabytes > MAX_MEGABYTES:
         raise ValueError(f"The checkpoint has {megabytes:.1f} MB: no more than {MAX_MEGABYTES} go into the package.")

@@ -1,0 +1,125 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+r"""
+The card of the bundled checkpoint: who finds it should know what it is, of which speech it was made, and what it cannot do.
+`bundle` writes it; alone, without touching the weights, it is written by
+
+    python -m flow_omni.training.tinytalk.bundle_card flow_omni/checkpoints/tiny eval/results.json --corpus data/tinytalk
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...evaluation.questions import SPLITS
+from ...evaluation.results import Results
+from ...hub_card import write_model_card
+from ...hub_card.evaluation_figures import figures_for_card
+
+
+# What `make tiny` trains before it joins them: from this machine, not from the Hub.
+PARTS = {
+    "encoder": "./runs/tiny/recognise",
+    "language model": "./runs/tiny/language",
+    "vocoder": "./runs/tiny/vocoder",
+}
+COMMAND, DATASET = "make tiny", "tinytalk"
+
+ABOUT = """\
+**A toy, made to be tried without a download.** It lives in a small world: sums and products in words, counting, days and months,
+spelling, opposites, some hundred facts, small talk, and repeating or reading what it is told, in English. Ask it anything else and
+it answers something of these, fluently and wrongly. It is often wrong within them too: see the figures. Nothing should
+depend on what it says.
+
+**It has learnt from synthesizers alone**, of the corpus `tinytalk`, which `flow-omni prepare tinytalk` makes on any machine from a
+generator of texts. Questions are spoken by eSpeak NG in many variants, accents, rates and pitches, and by flite's voices
+`rms` and `kal16`, some with noise and rooms; all answers by one voice, flite's `slt`. It has heard nobody else: how well it
+understands people has not been measured.{counts} Sentences, pairs of numbers and voices are split: those of `test` are neither
+in `train` nor in `validation`, but for the accent `en-us`, and facts, which are asked in other words.
+
+How it was made, what made it better, and all figures, those of noise and other voices among them, are told in `docs/tiny.md` of
+the sources of `flow-omni`."""
+FIGURES = """\
+The figures below are of the split `test` unless they say otherwise. To measure them again takes the corpus (`flow-omni prepare
+tinytalk data/tinytalk`) and the recogniser `runs/tiny/recognise`, which `make tiny` trains on its way. The model's ears began with
+the encoder of this recogniser; its speech was never trained on it."""
+# Manifests of a corpus, with what is in them.
+MANIFESTS = {
+    "train": "spoken questions to train on",
+    "text_train": "written ones",
+    "validation": "spoken ones for validation",
+    "test": "for the test",
+    "test_seen_voices": "in voices of the training, with the texts of the test",
+    "answers": "different spoken answers",
+}
+
+
+def write_bundle_card(
+    folder: Path,
+    results: Results | None,
+    command: str = COMMAND,
+    corpus: Path | None = None,
+) -> Path:
+    """Writes the card into the folder of the checkpoint: `results` are its figures, `corpus` the folder of its data."""
+    about = [ABOUT.format(counts="" if corpus is None else counts_of(corpus))]
+    return write_model_card(
+        folder,
+        base_models=PARTS,
+        datasets=[DATASET],
+        languages=["en"],
+        license="apache-2.0",
+        figures=None if results is None else figures_of(results),
+        is_trained=True,
+        command=command,
+        evaluation_commands=None if results is None else results.command,
+        about="\n\n".join(about if results is None else [*about, FIGURES]),
+        is_bundled=True,
+    )
+
+
+def figures_of(results: Results) -> list[dict[str, Any]]:
+    """The figures, with the split that `flow-omni evaluate` takes of a folder unless it is told another."""
+    split = {} if "--split" in results.command else {"dataset_split": SPLITS[0]}
+    return [split | figure for figure in figures_for_card(results, DATASET)]
+
+
+def counts_of(corpus: Path) -> str:
+    """How many rows each manifest of the corpus has, as a sentence."""
+    counted = []
+    for name, what in MANIFESTS.items():
+        manifest = corpus.expanduser() / f"{name}.jsonl"
+        if not manifest.is_file():
+            raise ValueError(
+                f"There is no '{manifest}': `--corpus` is the folder that `flow-omni prepare tinytalk` filled."
+            )
+        with manifest.open("rb") as lines:
+            counted.append(f"{sum(1 for _ in lines):,} {what} (`{name}`)")
+    return f" There are {', '.join(counted[:-1])}, and {counted[-1]}."
+
+
+def rewrite(
+    folder: Annotated[Path, typer.Argument(help="The bundled checkpoint.", show_default=False)],
+    results: Annotated[Path, typer.Argument(help="What `flow-omni evaluate` measured.", show_default=False)],
+    command: Annotated[str, typer.Option(help="What made the checkpoint.")] = COMMAND,
+    corpus: Annotated[
+        Path | None, typer.Option(help="The folder of its data, to count their rows.", show_default=False)
+    ] = None,
+):
+    """Write the card of a bundled checkpoint anew, and leave all else as it is."""
+    typer.echo(str(write_bundle_card(folder, Results.load(results), command, corpus)))
+
+
+if __name__ == "__main__":
+    typer.run(rewrite)
