@@ -155,6 +155,15 @@ def test_transcribe_as_json_prints_an_object_a_line(checkpoint):
     assert rows[0]["text"] + "\n" == run("transcribe", QUESTION, "-m", checkpoint).stdout
 
 
+def test_transcribe_writes_nothing_of_silence(checkpoint):
+    """The bundled model wrote "Thank you."."""
+    soundfile.write("silence.wav", torch.zeros(8000).numpy(), 16000)
+    assert run("transcribe", "silence.wav", "-m", checkpoint).stdout == "\n"
+    assert run("transcribe", "silence.wav", "silence.wav", "-m", checkpoint).stdout == "silence.wav: \n" * 2
+    (row,) = run("transcribe", "silence.wav", "--json", "-m", checkpoint).stdout.splitlines()
+    assert json.loads(row)["text"] == ""
+
+
 def test_transcribe_ends_where_the_sound_can_hold_no_more(checkpoint, monkeypatch):
     """Unless told how long, as with `--max-new-tokens`."""
     steps, stream = [], FlowOmniForSpeechGeneration.stream

@@ -29,7 +29,7 @@ from flow_omni.training.rows import words_of
 from flow_omni.training.synthesis import NamedVoices, Speech, SynthesisError
 from flow_omni.training.tinytalk.corpus import HEARD_WORD, make_corpus, synthesizer_of
 from flow_omni.training.tinytalk.sounds import Microphone, Trim, babble_of, sound_of
-from flow_omni.training.tinytalk.voices import ACCENTS, PEOPLE, VARIANTS, corpus_voices
+from flow_omni.training.tinytalk.voices import ACCENTS, ANSWER_VOICES, PEOPLE, VARIANTS, corpus_voices
 from flow_omni.training.validation import validate
 
 
@@ -312,6 +312,31 @@ def test_another_seed_draws_other_voices(tones, tmp_path):
     make(tmp_path / "1", seed=1)
     speakers = [[row["speaker"] for row in lines_of(tmp_path / seed / "train.jsonl")] for seed in "01"]
     assert speakers[0] != speakers[1]
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"seed": 1}, "`seed` 0 in the place of 1"),
+        ({"answer_voice": "flite:low"}, "`answer_voice` 'flite:slt' in the place of 'flite:low'"),
+        ({"language": "zh"}, "`language` 'en', `answer_voice` 'flite:slt' in the place of 'zh', 'pinyin:slt'"),
+    ],
+)
+def test_another_corpus_is_not_written_over(tones, tmp_path, monkeypatch, options, told):
+    """An English one was, by a Mandarin one that was meant for another folder."""
+    monkeypatch.setitem(ANSWER_VOICES, "zh", "pinyin:slt")
+    make(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"holds another corpus, of {told}: name another folder"):
+        make(tmp_path, **options)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("options", [{"language": "tlh"}, {"answer_voice": "flite:tom"}])
+def test_what_cannot_be_spoken_leaves_no_folder_behind(tones, tmp_path, options):
+    with pytest.raises(ValueError, match="no voice"):
+        make(tmp_path / "corpus", **options)
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_answers_that_cannot_be_said_take_their_questions_with_them(tones, tmp_path):

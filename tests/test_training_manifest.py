@@ -335,6 +335,16 @@ def test_sources_that_are_none_say_so(folder, source, error, message):
             read(str(folder / source))
 
 
+@pytest.mark.parametrize(
+    "name", ["test.jsonl.x", "rows.csv.bak", "data/tinytalk/test", "./nothing", "shard.parquet.gz"]
+)
+def test_what_looks_like_a_file_is_not_asked_of_the_hub(monkeypatch, name):
+    """Without internet, a mistyped path took half a minute to be told."""
+    monkeypatch.setattr(manifest, "_from_hub", lambda *arguments: pytest.fail("The Hub was asked."))
+    with pytest.raises(FileNotFoundError, match="There is no '.*': check the path of the manifest"):
+        load_rows(name)
+
+
 def test_an_unknown_dataset_of_the_hub_says_where_was_looked():
     with pytest.raises(ValueError, match="there is neither a file or folder of this name here nor"):
         load_rows("nobody/nothing")

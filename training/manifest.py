@@ -170,9 +170,15 @@ def _files_of(source: Any) -> list[str]:
             )
             raise ValueError(f"The folder '{path}' holds {what}: name the files to read.")
         return found
-    if _kind_of(path) is not None or path.startswith((".", "/", "~")):
+    if not _is_perhaps_on_the_hub(path):
         raise FileNotFoundError(f"There is no '{path}': check the path of the manifest.")
     return []
+
+
+def _is_perhaps_on_the_hub(name: str) -> bool:
+    """Whether a name may be a dataset's id. A mistyped path is none, and need not wait until the Hub does not answer."""
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    return not is_path and not {suffix.lower() for suffix in Path(name).suffixes} & {*TEXT_SUFFIXES, ".parquet"}
 
 
 def _kind_of(path: str | os.PathLike) -> str | None:

@@ -34,6 +34,10 @@ from .options import (
 )
 
 
+# No sample above this, three steps of 16 bits, is silence.
+SILENCE = 1e-4
+
+
 @with_shared_options
 def ask(
     question: Annotated[str, typer.Argument(help="An audio file (wav, flac, ogg, mp3), or words with `--text`.")],
@@ -105,7 +109,7 @@ def transcribe(
     Write down what is said in audio files.
 
     The text of one file is printed alone; of several files, each line begins with the name of its file. It ends at the
-    latest where the sound can hold no more words, or after `--max-new-tokens`.
+    latest where the sound can hold no more words, or after `--max-new-tokens`. Of mere silence nothing is written.
 
     Examples:
 
@@ -113,23 +117,32 @@ def transcribe(
         flow-omni transcribe recordings/*.flac > recordings.txt
         flow-omni transcribe *.wav --json --model ./my-model
     """
-    from ..processing.transcript_limit import transcript_limit
-    from .answering import answer, prepare
     from .loading import load_model
 
     sounds = [heard(file) for file in files]
     loaded = load_model(*options.source)
     for file, sound in zip(files, sounds):
-        inputs = prepare(loaded, loaded.processor.make_conversation("transcribe", audio=sound))
-        prefix = None if as_json else f"{file}: " if len(files) > 1 else ""
-        of_generate = options.of_generate(Mode.text)
-        if options.max_new_tokens is None:
-            of_generate["stopping_criteria"] = transcript_limit(loaded.processor, inputs["input_ids"])
-        result = answer(loaded, inputs, prefix, **of_generate)
+        text = _transcript(loaded, sound, None if as_json else f"{file}: " if len(files) > 1 else "", options)
         if as_json:
-            text = loaded.processor.decode(result.token_ids, skip_special_tokens=True)
             seconds = round(len(sound["array"]) / sound["sampling_rate"], 3)
             write(json.dumps({"file": file, "text": text, "seconds": seconds}, ensure_ascii=False) + "\n")
+
+
+def _transcript(loaded: Any, sound: dict[str, Any], prefix: str | None, options: AnswerOptions) -> str:
+    """What is said in a sound, printed after `prefix` while it is written. Of silence a model would guess something."""
+    from ..processing.transcript_limit import transcript_limit
+    from .answering import answer, prepare
+
+    if abs(sound["array"]).max(initial=0.0) < SILENCE:
+        if prefix is not None:
+            write(f"{prefix}\n")
+        return ""
+    inputs = prepare(loaded, loaded.processor.make_conversation("transcribe", audio=sound))
+    of_generate = options.of_generate(Mode.text)
+    if options.max_new_tokens is None:
+        of_generate["stopping_criteria"] = transcript_limit(loaded.processor, inputs["input_ids"])
+    result = answer(loaded, inputs, prefix, **of_generate)
+    return loaded.processor.decode(result.token_ids, skip_special_tokens=True)
 
 
 def _heard_question(question: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@
 # limitations under the License.
 """The corpus on disk: every answer said once, questions asked by many voices, and far more that is only written."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -106,7 +107,8 @@ def make_corpus(
             Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
             `test_seen_voices.jsonl`, `train_words.jsonl` (those rows of `train.jsonl` that have most of its words),
             `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in `heard_text_train.jsonl` and
-            `heard_text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`.
+            `heard_text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`. A corpus of another language,
+            answering voice or seed that is there already is not written over.
         num_rows (`int`, *optional*, defaults to 20000):
             Texts of the training set that are said.
         voices_per_question (`int`, *optional*, defaults to 3):
@@ -130,16 +132,15 @@ def make_corpus(
     """
     answer_voice = answer_voice or ANSWER_VOICES.get(language)
     folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    synthesizer = synthesizer_of(language, answer_voice)
+    settle(folder, {"language": language, "answer_voice": answer_voice, "seed": seed})
     splits = (
         SpokenSplit("validation", "validation", "validation", num_validation_rows),
         SpokenSplit("test", "test", "test", num_test_rows),
         SpokenSplit("test_seen_voices", "test", "train", num_test_rows),
         SpokenSplit("train", "train", "train", num_rows, voices_per_question, is_augmented=True),
     )
-    maker = _Maker(
-        folder, language, answer_voice, seed, num_processes, progress, synthesizer_of(language, answer_voice)
-    )
+    maker = _Maker(folder, language, answer_voice, seed, num_processes, progress, synthesizer)
     sizes = {split.texts: split.num_rows for split in splits}
     texts = {name: list(generate(name, size, seed=seed, language=language)) for name, size in sizes.items()}
     answers = maker.say_answers(row["answer_text"] for name in sizes for row in texts[name])
@@ -150,6 +151,22 @@ def make_corpus(
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
     maker.write_words()
     return maker.report
+
+
+def settle(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Makes the folder of a corpus with these settings. One of others that is there is not written over."""
+    # with what a run that goes on needs to know: in the folder itself it would be taken for rows
+    file = folder / "parts" / "corpus.json"
+    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else dict(settings)
+    if there != settings:
+        others = ", ".join(f"`{name}` {there.get(name)!r}" for name in settings if there.get(name) != settings[name])
+        asked = ", ".join(repr(value) for name, value in settings.items() if there.get(name) != value)
+        raise ValueError(
+            f"The folder '{folder}' holds another corpus, of {others} in the place of {asked}: name another folder, or delete "
+            "this one."
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def synthesizer_of(language: str, answer_voice: str | None) -> NamedVoices:
