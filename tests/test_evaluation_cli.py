@@ -62,11 +62,13 @@ def test_two_evaluations_are_compared_and_the_same_one_twice_is_the_same(checkpo
     ears = EarsForTones()
     monkeypatch.setattr("flow_omni.evaluation.listeners.recogniser_of", lambda *arguments: ears)
     tasks = ("--tasks", "say,transcribe", "--recogniser", "ears")
+    compared = ("--compare", "first", "--language", "eng")
     assert run("evaluate", checkpoint, data, "--output", "first", *QUICK, *tasks).exit_code == 0
-    result = run("evaluate", checkpoint, data / "test.jsonl", "-o", "second", *QUICK, *tasks, "--compare", "first")
+    result = run("evaluate", checkpoint, data / "test.jsonl", "-o", "second", *QUICK, *tasks, *compared)
     assert result.exit_code == 0, result.stderr
     first, second = Results.load("first"), Results.load("second")
     assert first.figures == second.figures
+    assert first.settings["language"] == second.settings["language"] == "en"
     assert set(first.figures) >= {"say", "say@ears", "transcribe", "reference@ears", "stops", "spectrum"}
     for name in ("results.md", "report.html"):
         text = (tmp_path / "second" / name).read_text()
@@ -84,7 +86,7 @@ def test_two_evaluations_are_compared_and_the_same_one_twice_is_the_same(checkpo
         (("{data}", "--compare", "nothing"), "There is no 'nothing/results.json'"),
         (("{data}", "--output", "{data}/test.jsonl"), "is a file. Name a folder"),
         (("{data}", "--split", "dev"), "no dev.jsonl"),
-        (("{data}", "--recogniser", "ctc:nowhere"), "nowhere"),
+        (("{data}", "--recogniser", "ctc:nowhere"), "there is no folder 'nowhere'"),
         (("{data}", "--recogniser", "own", "--recogniser", "own"), "name each once"),
     ],
 )

@@ -177,6 +177,7 @@ def evaluate(
         "flow_guidance_scale": flow_guidance_scale,
     }
     with users_mistakes():
+        from ..evaluation.languages import whisper_code
         from ..evaluation.questions import check_sounds, language_of, questions_of, rows_of
         from ..evaluation.run import Settings
 
@@ -187,7 +188,7 @@ def evaluate(
         settings = Settings(
             batch_size=batch_size,
             seed=seed,
-            language=language or language_of(questions),
+            language=whisper_code(language) if language else language_of(questions),
             sweeps=_listed(sweep),
             sweep_limit=sweep_limit,
             num_samples=samples,
