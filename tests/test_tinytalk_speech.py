@@ -14,6 +14,7 @@
 """The sound of tinytalk: who speaks, what becomes of silence, and a whole corpus, with tones and with real voices."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
     report = make(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("train.jsonl", "validation.jsonl", "test.jsonl", "test_seen_voices.jsonl", "answers.jsonl", "words.txt"),
-        *("train_words.jsonl", "text_train.jsonl", "text_validation.jsonl"),
+        *("train_words.jsonl", "text_train.jsonl", "text_validation.jsonl", "text_sums.jsonl"),
         *("heard_text_train.jsonl", "heard_text_validation.jsonl"),
         *("audio", "parts"),
     }
@@ -217,6 +218,7 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
         "text_train": 9,
         "text_validation": 3,
         "heard_text_train": 9,
+        "text_sums": 1,
         "heard_text_validation": 3,
     }
     for name in ("train", "validation", "test", "test_seen_voices"):
@@ -227,7 +229,9 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
         f"How much is train {index} plus 0?" for index in range(9)
     ]
     words = (tmp_path / "words.txt").read_text().split()
-    assert words == sorted({*"how much is train validation test plus it's twenty one that answer".split()})
+    of_sums = re.findall("[a-z]+", lines_of(tmp_path / "text_sums.jsonl")[0]["answer_text"].lower())
+    asked = "how much is train validation test plus it's twenty one that answer tell me say give do sums".split()
+    assert {*of_sums, *asked[:12]} <= {*words} <= {*of_sums, *asked, "three", "four", "five", "six"}
     assert "train: 12 rows" in str(report)
 
 

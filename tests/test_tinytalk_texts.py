@@ -27,6 +27,7 @@ from flow_omni.training.recognition.characters import spoken
 from flow_omni.training.text_scores import normalized
 from flow_omni.training.tinytalk import texts
 from flow_omni.training.tinytalk.arithmetic import OPERATIONS
+from flow_omni.training.tinytalk.drills import drills
 from flow_omni.training.tinytalk.exchanges import read_tables
 from flow_omni.training.tinytalk.heard_texts import PAUSE, Ears, as_heard
 from flow_omni.training.tinytalk.numbers import in_words
@@ -228,6 +229,37 @@ def test_every_sum_difference_and_product_is_right():
             question = row["question_text"].lower()
             assert re.search(rf"\b{a.lower()}\b", question) and re.search(rf"\b{b}\b", question), row
             assert 0 <= value_of(result) <= 144
+
+
+def test_sums_in_a_row_are_right_of_more_numbers_and_none_of_another_split():
+    said = re.compile(r"([\w-]+) (plus|minus|times) ([\w-]+) is ([\w -]+)\.")
+    results = {"plus": lambda a, b: a + b, "minus": lambda a, b: a - b, "times": lambda a, b: a * b}
+    held_out = {row["answer_text"] for split in ("validation", "test") for row in of_topic("arithmetic", split)}
+    rows = list(drills("train", 1_000))
+    assert rows[:10] == list(drills("train", 10)) and rows[:10] != list(drills("train", 10, seed=1))
+    counts, numbers = Counter(), set()
+    for row in rows:
+        sums = said.findall(row["answer_text"])
+        assert " ".join(f"{a} {operation} {b} is {c}." for a, operation, b, c in sums) == row["answer_text"]
+        for a, operation, b, c in sums:
+            assert results[operation](value_of(a), value_of(b)) == value_of(c), row
+            assert f"{a} {operation} {b} is {c}." not in held_out
+            numbers |= {value_of(a), value_of(b)}
+        if (request := re.fullmatch(r"\w+ (?:me )?(three|four|five|six) sums\.", row["question_text"])) is not None:
+            assert value_of(request[1]) == len(sums)
+        counts[len(sums)] += 1
+    assert set(counts) == {1, 3, 4, 5, 6}
+    assert numbers == set(range(100))
+
+
+def test_sums_in_a_row_are_right_in_mandarin():
+    results = {"加": lambda a, b: a + b, "减": lambda a, b: a - b, "乘": lambda a, b: a * b}
+    for row in drills("train", 200, language="zh"):
+        sums = re.findall("(.+?)([加减乘])(.+?)等于(.+?)。", row["answer_text"])
+        for a, operation, b, result in sums:
+            assert results[operation](*map(chinese_value_of, (a, b))) == chinese_value_of(result), row
+        if "道" in row["question_text"]:
+            assert chinese_value_of(re.search("([三四五六])道", row["question_text"])[1]) == len(sums)
 
 
 def test_every_sum_difference_and_product_is_right_in_mandarin():

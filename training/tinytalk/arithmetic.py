@@ -14,7 +14,7 @@
 """Sums, differences and products in words. A combination of numbers belongs to one split, however it is asked."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..examples import uniform
@@ -157,9 +157,8 @@ HIGHEST_RESULT = max(
 )
 
 
-def arithmetic(split: Split, language: str, rng: random.Random) -> Iterator[Exchange]:
+def arithmetic(split: Split, operations: Sequence[Operation], language: str, rng: random.Random) -> Iterator[Exchange]:
     """Questions for ever: each combination of the split in turn, small ones twice as often."""
-    operations = OPERATIONS[language]
     decks = [in_turn(combinations_of(operation, split), rng) for operation in operations]
     for index in _draws(rng, [operation.share for operation in operations]):
         operation, (a, b) = operations[index], next(decks[index])

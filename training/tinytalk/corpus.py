@@ -28,6 +28,7 @@ from ..manifest import raw_rows, write_rows
 from ..rows import CJK
 from ..speaking import SpokenReport, speak_dialogues
 from ..synthesis import NamedVoices
+from .drills import drills
 from .heard_texts import as_heard
 from .sounds import CHATTER, MANDARIN_CHATTER, Microphone, Trim
 from .texts import generate, topic_of
@@ -107,8 +108,8 @@ def make_corpus(
             Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
             `test_seen_voices.jsonl`, `train_words.jsonl` (those rows of `train.jsonl` that have most of its words),
             `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in `heard_text_train.jsonl` and
-            `heard_text_validation.jsonl`, `answers.jsonl`, `words.txt` and `audio`. A corpus of another language,
-            answering voice or seed that is there already is not written over.
+            `heard_text_validation.jsonl`, `text_sums.jsonl` (sums in a row), `answers.jsonl`, `words.txt` and `audio`. A
+            corpus of another language, answering voice or seed that is there already is not written over.
         num_rows (`int`, *optional*, defaults to 20000):
             Texts of the training set that are said.
         voices_per_question (`int`, *optional*, defaults to 3):
@@ -149,6 +150,8 @@ def make_corpus(
     maker.pick_wordy_rows("train")
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
+        maker.write_as_heard(f"text_{name}")
+    maker.write_texts("text_sums", drills("train", max(1, num_text_rows // 5), seed, language))
     maker.write_words()
     return maker.report
 
@@ -257,9 +260,10 @@ class _Maker:
         self.report.num_rows[f"{name}_words"] = write_rows(self.folder / f"{name}_words.jsonl", rows)
 
     def write_texts(self, name: str, rows: Iterable[Mapping]) -> None:
-        manifest = self.folder / f"{name}.jsonl"
-        self.report.num_rows[name] = write_rows(manifest, self._with_words_counted(rows))
-        heard = as_heard((row for _, _, row in raw_rows(manifest)), seed=self.seed)
+        self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", self._with_words_counted(rows))
+
+    def write_as_heard(self, name: str) -> None:
+        heard = as_heard((row for _, _, row in raw_rows(self.folder / f"{name}.jsonl")), seed=self.seed)
         self.report.num_rows[f"heard_{name}"] = write_rows(self.folder / f"heard_{name}.jsonl", heard)
 
     def _with_words_counted(self, rows: Iterable[Mapping]) -> Iterator[Mapping]:

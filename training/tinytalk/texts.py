@@ -95,7 +95,7 @@ def _rows(split: Split, num_rows: int, seed: int, language: str) -> Iterator[dic
 def exchanges_of(topic: str, split: Split, language: str, rng: random.Random) -> Iterator[Exchange]:
     """The exchanges of a topic, for ever."""
     if topic == "arithmetic":
-        return arithmetic(split, language, rng)
+        return arithmetic(split, OPERATIONS[language], language, rng)
     if topic in ("repeat", "read"):
         return sentences(topic, split, language, rng)
     return in_turn(all_of(topic, split, language), rng)
