@@ -85,7 +85,7 @@ $(RUNS)/evaluation/results.json: $(RUNS)/finetune/model.safetensors
 	    --recogniser ctc:$(RUNS)/recognise --recogniser sphinx:$(DATA)/words.txt
 
 bundle: $(RUNS)/evaluation/results.json  ## Measure that checkpoint, and put it into the package in place of the one there
-	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/finetune flow_omni/checkpoints/tiny --results $(<D) \
+	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/finetune flow_omni/checkpoints/tiny --results $(<D) --corpus $(DATA) \
 	    --generation num_flow_steps=2 --generation flow_temperature=0.5
 
 clean:  ## Remove the environment, caches and answers
