@@ -46,8 +46,10 @@ benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick"
 
 # The bundled checkpoint from nothing, each file from those it is made of: stopped, `make tiny` goes on where it was, and
 # `make -j2 tiny` trains two parts at a time. One thread a process: two would wait for each other wherever anything else runs.
+# `make tiny DATA=data/tinytalk_zh RUNS=runs/tiny_zh CORPUS="--language zh"` makes one that speaks Mandarin.
 DATA := data/tinytalk
 RUNS := runs/tiny
+CORPUS :=
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/flow-omni train
 TRAIN_TWO := OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node 2 -m flow_omni.training
 
@@ -55,7 +57,7 @@ tiny: $(RUNS)/finetune/model.safetensors  ## Train the checkpoint that the packa
 
 # its last file
 $(DATA)/words.txt: | $(READY)
-	$(BIN)/flow-omni prepare tinytalk $(DATA) --text-rows 300000
+	$(BIN)/flow-omni prepare tinytalk $(DATA) --text-rows 300000 $(CORPUS)
 
 $(RUNS)/recognise/model.safetensors: $(DATA)/words.txt
 	$(TRAIN) tiny/recognise data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)
@@ -78,7 +80,7 @@ $(RUNS)/align/model.safetensors: $(RUNS)/parts/model.safetensors
 
 $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.3}'
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.2, $(DATA)/text_sums.jsonl: 0.4}'
 
 $(RUNS)/evaluation/results.json: $(RUNS)/finetune/model.safetensors
 	$(BIN)/flow-omni evaluate $(<D) $(DATA) --output $(@D) --limit 100 --tasks transcribe,say,speech_to_speech,text_to_text \
