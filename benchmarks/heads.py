@@ -48,7 +48,6 @@ from flow_omni.training.tinytalk.texts import topic_of
 HEADS = {"continuous": {"head_type": "flow"}, "discrete": {"head_type": "residual_vq", "head_hidden_size": 384}}
 SPEECH = {"patch_noise": 0.5, "patch_dropout": 0.4}
 TASKS_TRAINED = ("say", "text_to_speech")
-TEMPERATURES = (0.0, 0.5, 1.0)
 MAX_STEPS = 200
 
 
@@ -201,6 +200,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS), help="default: both")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
     parser.add_argument("--steps", type=int, default=600, help="of training, for each model (default: 600)")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.5, 1.0], help="default: 0 0.5 1")
     parser.add_argument("--questions", type=int, default=100, help="of each task (default: 100)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table as Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
             recogniser = recogniser_of(options.recogniser, model, processor)
             asked = asked_of(options.say, options.topic, options.questions)
             size = sum(weight.numel() for weight in model.speech_head.parameters() if weight.requires_grad)
-            for temperature in TEMPERATURES:
+            for temperature in options.temperatures:
                 figures = figures_of(model, processor, asked, recogniser, temperature)
                 rows[f"{head}, seed {seed}, temperature {temperature:g}"] = figures | {
                     "weights of the head": f"{size:,}"

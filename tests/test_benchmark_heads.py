@@ -72,11 +72,23 @@ class Listener:
 def short(monkeypatch):
     monkeypatch.setattr(heads, "recogniser_of", lambda *arguments: Listener())
     monkeypatch.setattr(heads, "MAX_STEPS", 12)
-    monkeypatch.setattr(heads, "TEMPERATURES", (0.5,))
 
 
 def run(parts: Path, corpus: Path, output: Path, *options: str) -> None:
-    common = ["--recogniser", "own", "--output", str(output), "--seeds", "0", "--steps", "2", "--questions", "4"]
+    common = [
+        "--recogniser",
+        "own",
+        "--output",
+        str(output),
+        "--seeds",
+        "0",
+        "--steps",
+        "2",
+        "--questions",
+        "4",
+        "--temperatures",
+        "1",
+    ]
     heads.main([str(parts), str(corpus), *common, *options])
 
 
