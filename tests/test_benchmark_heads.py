@@ -75,21 +75,8 @@ def short(monkeypatch):
 
 
 def run(parts: Path, corpus: Path, output: Path, *options: str) -> None:
-    common = [
-        "--recogniser",
-        "own",
-        "--output",
-        str(output),
-        "--seeds",
-        "0",
-        "--steps",
-        "2",
-        "--questions",
-        "4",
-        "--temperatures",
-        "1",
-    ]
-    heads.main([str(parts), str(corpus), *common, *options])
+    common = f"--recogniser own --output {output} --seeds 0 --steps 2 --questions 4 --temperatures 1"
+    heads.main([str(parts), str(corpus), *common.split(), *options])
 
 
 def test_both_heads_are_trained_on_the_topic_and_listened_to(parts, corpus, tmp_path):
