@@ -36,7 +36,7 @@ from flow_omni import FlowOmniConfig, FlowOmniForSpeechGeneration, FlowOmniProce
 from flow_omni.evaluation.answering import answers_to
 from flow_omni.evaluation.questions import AskedRow, questions_of
 from flow_omni.processing.audio_io import load_audio
-from flow_omni.training.recipe import load_recipe
+from flow_omni.training.recipe import Recipe, load_recipe
 from flow_omni.training.recognisers import Recogniser, recogniser_of
 from flow_omni.training.rows import TASKS
 from flow_omni.training.speech_run import make_run
@@ -60,15 +60,27 @@ class Experiment:
 
     def model(self) -> FlowOmniForSpeechGeneration:
         """The trained one."""
-        done = self.folder / "model.safetensors"
-        if not done.is_file():
+        self.settle()
+        if not (self.folder / "model.safetensors").is_file():
             start = self.folder / "start"
             if not (start / "model.safetensors").is_file():
                 self.begin(start)
-            run = make_run(self.recipe(start, self.options.say, self.folder, self.options.steps))
+            run = make_run(self.recipe(start, self.options.say, "said"))
             freeze_codebooks(run.trainer.flow_omni)
             run.train()
         return FlowOmniForSpeechGeneration.from_pretrained(self.folder, dtype="float32").eval()
+
+    def settle(self) -> None:
+        """Writes down what is trained here. What was trained otherwise is not taken for it."""
+        names = ("parts", "data", "say", "topic", "steps")
+        settings = {name: str(getattr(self.options, name)) for name in names}
+        file = self.folder / "experiment.json"
+        if file.is_file() and json.loads(file.read_text()) != settings:
+            raise SystemExit(
+                f"{self.folder} was trained otherwise ({file.read_text().strip()}): name another `--output`."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings) + "\n")
 
     def begin(self, folder: Path) -> None:
         """The parts with a new head of the kind, the mel statistics measured and the codebooks fitted on the first corpus."""
@@ -76,21 +88,23 @@ class Experiment:
         model, processor = with_head(self.options.parts, HEADS[self.head], self.seed)
         model.save_pretrained(bare)
         processor.save_pretrained(bare)
-        run = make_run(self.recipe(bare, self.options.data, self.folder, self.options.steps))
+        run = make_run(self.recipe(bare, self.options.data, "measured"))
         run.trainer.measure_mel_statistics()
         run.trainer.flow_omni.save_pretrained(folder)
         processor.save_pretrained(folder)
         shutil.rmtree(bare)
 
-    def recipe(self, model: Path, data: Path, folder: Path, steps: int):
+    def recipe(self, model: Path, data: Path, name: str) -> Recipe:
+        manifest = self.folder / f"{name}.jsonl"
+        write_topic(data, self.options.topic, manifest)
         overrides = [
             f"model={model}",
-            f"data.train={manifest_of(data, self.options.topic, self.options.output)}",
+            f"data.train={manifest}",
             f"data.tasks={json.dumps(dict.fromkeys(TASKS, 0) | dict.fromkeys(TASKS_TRAINED, 1))}",
             "data.transcripts=false",
             "data.max_steps_per_batch=2048",
-            f"training.output_dir={folder}",
-            f"training.max_steps={steps}",
+            f"training.output_dir={self.folder}",
+            f"training.max_steps={self.options.steps}",
             f"training.seed={self.seed}",
             "training.save_steps=100",
             "training.save_total_limit=1",
@@ -123,20 +137,18 @@ def freeze_codebooks(model: FlowOmniForSpeechGeneration) -> None:
         quantizer.requires_grad_(False)
 
 
-def manifest_of(data: Path, topic: str, output: Path) -> Path:
+def write_topic(data: Path, topic: str, manifest: Path) -> None:
     """The rows of a topic, each text once: who asked has no part in this."""
-    manifest = output / f"{data.name}-{topic}.jsonl"
-    if not manifest.is_file():
-        rows = {row["answer_text"] + row["question_text"]: row for row in rows_of(data, "train")}.values()
-        chosen = [row for row in rows if topic_of(row["id"]) == topic]
-        if not chosen:
-            raise SystemExit(f"{data} has no rows of the topic '{topic}' in its train.jsonl.")
-        for row in chosen:
-            row["answer_audio"] = str((data / row["answer_audio"]).resolve())
-            del row["question_audio"]
-        output.mkdir(parents=True, exist_ok=True)
-        manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen))
-    return manifest
+    if manifest.is_file():
+        return
+    rows = {row["answer_text"] + row["question_text"]: row for row in rows_of(data, "train")}.values()
+    chosen = [row for row in rows if topic_of(row["id"]) == topic]
+    if not chosen:
+        raise SystemExit(f"{data} has no rows of the topic '{topic}' in its train.jsonl.")
+    for row in chosen:
+        row["answer_audio"] = str((data / row["answer_audio"]).resolve())
+        row.pop("question_audio", None)
+    manifest.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen))
 
 
 def asked_of(data: Path, topic: str, number: int) -> list[AskedRow]:

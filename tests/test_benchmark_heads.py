@@ -89,7 +89,7 @@ def test_both_heads_are_trained_on_the_topic_and_listened_to(parts, corpus, tmp_
     # every answer sounds like one of the four
     assert set(found["columns"]["right as heard"].values()) == {"25 %"}
     assert len(found["columns"]["right as heard"]) == len(heads.HEADS)
-    rows = [json.loads(line) for line in (output / "corpus-arithmetic.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (output / "corpus-discrete-0" / "said.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [f"arithmetic-{number}" for number in range(8)]
     for head, options in heads.HEADS.items():
         model = FlowOmniForSpeechGeneration.from_pretrained(output / f"corpus-{head}-0")
@@ -98,6 +98,8 @@ def test_both_heads_are_trained_on_the_topic_and_listened_to(parts, corpus, tmp_
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
     run(parts, corpus, output)
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")} == before
+    with pytest.raises(SystemExit, match="was trained otherwise .*name another `--output`"):
+        run(parts, corpus, output, "--steps", "3")
 
 
 def test_codebooks_are_fitted_to_the_first_corpus_and_stay(parts, corpus, tmp_path):
