@@ -33,7 +33,7 @@ from flow_omni.cli.loading import load_model
 from flow_omni.cli.options import Mode, SpeechOptions
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
-from flow_omni.processing.transcript_limit import EXTRA_TOKENS, MAX_TOKENS_PER_SECOND
+from flow_omni.processing.transcript_limit import EXTRA_CHARACTERS, MAX_CHARACTERS_PER_SECOND
 
 
 checkpoint, in_an_empty_folder = cli_tools.checkpoint, cli_tools.in_an_empty_folder
@@ -176,7 +176,7 @@ def test_transcribe_ends_where_the_sound_can_hold_no_more(checkpoint, monkeypatc
     monkeypatch.setattr(FlowOmniForSpeechGeneration, "stream", endless)
     soundfile.write("noise.wav", torch.randn(8000).numpy() * 0.1, 16000)
     assert run("transcribe", "noise.wav", "-m", checkpoint).exit_code == 0
-    assert len(steps) == pytest.approx(MAX_TOKENS_PER_SECOND * 0.5 + EXTRA_TOKENS, abs=5)
+    assert len(steps) == pytest.approx(MAX_CHARACTERS_PER_SECOND * 0.5 + EXTRA_CHARACTERS, abs=5)
     steps.clear()
     assert run("transcribe", "noise.wav", "-m", checkpoint, "--max-new-tokens", 40).exit_code == 0
     assert len(steps) == 40

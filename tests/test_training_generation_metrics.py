@@ -21,9 +21,9 @@ import torch
 from test_learning import conversations
 from tiny import tiny_processor
 from training_runs import encoded_examples, make_trainer
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, MaxLengthCriteria
 
-from flow_omni.processing.transcript_limit import EXTRA_TOKENS, MAX_TOKENS_PER_SECOND
+from flow_omni.processing.transcript_limit import EXTRA_CHARACTERS, MAX_CHARACTERS_PER_SECOND, transcript_limit
 from flow_omni.training.generation_metrics import Answer, GenerationMetrics, Question, answer_batch, scores
 from flow_omni.training.recognisers import OwnEars, recogniser_of
 from flow_omni.training.samples import picture_of, show_in_tensorboard
@@ -108,7 +108,7 @@ def test_a_transcript_ends_where_its_sound_can_hold_no_more(model, monkeypatch):
     ]
     options = {"logits_processor": [NeverAtAnEnd()]}
     # a whole number of steps of 80 ms
-    expected = [math.ceil(MAX_TOKENS_PER_SECOND * seconds) + EXTRA_TOKENS for seconds in (0.16, 0.32)]
+    expected = [math.ceil(MAX_CHARACTERS_PER_SECOND * seconds) + EXTRA_CHARACTERS for seconds in (0.16, 0.32)]
     answers = answer_batch(model, processor, questions, False, **options)
     assert [len(answer.text) for answer in answers] == [*expected, 40]
     (alone,) = answer_batch(model, processor, questions[:1], False, **options)
@@ -116,6 +116,44 @@ def test_a_transcript_ends_where_its_sound_can_hold_no_more(model, monkeypatch):
     # who says how long gets as much
     (longer,) = answer_batch(model, processor, questions[:1], False, max_new_tokens=30, **options)
     assert len(longer.text) == 30
+
+
+def test_speech_of_any_script_is_transcribed_to_its_end(model):
+    """A letter of Russian is two tokens of a tokenizer of bytes, one of Hindi three: transcripts were cut off."""
+    processor = tiny_processor(model.config)
+    for text, seconds in [
+        ("Сегодня утром правительство сообщило о новых мерах поддержки предприятий, которые пострадали.", 4.4),
+        ("आज सुबह सरकार ने घोषणा की कि बाढ़ से प्रभावित क्षेत्रों में रहने वाले लोगों को सहायता दी जाएगी।", 4.6),
+        ("This morning the government announced new measures to support companies that suffered.", 3.2),
+    ]:
+        conversation = processor.make_conversation("transcribe", audio=np.zeros(int(16000 * seconds)))
+        prompt = processor.apply_chat_template(
+            conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )["input_ids"]
+        is_done = transcript_limit(processor, prompt)
+        for repeats, is_over in [(1, False), (3, True)]:
+            written = processor.tokenizer(text * repeats, return_tensors="pt")["input_ids"]
+            assert is_done(torch.cat([prompt, written], dim=-1), None).tolist() == [is_over], text
+
+
+def test_a_limit_goes_with_several_answers_and_other_limits(model, monkeypatch):
+    processor = tiny_processor(model.config)
+    monkeypatch.setattr(model.generation_config, "max_new_tokens", 40)
+    prompts = [processor.make_conversation("transcribe", audio=np.zeros(length)) for length in (1600, 4000)]
+    inputs = processor.apply_chat_template(
+        prompts, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    options = {"logits_processor": [NeverAtAnEnd()], "do_sample": True, "num_return_sequences": 2}
+    limit = transcript_limit(processor, inputs["input_ids"])
+    output = model.generate(**inputs, generation_mode="text", stopping_criteria=limit, **options)
+    assert [decoded["text"].count("a") for decoded in processor.decode(output)] == [17, 17, 23, 23]
+    # that of the caller is not put aside, and answers are those of their questions
+    questions = [Question("transcribe", prompt, "", False) for prompt in prompts]
+    options = {"logits_processor": [NeverAtAnEnd()]}
+    options["stopping_criteria"] = [MaxLengthCriteria(inputs["input_ids"].shape[1] + 5)]
+    assert [len(answer.text) for answer in answer_batch(model, processor, questions, False, **options)] == [5, 5]
+    with pytest.raises(ValueError, match="`num_return_sequences` is 2"):
+        answer_batch(model, processor, questions, False, num_return_sequences=2)
 
 
 def test_the_model_can_listen_to_itself(model):

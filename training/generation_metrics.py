@@ -147,6 +147,11 @@ def answer_batch(
     What the model answers to some questions at once: to all in writing, or to all in speech. Without `max_new_tokens`,
     transcripts end where no more can have been said.
     """
+    if (options.get("num_return_sequences") or 1) > 1:
+        raise ValueError(
+            f"`num_return_sequences` is {options['num_return_sequences']}: a question has one answer here. Leave it out, or "
+            "ask the question several times."
+        )
     inputs = processor.apply_chat_template(
         [question.prompt for question in questions],
         add_generation_prompt=True,
@@ -158,7 +163,8 @@ def answer_batch(
     options = {"synced_gpus": False} | options
     if options.get("max_new_tokens") is None:
         is_transcript = [question.task == "transcribe" for question in questions]
-        options["stopping_criteria"] = transcript_limit(processor, inputs["input_ids"], is_transcript)
+        limit = transcript_limit(processor, inputs["input_ids"], is_transcript)
+        options["stopping_criteria"] = [*(options.get("stopping_criteria") or ()), *limit]
     output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **options)
     answers = []
     for row, (question, decoded) in enumerate(zip(questions, processor.decode(output))):
