@@ -16,7 +16,7 @@
 from math import ceil
 
 from .sound_measures import Silences
-from .text_errors import last_word, missing_at_the_end, text_errors
+from .text_errors import last_word, missing_at_the_end, said_errors
 
 
 COMPLETE = "complete"
@@ -57,10 +57,7 @@ def faults(
             What a recogniser heard of the answer, and of the original.
     """
     is_empty, is_mute = not text.strip(), found.voiced == 0.0
-    # a longer or shorter text takes in proportion longer or shorter
-    seconds = (
-        original_seconds * _said_length(text, expected, language) / max(_said_length(expected, text, language), 1)
-    )
+    seconds = original_seconds * _relative_length(text, expected, language)
     ratio = found.voiced / seconds if seconds > 0 else 1.0
     is_missing = heard is not None and _ends_early(text, heard, language)
     # an end that nobody hears in the original either is no sign
@@ -80,12 +77,16 @@ def faults(
     return [name for name in FAULTS if signs[name]]
 
 
-def _said_length(text: str, other: str, language: str) -> int:
+def _relative_length(text: str, expected: str, language: str) -> float:
     """
-    The characters of a text as it is said: "1984" is as long as "nineteen eighty-four". Of several ways to read a number,
-    the one that is closest to the other text.
+    How much longer than another a text takes to say, in characters as texts sound: "1984" is as long as "nineteen
+    eighty-four". Of several ways to read a number, the one that comes closest to the other text.
     """
-    return text_errors(text, other, language).said.num_characters
+    lengths = [said_errors(*pair, language).num_characters for pair in ((text, expected), (expected, text))]
+    if not all(lengths):
+        # Whisper's normaliser takes "Hmm." for nothing that is said
+        lengths = [len(text.strip()), len(expected.strip())]
+    return lengths[0] / max(lengths[1], 1)
 
 
 def _ends_early(text: str, heard: str, language: str) -> bool:

@@ -67,20 +67,26 @@ class TextErrors:
 @lru_cache(maxsize=2**16)
 def text_errors(expected: str, found: str, language: str = "en") -> TextErrors:
     """Counts what is wrong with `found` in each way."""
-    normalise, without_numbers = normalisers(language)
-    pairs = [
-        _errors(without_numbers(one), without_numbers(other), drop_spaces=True)
-        for one in readings(expected, language)
-        for other in readings(found, language)
-    ]
+    normalise, _ = normalisers(language)
     is_spaced = language not in WITHOUT_SPACES
     split = str.split if is_spaced else _characters
-    said = min(pairs, key=lambda errors: errors.characters / max(errors.num_characters, 1))
     return TextErrors(
-        said=said,
+        said=said_errors(expected, found, language),
         whisper=_errors(normalise(expected), normalise(found), drop_spaces=not is_spaced),
         raw=_errors(" ".join(split(expected)), " ".join(split(found)), drop_spaces=not is_spaced),
     )
+
+
+@lru_cache(maxsize=2**16)
+def said_errors(expected: str, found: str, language: str = "en") -> Errors:
+    """What is wrong with `found` as texts are said: of several ways to read a number, by the one that comes closest."""
+    _, normalise = normalisers(language)
+    pairs = [
+        _errors(normalise(one), normalise(other), drop_spaces=True)
+        for one in readings(expected, language)
+        for other in readings(found, language)
+    ]
+    return min(pairs, key=lambda errors: errors.characters / max(errors.num_characters, 1))
 
 
 def missing_at_the_end(text: str, heard: str, language: str = "en") -> int:

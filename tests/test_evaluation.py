@@ -133,6 +133,10 @@ def test_one_wrong_answer_is_counted_where_it_belongs(tiny, questions, tmp_path,
             {"text": "1984", "expected": "Nineteen eighty-four.", "heard": "1984", "found": Silences(0, 0, 0, 0.7)},
             "cut_short",
         ),
+        # of what the normaliser takes for nothing said, the letters count
+        ({"text": "Yes.", "expected": "Hmm.", "heard": "Yes", "found": Silences(0.0, 0.0, 0.0, 2.0)}, None),
+        ({"text": "Yes.", "expected": "Hmm.", "heard": "Yes", "found": Silences(0.0, 0.0, 0.0, 0.5)}, "cut_short"),
+        ({"text": "Hmm.", "expected": "Yes.", "heard": "", "found": Silences(0.0, 0.0, 0.0, 0.5)}, "cut_short"),
     ],
 )
 def test_each_fault_of_an_ending_is_found(change, fault):
