@@ -151,7 +151,7 @@ def make_corpus(
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
         maker.write_as_heard(f"text_{name}")
-    maker.write_texts("text_sums", drills("train", max(1, num_text_rows // 5), seed, language))
+    maker.write_drills("text_sums", drills("train", max(1, num_text_rows // 5), seed, language))
     maker.write_words()
     return maker.report
 
@@ -160,16 +160,40 @@ def settle(folder: Path, settings: Mapping[str, Any]) -> None:
     """Makes the folder of a corpus with these settings. One of others that is there is not written over."""
     # with what a run that goes on needs to know: in the folder itself it would be taken for rows
     file = folder / "parts" / "corpus.json"
-    there = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else dict(settings)
-    if there != settings:
-        others = ", ".join(f"`{name}` {there.get(name)!r}" for name in settings if there.get(name) != settings[name])
-        asked = ", ".join(repr(value) for name, value in settings.items() if there.get(name) != value)
+    there = _settings_in(file) if file.is_file() else _settings_of_rows(folder)
+    differing = [name for name in settings if name in there and there[name] != settings[name]]
+    if differing:
+        others = ", ".join(f"`{name}` {there[name]!r}" for name in differing)
+        asked = ", ".join(repr(settings[name]) for name in differing)
         raise ValueError(
             f"The folder '{folder}' holds another corpus, of {others} in the place of {asked}: name another folder, or delete "
             "this one."
         )
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    # nobody is to find half of it
+    unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
+    unfinished.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    os.replace(unfinished, file)
+
+
+def _settings_in(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"'{file}' cannot be read ({error}): it should tell the language, the answering voice and the seed of the corpus "
+            "in the folder. Delete it if they are those that you ask for, or else the whole folder."
+        ) from error
+
+
+def _settings_of_rows(folder: Path) -> dict[str, Any]:
+    """What the rows of a corpus tell that was made before settings were written down; nothing of an empty folder."""
+    for manifest in sorted(folder.glob("*.jsonl")):
+        _, _, row = next(raw_rows(manifest), (None, None, None))
+        # those of the answers do not have it
+        if isinstance(row, Mapping) and "language" in row:
+            return {"language": row["language"]}
+    return {}
 
 
 def synthesizer_of(language: str, answer_voice: str | None) -> NamedVoices:
@@ -261,6 +285,10 @@ class _Maker:
 
     def write_texts(self, name: str, rows: Iterable[Mapping]) -> None:
         self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", self._with_words_counted(rows))
+
+    def write_drills(self, name: str, rows: Iterable[Mapping]) -> None:
+        """Their words are not counted: nobody ever says them."""
+        self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", rows)
 
     def write_as_heard(self, name: str) -> None:
         heard = as_heard((row for _, _, row in raw_rows(self.folder / f"{name}.jsonl")), seed=self.seed)
