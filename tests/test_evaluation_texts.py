@@ -132,6 +132,7 @@ def test_mandarin_that_sounds_the_same_is_the_same(expected, found):
 
 def test_traditional_characters_are_the_simplified_ones():
     """openai-whisper often writes them, whatever the language is called."""
+    pytest.importorskip("opencc")
     assert text_errors("十二减五等于七。", "十二減五等於七", "zh").said.is_exact
     assert text_errors("十二减五等于七。", "十二減五等於七", "zh").whisper.characters == 2
 

@@ -19,9 +19,11 @@ from tiny import AUDIO_FIELDS, AUDIO_TOKEN_ID, EOS_TOKEN_ID, spoken_prompt, tiny
 from transformers import WhisperConfig, WhisperModel
 from transformers.cache_utils import DynamicCache, StaticCache
 
+from flow_omni.modeling_flow_omni import residual_vq_head
 from flow_omni.modeling_flow_omni.audio_encoder import FlowOmniAudioEncoder
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.modeling_flow_omni.parallel_patches import corrupt
+from flow_omni.modeling_flow_omni.residual_vq_head import PATCHES_PER_CODE
 
 
 LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "audio_loss")
@@ -192,6 +194,32 @@ def test_overfitted_quantizer_codes_its_patches():
     assert patches.norm() > residual[0] > residual[1] > residual[2]
     with pytest.raises(ValueError, match="Got 3 patches for codebooks of 16 codes"):
         quantizer.fit(patches[:3])
+
+
+def test_codebooks_of_many_patches_are_fitted_to_some_of_them(monkeypatch):
+    """To all, k-means takes minutes; to the first, they would know one recording."""
+    quantizer = tiny_model(speech={"head_type": "residual_vq"}).speech_head.quantizer
+    num_codebooks, num_codes, patch_size = quantizer.codebooks.shape
+    # two far places, one after the other, and much more of them than is drawn
+    patches = 0.1 * torch.randn(40 * PATCHES_PER_CODE * num_codes, patch_size)
+    patches[len(patches) // 2 :] += 5.0
+    num_points = []
+
+    def counted(points, *arguments):
+        num_points.append(len(points))
+        return k_means(points, *arguments)
+
+    k_means = residual_vq_head._k_means
+    monkeypatch.setattr(residual_vq_head, "_k_means", counted)
+    codebooks = []
+    for seed in (0, 0, 1):
+        quantizer.fit(patches, generator=torch.Generator().manual_seed(seed))
+        codebooks.append(quantizer.codebooks.detach().clone())
+    assert num_points == [num_codes * PATCHES_PER_CODE] * num_codebooks * 3
+    assert torch.equal(codebooks[0], codebooks[1]) and not torch.equal(codebooks[0], codebooks[2])
+    some = patches[::97]
+    error = some - quantizer(quantizer.encode(some)).sum(dim=1)
+    assert error.square().mean() < 0.1**2
 
 
 # --- the streams

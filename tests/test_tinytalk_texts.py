@@ -254,10 +254,14 @@ def test_sums_in_a_row_are_right_of_more_numbers_and_none_of_another_split():
 
 def test_sums_in_a_row_are_right_in_mandarin():
     results = {"加": lambda a, b: a + b, "减": lambda a, b: a - b, "乘": lambda a, b: a * b}
-    for row in drills("train", 200, language="zh"):
+    held_out = {row["answer_text"] for split in ("validation", "test") for row in of_topic("arithmetic", split, "zh")}
+    assert held_out
+    for row in drills("train", 1_000, language="zh"):
         sums = re.findall("(.+?)([加减乘])(.+?)等于(.+?)。", row["answer_text"])
+        assert "".join(f"{a}{operation}{b}等于{c}。" for a, operation, b, c in sums) == row["answer_text"]
         for a, operation, b, result in sums:
             assert results[operation](*map(chinese_value_of, (a, b))) == chinese_value_of(result), row
+            assert f"{a}{operation}{b}等于{result}。" not in held_out
         if "道" in row["question_text"]:
             assert chinese_value_of(re.search("([三四五六])道", row["question_text"])[1]) == len(sums)
 
