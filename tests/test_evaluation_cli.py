@@ -111,6 +111,12 @@ def test_a_damaged_recording_is_named(data):
     assert "sums-0-v0: `question_audio` cannot be heard" in result.stderr
 
 
+def test_a_mistyped_recogniser_is_told_before_all_recordings_are_decoded(data):
+    """Of ten thousand rows that is minutes later."""
+    (data / "sums-0-v0.wav").write_bytes(b"no sound")
+    assert "there is no folder 'nowhere'" in error_of(run("evaluate", data, "--recogniser", "ctc:nowhere"))
+
+
 def test_recordings_under_other_names_are_evaluated_and_broken_ones_left_out(data):
     (data / "sums-0-v0.wav").write_bytes(b"no sound")
     lines = [json.dumps({"audio": f"sums-0-v{voice}.wav", "text": "hello"}) for voice in (0, 1)]
@@ -122,7 +128,7 @@ def test_recordings_under_other_names_are_evaluated_and_broken_ones_left_out(dat
     assert result.exit_code == 0, result.stderr
     results = Results.load("results")
     assert results.figures["transcribe"]["num_rows"] == 1
-    assert "1 questions were left out" in results.notes[0]
+    assert "1 question was left out" in results.notes[0]
 
 
 def test_answers_are_kept_one_a_line(data, tmp_path):

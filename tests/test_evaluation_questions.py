@@ -148,6 +148,38 @@ def test_broken_sounds_are_found_before_anything_is_asked_and_can_be_left_out(da
         check_sounds([one for one in questions if one.id == "sums-0-v0" and one.is_heard], "skip")
 
 
+@pytest.mark.parametrize(
+    "sound, problem",
+    [
+        ({"array": "nonsense", "sampling_rate": 16000}, "type `str`"),
+        ({"array": np.zeros(0, np.float32), "sampling_rate": 16000}, "empty waveform"),
+        ({"array": np.full(1600, 99.0), "sampling_rate": 16000}, "largest sample is 99"),
+        ({"array": np.zeros(1600), "sampling_rate": 5}, "`sampling_rate` is 5"),
+        ({"path": None, "bytes": None}, "audio dictionary"),
+        (np.zeros(10), "0.625 ms of audio"),
+    ],
+)
+def test_sounds_that_are_no_files_are_checked_as_well(sound, problem):
+    row = {"id": "r1", "question_text": "a", "question_audio": sound}
+    with pytest.raises(RowError, match=f"r1: `question_audio` cannot be heard: .*{problem}"):
+        check_sounds([AskedRow(row, "transcribe", 0)])
+
+
+def test_recordings_are_checked_without_what_need_not_be(data, monkeypatch):
+    """Nothing is fetched to be fetched again, and nothing resampled."""
+
+    def forbidden(*arguments):
+        raise AssertionError("not needed")
+
+    monkeypatch.setattr("flow_omni.processing.audio_io.download", forbidden)
+    monkeypatch.setattr("flow_omni.processing.audio_io.resample", forbidden)
+    sounds = ["https://example.org/a.wav", {"path": "http://example.org/a.wav", "bytes": None}]
+    sounds.append({"array": np.zeros(8000), "sampling_rate": 48000})
+    rows = [{"question_text": "a", "question_audio": sound} for sound in sounds]
+    questions = [AskedRow(row, "transcribe", number) for number, row in enumerate(rows)]
+    assert check_sounds(questions) == questions
+
+
 def test_data_of_others_are_read_under_their_names_and_with_their_numbers(data, tmp_path):
     """As recordings on the Hub often are: rows are numbered, and a recording and its text have short names."""
     import datasets

@@ -178,13 +178,11 @@ def evaluate(
     }
     with users_mistakes():
         from ..evaluation.languages import whisper_code
-        from ..evaluation.questions import check_sounds, language_of, questions_of, rows_of
+        from ..evaluation.questions import language_of, questions_of, rows_of
         from ..evaluation.run import Settings
 
         rows = rows_of(data, split, columns_of(columns or []))
-        asked = questions_of(rows, _listed([tasks]) if tasks else None, limit)
-        questions = check_sounds(asked, on_error.value, is_quiet=not is_watched())
-        num_left_out = len(asked) - len(questions)
+        questions = questions_of(rows, _listed([tasks]) if tasks else None, limit)
         settings = Settings(
             batch_size=batch_size,
             seed=seed,
@@ -195,8 +193,7 @@ def evaluate(
             num_timed=timed,
             options={name: value for name, value in options.items() if value is not None},
         )
-    notes = [f"{num_left_out} questions were left out: their recordings cannot be heard."] if num_left_out else []
-    results = _run(checkpoint, data, questions, recogniser or [], folder, settings, (device, dtype), notes)
+    results = _run(checkpoint, data, questions, recogniser or [], folder, settings, (device, dtype), on_error)
     _report(results, folder, compare or [])
     note(f"{output}: results.json, results.md, report.html, samples, and every answer in answers.jsonl.")
 
@@ -248,10 +245,11 @@ def _run(
     folder: Path,
     settings: Any,
     place: tuple,
-    known: list[str],
+    on_error: OnError,
 ) -> Any:
-    """Loads the model and the recognisers, and asks. `known` are notes that there are by then."""
+    """Loads the model and the recognisers, listens whether all recordings can be heard, and asks."""
     from ..evaluation.listeners import listeners
+    from ..evaluation.questions import check_sounds
     from ..evaluation.run import evaluate as evaluate_model
     from ..training.rows import RowError
     from ..untrained import has_bundled_checkpoint
@@ -260,7 +258,10 @@ def _run(
     loaded = load_model(checkpoint, *place)
     with users_mistakes():
         recognisers, notes = listeners(names, loaded.model, loaded.processor, settings.language)
-    notes = [*known, *notes]
+        # last: of many recordings it takes minutes, after which nothing is to be told that was known before
+        heard = check_sounds(questions, on_error.value, is_quiet=not is_watched())
+    if len(heard) < len(questions):
+        notes.insert(0, _left_out(len(questions) - len(heard)))
     if checkpoint is None and not has_bundled_checkpoint():
         notes.append("The model is the untrained one of the package: its answers are noise.")
     for line in notes:
@@ -275,7 +276,7 @@ def _run(
         return evaluate_model(
             loaded.model,
             loaded.processor,
-            questions,
+            heard,
             recognisers,
             folder,
             settings,
@@ -285,6 +286,11 @@ def _run(
         )
     except RowError as error:
         raise UserError(str(error)) from error
+
+
+def _left_out(number: int) -> str:
+    told = "question was" if number == 1 else "questions were"
+    return f"{number} {told} left out, for recordings that cannot be heard."
 
 
 def _report(results: Any, folder: Path, others: list[Path]) -> None:
