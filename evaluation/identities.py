@@ -41,7 +41,10 @@ def digest_of(model: torch.nn.Module) -> str:
 
 
 def digest_of_recogniser(recogniser: Recogniser) -> str:
-    """Tells a recogniser from another that reports call the same, by its kind, its weights and the texts that it was told."""
+    """
+    Tells a recogniser from another that reports call the same, by its kind, its weights, and the texts and options that it was
+    told. Bare numbers are not among them: most count what it has heard.
+    """
     digest = blake2b(type(recogniser).__qualname__.encode(), digest_size=12)
     for name, value in sorted(vars(recogniser).items()):
         # the pipeline of a model has the weights one step further in
@@ -50,6 +53,10 @@ def digest_of_recogniser(recogniser: Recogniser) -> str:
             digest.update(f"{name} {digest_of(module)}".encode())
         elif isinstance(value, str | list):
             digest.update(f"{name} {value}".encode())
+        elif isinstance(value, dict) and value:
+            # an object that has no text of its own would be told by where in memory it lies
+            told = json.dumps(value, sort_keys=True, default=lambda one: type(one).__qualname__)
+            digest.update(f"{name} {told}".encode())
     return digest.hexdigest()
 
 
@@ -68,12 +75,11 @@ def digest_of_questions(questions: Iterable[Any]) -> str:
 def identity_of_sound(source: Any) -> str:
     """
     Tells a recording from another: a file by where it lies, its size and its date, which need no reading, an address by
-    itself, and samples or the bytes of a file by what they are. Of a file the name can be read, the folder cannot: answers
+    itself, and samples with their rate or the bytes of a file by what they are. Of a file the name can be read, the folder cannot: answers
     are shared.
     """
-    if isinstance(source, Mapping) and source.get("array") is not None:
-        source = source["array"]
-    file = file_of(source)
+    is_samples = isinstance(source, Mapping) and source.get("array") is not None
+    file = None if is_samples else file_of(source)
     if isinstance(file, str):
         path = os.path.abspath(file)
         state = os.stat(path) if os.path.isfile(path) else None
@@ -81,8 +87,11 @@ def identity_of_sound(source: Any) -> str:
         return f"{os.path.basename(path)} {_hash(repr(told).encode())}"
     if file is not None:
         return _hash(file.getvalue())
-    address = source.get("path") if isinstance(source, Mapping) else source
-    return address if isinstance(address, str) else _hash(read_audio(source)[0].tobytes())
+    address = source.get("path") if isinstance(source, Mapping) and not is_samples else source
+    if isinstance(address, str):
+        return address
+    samples, rate = read_audio(source)
+    return _hash(samples.tobytes()) + (f" {rate}" if rate is not None else "")
 
 
 def _hash(told: bytes) -> str:

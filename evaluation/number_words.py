@@ -42,6 +42,10 @@ SIGNS_ZH = {"+": "加", "-": "减", "−": "减", "×": "乘", "*": "乘", "÷":
 SIGN = re.compile(r"(?<=\d)\s*([+*×÷/−-])\s*(?=\d)")
 NUMBER_ZH = re.compile(r"(\d+(?:,\d{3})*)(?:[.．](\d+))?\s*([%％]?)")
 EQUALS = re.compile(r"\s*=\s*")
+# A comma of a number, or of a list without spaces: 100,200,300.
+COMMA = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+YEAR_ZH = re.compile(r"(?<!\d)\d{4}(?=年)")
+FRACTION_ZH = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)")
 
 
 def cardinal(number: int) -> str:
@@ -116,11 +120,16 @@ def readings(text: str, language: str) -> list[str]:
     """
     if not re.search(r"\d", text):
         return [text]
+    texts = [text, COMMA.sub(", ", text)]
     if language == "en":
-        return list(dict.fromkeys(_english(text, read, is_) for read in ENGLISH for is_ in ("is", "equals")))
-    if language == "zh":
-        return list(dict.fromkeys(_mandarin(text, read, is_) for read in MANDARIN for is_ in ("是", "等于")))
-    return [text]
+        said = (_english(one, read, is_) for one in texts for read in ENGLISH for is_ in ("is", "equals"))
+    elif language == "zh":
+        # years are said digit by digit, whatever is beside them
+        texts += [YEAR_ZH.sub(lambda year: digit_by_digit_zh(year[0]), one) for one in texts]
+        said = (_mandarin(one, read, is_) for one in texts for read in MANDARIN for is_ in ("是", "等于"))
+    else:
+        said = [text]
+    return list(dict.fromkeys(said))
 
 
 ENGLISH: tuple[Callable[[int], str], ...] = (cardinal, digit_by_digit, in_pairs)
@@ -153,5 +162,6 @@ def _mandarin(text: str, read: Callable[[int], str], equals: str) -> str:
         words = read(int(digits)) if is_named else digit_by_digit_zh(digits)
         return f"{'百分之' if percent else ''}{words}{f'点{digit_by_digit_zh(decimals)}' if decimals else ''}"
 
+    text = FRACTION_ZH.sub(r"\2分之\1", text)
     text = EQUALS.sub(equals, SIGN.sub(lambda match: SIGNS_ZH.get(match[1], ""), text))
     return NUMBER_ZH.sub(said, text)

@@ -42,6 +42,15 @@ def test_a_digest_tells_recognisers_apart_by_kind_weights_and_words():
     assert digest_of_recogniser(ears) != before
 
 
+def test_a_digest_tells_recognisers_apart_by_their_options():
+    digests = []
+    for language in ("german", "german", "french"):
+        ears = EarsForTones()
+        ears.options = {"generate_kwargs": {"language": language}, "hook": object()}
+        digests.append(digest_of_recogniser(ears))
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_originals_of_two_speakers_are_two_though_their_files_share_a_name(tmp_path):
     for number, speaker in enumerate(("anna", "ben")):
         (tmp_path / speaker).mkdir()
@@ -73,12 +82,15 @@ def test_a_sound_is_told_by_what_it_is_however_it_is_given(tmp_path):
         data,
         waveform,
         {"array": waveform, "sampling_rate": 16000},
+        {"array": waveform, "sampling_rate": 16000, "path": str(path)},
         {"array": waveform * 0.5, "sampling_rate": 16000},
+        {"array": waveform, "sampling_rate": 8000},
         "https://example.org/a.wav",
     ]
     found = [identity_of_sound(form) for form in forms]
-    assert found[0] == found[1] and found[2] == found[3] and found[4] == found[5]
-    assert len(set(found)) == 5
+    assert found[0] == found[1] and found[2] == found[3] and found[5] == found[6]
+    # of bare samples nobody knows the rate
+    assert len(set(found)) == 7
     write_audio(path, np.concatenate([waveform, waveform]), 16000)
     assert identity_of_sound(str(path)) != found[0]
 

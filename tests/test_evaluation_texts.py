@@ -67,6 +67,8 @@ def test_ordinals(words, expected):
         ("Fifty percent", "50%"),
         ("Don't go!", "do not go"),
         ("Every day", "everyday"),
+        ("One hundred, two hundred, three hundred.", "100,200,300"),
+        ("Twelve hundred? No, one thousand two hundred.", "Twelve hundred? No, 1,200."),
     ],
 )
 def test_what_sounds_the_same_is_the_same(expected, found):
@@ -123,6 +125,10 @@ def test_mandarin_is_compared_by_characters():
         ("一千二百", "1,200"),
         ("二零二四年", "2024年"),
         ("一三八零零一二三四五六", "13800123456"),
+        ("一百，二百，三百", "100,200,300"),
+        ("二零二四年十二月二十五日", "2024年12月25日"),
+        ("两千年", "2000年"),
+        ("三分之一", "1/3"),
     ],
 )
 def test_mandarin_that_sounds_the_same_is_the_same(expected, found):
