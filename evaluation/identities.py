@@ -42,8 +42,8 @@ def digest_of(model: torch.nn.Module) -> str:
 
 def digest_of_recogniser(recogniser: Recogniser) -> str:
     """
-    Tells a recogniser from another that reports call the same, by its kind, its weights, and the texts and options that it was
-    told. Bare numbers are not among them: most count what it has heard.
+    Tells a recogniser from another that reports call the same, by its kind, its weights, and the texts and options that
+    it was told. Bare numbers are not among them: most count what it has heard.
     """
     digest = blake2b(type(recogniser).__qualname__.encode(), digest_size=12)
     for name, value in sorted(vars(recogniser).items()):

@@ -20,9 +20,9 @@ import torch
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 
-# Characters and not tokens, of which a letter has one to three where a tokenizer has bytes. Fast speech has some 27 a second in
-# English, 18 to 23 in Russian, Greek, Hindi, Tamil, Burmese and Georgian (measured on espeak-ng at 230 words a minute), and 6 in
-# Mandarin.
+# Characters and not tokens, of which a letter has one to three where a tokenizer has bytes. Fast speech has some 27 a
+# second in English, 18 to 23 in Russian, Greek, Hindi, Tamil, Burmese and Georgian (measured on espeak-ng at 230 words a
+# minute), and 6 in Mandarin.
 MAX_CHARACTERS_PER_SECOND = 40
 # For the end of the text, and for words whose beginning or end a recording has cut off.
 EXTRA_CHARACTERS = 10
