@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 from tabulation import Table, show
-from tokens import character_errors, rows_of
+from tokens import Codec, character_errors, rows_of
 
 from flow_omni import FlowOmniConfig, FlowOmniForSpeechGeneration, FlowOmniProcessor
 from flow_omni.evaluation.answering import answers_to
@@ -190,13 +190,11 @@ def references(
     recogniser: Recogniser,
 ) -> dict[str, str]:
     """The answers of the corpus themselves, and what the vocoder makes of their mel."""
-    rate, expected = processor.sampling_rate, [asked.expected for asked in questions]
-    sounds = [load_audio(data / asked.row["answer_audio"], rate) for asked in questions]
-    mels = [processor.feature_extractor.extract_mel(sound, rate).flatten(0, 1) for sound in sounds]
-    with torch.no_grad():
-        vocoded = [model.vocoder(mel[None])[0].numpy() for mel in mels]
+    codec, expected = Codec(model, processor), [asked.expected for asked in questions]
+    sounds = [load_audio(data / asked.row["answer_audio"], codec.rate) for asked in questions]
+    vocoded = [codec.waveform(codec.patches(sound)) for sound in sounds]
     return {
-        name: character_errors([recogniser.transcribe(sound, rate) for sound in kind], expected)
+        name: character_errors([recogniser.transcribe(sound, codec.rate) for sound in kind], expected)
         for name, kind in {"originals": sounds, "through the vocoder": vocoded}.items()
     }
 
