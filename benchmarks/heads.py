@@ -17,9 +17,9 @@ several seeds. What the sums that they say sound like to a recogniser, and how m
 
     python benchmarks/heads.py runs/tiny/parts data/tinytalk --recogniser ctc:runs/tiny/recognise --output runs/heads
 
-Mel statistics and codebooks are of the answers in that corpus, and codebooks stay as they are. `--say` trains on the answers of another
-corpus, such as `flow-omni prepare tinytalk --answer-voice espeak:en-us` makes, in a voice that neither has been measured on.
-Stopped, the same command goes on where it was.
+Mel statistics and codebooks are of the answers in that corpus, and codebooks stay as they are. `--say` trains on the answers of
+another corpus, such as `flow-omni prepare tinytalk --answer-voice espeak:en-us` makes, in a voice that neither has been measured
+on. Stopped, the same command goes on where it was.
 """
 
 import argparse

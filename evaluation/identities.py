@@ -75,8 +75,8 @@ def digest_of_questions(questions: Iterable[Any]) -> str:
 def identity_of_sound(source: Any) -> str:
     """
     Tells a recording from another: a file by where it lies, its size and its date, which need no reading, an address by
-    itself, and samples with their rate or the bytes of a file by what they are. Of a file the name can be read, the folder cannot: answers
-    are shared.
+    itself, and samples with their rate or the bytes of a file by what they are. Of a file the name can be read, the folder
+    cannot: answers are shared.
     """
     is_samples = isinstance(source, Mapping) and source.get("array") is not None
     file = None if is_samples else file_of(source)

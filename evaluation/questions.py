@@ -206,8 +206,8 @@ def questions_of(
 def check_sounds(questions: Sequence[AskedRow], on_error: str = "stop", is_quiet: bool = True) -> list[AskedRow]:
     """
     The questions whose sounds can be heard, theirs and those of the answers. All but those behind addresses are decoded,
-    which takes a fraction of what answering takes: a recording that is found to be broken later costs hours. With `on_error="stop"` the first one is raised
-    with the names of others, with `"skip"` its questions are left out.
+    which takes a fraction of what answering takes: a recording that is found to be broken later costs hours. With
+    `on_error="stop"` the first one is raised with the names of others, with `"skip"` its questions are left out.
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')

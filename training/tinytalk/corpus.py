@@ -151,7 +151,8 @@ def make_corpus(
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
         maker.write_as_heard(f"text_{name}")
-    maker.write_drills("text_sums", drills("train", max(1, num_text_rows // 5), seed, language))
+    # without counting their words: nobody ever says them
+    maker.write("text_sums", drills("train", max(1, num_text_rows // 5), seed, language))
     maker.write_words()
     return maker.report
 
@@ -281,18 +282,18 @@ class _Maker:
             for _, _, row in raw_rows(self.folder / f"{name}.jsonl")
             if topic_of(row["id"]) in WORDY_TOPICS
         )
-        self.report.num_rows[f"{name}_words"] = write_rows(self.folder / f"{name}_words.jsonl", rows)
+        self.write(f"{name}_words", rows)
 
     def write_texts(self, name: str, rows: Iterable[Mapping]) -> None:
-        self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", self._with_words_counted(rows))
-
-    def write_drills(self, name: str, rows: Iterable[Mapping]) -> None:
-        """Their words are not counted: nobody ever says them."""
-        self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", rows)
+        self.write(name, self._with_words_counted(rows))
 
     def write_as_heard(self, name: str) -> None:
         heard = as_heard((row for _, _, row in raw_rows(self.folder / f"{name}.jsonl")), seed=self.seed)
-        self.report.num_rows[f"heard_{name}"] = write_rows(self.folder / f"heard_{name}.jsonl", heard)
+        self.write(f"heard_{name}", heard)
+
+    def write(self, name: str, rows: Iterable[Mapping]) -> None:
+        """A manifest, whose rows the report counts."""
+        self.report.num_rows[name] = write_rows(self.folder / f"{name}.jsonl", rows)
 
     def _with_words_counted(self, rows: Iterable[Mapping]) -> Iterator[Mapping]:
         for row in rows:

@@ -49,12 +49,7 @@ def drills(split: Split, num_rows: int, seed: int = 0, language: str = "en") -> 
         is_single = rng.random() >= SHARE_IN_A_ROW
         sums = [next(rng.choice(kinds)) for _ in range(1 if is_single else rng.choice(LENGTHS))]
         exchange = sums[0] if is_single else in_a_row(sums, language, rng)
-        yield {
-            "id": f"sums-{index}",
-            "question_text": exchange.question,
-            "answer_text": exchange.answer,
-            "language": language,
-        }
+        yield exchange.row(f"sums-{index}", language)
 
 
 def in_a_row(sums: list[Exchange], language: str, rng: random.Random) -> Exchange:

@@ -40,6 +40,9 @@ class Exchange:
     question: str
     answer: str
 
+    def row(self, row_id: str, language: str) -> dict[str, str]:
+        return {"id": row_id, "question_text": self.question, "answer_text": self.answer, "language": language}
+
 
 @dataclass(frozen=True)
 class Table:

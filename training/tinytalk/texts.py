@@ -83,13 +83,7 @@ def _rows(split: Split, num_rows: int, seed: int, language: str) -> Iterator[dic
     rng = random.Random(f"{seed} {split} {language}")
     streams = {topic: exchanges_of(topic, split, language, rng) for topic in SHARES[language]}
     for index, topic in enumerate(islice(_drawn_topics(language, rng), num_rows)):
-        exchange = next(streams[topic])
-        yield {
-            "id": f"{topic}-{index}",
-            "question_text": exchange.question,
-            "answer_text": exchange.answer,
-            "language": language,
-        }
+        yield next(streams[topic]).row(f"{topic}-{index}", language)
 
 
 def exchanges_of(topic: str, split: Split, language: str, rng: random.Random) -> Iterator[Exchange]:
