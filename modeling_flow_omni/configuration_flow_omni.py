@@ -88,6 +88,9 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         patch_dropout (`float`, *optional*, defaults to 0.2):
             A share of those patches, drawn for each row from `[0, patch_dropout]`, is left out altogether. Where many are
             missing only the text says what comes next: the higher, the sooner a model from nothing follows its text.
+        own_patches (`float`, *optional*, defaults to 0.0):
+            Before that, a share of those patches, drawn for each row from `[0, own_patches]`, is replaced by what the model
+            itself would have drawn there, so that it learns to go on from its own voice. Costs a second pass forwards.
         clean_context (`bool`, *optional*, defaults to `True`):
             Whether the speech transformer reads the previous patches as they are, in training too. A small model, whose own
             patches are far from the targets, may lean on them and forget the text: with `False` its speech transformer
@@ -124,6 +127,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     codebook_size: int = positive_int_field(default=1024)
     patch_noise: float = non_negative_field(default=0.5)
     patch_dropout: float = share_field(default=0.2)
+    own_patches: float = share_field(default=0.0)
     clean_context: bool = True
 
     def validate_architecture(self):

@@ -13,7 +13,9 @@
 # limitations under the License.
 """The Flow-Omni model: Whisper's encoder and a causal LLM over two parallel streams, and the heads that speak."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +35,7 @@ from .generation_flow_omni import FlowOmniGenerationMixin
 from .losses import audio_loss, mean_of_patches, states_loss, text_loss
 from .mel_normalizer import FlowOmniMelNormalizer
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
-from .parallel_patches import corrupt, lay_out_patches, patches_before
+from .parallel_patches import corrupt, lay_out_patches, patches_before, replace_some
 from .residual_vq_head import FlowOmniResidualQuantizer, FlowOmniResidualVQHead
 from .speech_head import FlowOmniSpeechHead
 from .speech_transformer import FlowOmniSpeechTransformer
@@ -410,15 +412,14 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
             device = (input_ids if input_ids is not None else inputs_embeds).device
             position_ids = (torch.arange(num_steps, device=device) + past_length).unsqueeze(0)
-        # noised against drift, but only what is given to learn from: the model's own patches are what they are
-        is_taught = self.training and mel_labels is not None
-        fed_back_patches = corrupt(previous_patches, self.config.speech_config) if is_taught else previous_patches
         # made before the language model runs: masks are sized by the cache as it was before this call
         attention_mask, speech_mask = self.prepare_masks(
             attention_mask, past_key_values, position_ids, batch_size, num_steps
         )
-
-        outputs = self.model(
+        run = partial(
+            self.run_transformers,
+            speech_states=speech_states,
+            speech_mask=speech_mask,
             input_ids=input_ids,
             input_features=input_features,
             input_features_mask=input_features_mask,
@@ -426,27 +427,22 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            speech_states=speech_states,
-            previous_patches=fed_back_patches,
             use_cache=use_cache,
-            return_dict=True,
             **kwargs,
         )
+        fed_back_patches = previous_patches
+        # only what is given to learn from is made worse: the model's own patches are what they are
+        if self.training and mel_labels is not None:
+            speech_config = self.config.speech_config
+            if speech_config.own_patches > 0:
+                own_patches = self.draw_own_patches(run, previous_patches, speech_states)
+                previous_patches = replace_some(
+                    previous_patches, patches_before(own_patches), speech_config.own_patches
+                )
+            fed_back_patches = corrupt(previous_patches, speech_config)
+
+        outputs, condition = run(previous_patches=previous_patches, fed_back_patches=fed_back_patches)
         hidden_states = outputs.last_hidden_state
-        context_patches = previous_patches if self.config.speech_config.clean_context else fed_back_patches
-        if context_patches is None:
-            context_patches = hidden_states.new_zeros(batch_size, num_steps, self.config.speech_config.patch_size)
-        condition = self.speech_transformer(
-            hidden_states,
-            context_patches,
-            attention_mask=speech_mask,
-            position_ids=position_ids,
-            position_embeddings=self.model.language_model.rotary_emb(
-                hidden_states, position_ids, **self.speech_transformer.rotary_options
-            ),
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-        )
         state_logits = self.state_head(condition)
         heard_loss = None
         if audio_labels is not None:
@@ -499,6 +495,63 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         normalized = self.mel_normalizer.normalize(mel_labels).flatten(2)
         patches = lay_out_patches(normalized, speech_states == self.config.generating_state_id)
         return patches, patches_before(patches)
+
+    def run_transformers(
+        self,
+        previous_patches: torch.Tensor | None,
+        fed_back_patches: torch.Tensor | None,
+        speech_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+        **inputs: Any,
+    ) -> tuple[FlowOmniModelOutputWithPast, torch.Tensor]:
+        """The language model's outputs, and the condition of the patch of each step, which the speech transformer makes of them."""
+        outputs = self.model(
+            **inputs,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            previous_patches=fed_back_patches,
+            use_cache=use_cache,
+            return_dict=True,
+        )
+        hidden_states = outputs.last_hidden_state
+        context_patches = previous_patches if self.config.speech_config.clean_context else fed_back_patches
+        if context_patches is None:
+            context_patches = hidden_states.new_zeros(*hidden_states.shape[:2], self.config.speech_config.patch_size)
+        condition = self.speech_transformer(
+            hidden_states,
+            context_patches,
+            attention_mask=speech_mask,
+            position_ids=position_ids,
+            position_embeddings=self.model.language_model.rotary_emb(
+                hidden_states, position_ids, **self.speech_transformer.rotary_options
+            ),
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+        )
+        return outputs, condition
+
+    @torch.no_grad()
+    def draw_own_patches(
+        self,
+        run: Callable[..., tuple[FlowOmniModelOutputWithPast, torch.Tensor]],
+        previous_patches: torch.Tensor,
+        speech_states: torch.LongTensor,
+    ) -> torch.Tensor:
+        """
+        The patch of every step that the model finds most typical after the targets before it:
+        (batch_size, num_steps, patch_size), zeros on steps that say nothing. `run` is [`run_transformers`] on the batch.
+        """
+        fed_back_patches = corrupt(previous_patches, self.config.speech_config)
+        is_generating = speech_states == self.config.generating_state_id
+        _, condition = run(previous_patches=previous_patches, fed_back_patches=fed_back_patches)
+        condition = condition[is_generating.to(condition.device)]
+        noise = self.speech_head.draw_noise(None, condition.device).expand(len(condition), -1)
+        drawn = self.speech_head(condition, noise=noise, num_steps=1, temperature=0.0)
+        own_patches = torch.zeros_like(previous_patches)
+        own_patches[is_generating] = drawn.to(own_patches)
+        return own_patches
 
     def prepare_masks(
         self,

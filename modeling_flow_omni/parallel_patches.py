@@ -49,6 +49,13 @@ def patches_before(patches: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.zeros_like(patches[:, :1]), patches[:, :-1]], dim=1)
 
 
+def replace_some(patches: torch.Tensor, own_patches: torch.Tensor, most: float) -> torch.Tensor:
+    """`patches` with a share of `own_patches` in their places, drawn for each row from `[0, most]`."""
+    share = torch.rand(len(patches), 1, 1, device=patches.device) * most
+    is_own = torch.rand(*patches.shape[:2], 1, device=patches.device) < share
+    return torch.where(is_own, own_patches, patches)
+
+
 def corrupt(patches: torch.Tensor | None, config: FlowOmniSpeechConfig) -> torch.Tensor | None:
     """
     The patches as the language model reads them in training: each row noised by a deviation of its own, and a share of its

@@ -266,6 +266,37 @@ def test_patches_are_noised_in_training_only_and_for_the_speech_transformer_only
     assert torch.equal(seen["speech_transformer"], clean if clean_context else seen["language_model"])
 
 
+@pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
+def test_a_share_of_the_patches_in_training_are_the_models_own(head_type):
+    quiet = {"patch_noise": 0.0, "patch_dropout": 0.0, "head_type": head_type}
+    model = tiny_model(speech=quiet | {"own_patches": 1.0})
+    batch, seen = training_batch(model.config), []
+    model.model.patch_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    model.eval()(**batch)
+    torch.manual_seed(0)
+    for _ in range(10):
+        output = model.train()(**batch)
+    clean, before_drawing, fed_back = seen[0], torch.stack(seen[1::2]), torch.stack(seen[2::2])
+    assert (before_drawing == clean).all()
+    changed = (fed_back != clean).any(dim=-1)
+    has_patch = (clean != 0).any(dim=-1)
+    assert 0.2 < changed[:, has_patch].float().mean() < 0.8 and not changed[:, ~has_patch].any()
+    # what it draws is nothing to learn from, but what it learns from it goes through
+    output.loss.backward()
+    assert model.speech_transformer.patch_proj.weight.grad.abs().sum() > 0
+    seen.clear()
+    model.eval()(**batch)
+    assert len(seen) == 1 and torch.equal(seen[0], clean)
+
+
+def test_autocast_ends_with_the_step_where_the_model_draws_patches_of_its_own():
+    """A forward within a forward would leave the autocast of the Trainer on for all that follows."""
+    model = tiny_model(speech={"own_patches": 1.0}).train()
+    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    model(**training_batch(model.config))
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_each_row_in_training_lacks_a_share_of_its_patches_of_its_own():
     config = tiny_model(speech={"patch_noise": 0.0, "patch_dropout": 0.8}).config.speech_config
     torch.manual_seed(0)

@@ -117,6 +117,25 @@ def test_both_stages_by_their_recipes(material, tmp_path):
     assert torch.equal(finetuned.mel_normalizer.mean, aligned.mel_normalizer.mean)
 
 
+@pytest.mark.parametrize(
+    "name, moves, stays", [("listen", "audio_adapter", "state"), ("speak", "state", "audio_adapter")]
+)
+def test_a_side_alone_by_its_recipe(material, tmp_path, name, moves, stays):
+    settings = overrides(material, tmp_path, **{"training.eval_strategy": "no", "teaching.audio_loss_weight": 0.5})
+    run_command(f"tiny/{name}", *settings)
+    model = FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
+    start = FlowOmniForSpeechGeneration.from_pretrained(material / "model")
+    sides = {
+        "audio_adapter": lambda model: model.model.audio_adapter.layers[0].weight,
+        "state": lambda model: model.state_head.weight,
+        "language": lambda model: model.lm_head.weight,
+    }
+    same = {side: torch.equal(weight(model), weight(start)) for side, weight in sides.items()}
+    assert same == {moves: False, stays: True, "language": True}
+    assert model.config.audio_loss_weight == 0.5
+    assert model.config.speech_config.own_patches == (1.0 if name == "speak" else 0.0)
+
+
 @pytest.mark.parametrize("streaming", ["false", pytest.param("true", marks=pytest.mark.slow)])
 def test_the_same_command_resumes(material, tmp_path, streaming):
     def run(name: str) -> None:

@@ -75,6 +75,29 @@ def test_finetune_trains_all_but_the_vocoder_and_the_positions_of_whisper(head_t
     assert still >= {name for name in before if name.startswith(NEVER)}
 
 
+EARS = ("model.audio_encoder.", "model.audio_adapter.")
+VOICE = ("speech_transformer.", "speech_head.", "state_head.")
+
+
+@pytest.mark.parametrize("stage, side", [("listen", EARS), ("speak", VOICE)])
+def test_listen_and_speak_train_one_side_and_nothing_else(stage, side):
+    model = tiny_model(speech=SPEECH)
+    before = snapshot(model)
+    freeze_for(model, stage)
+    train(model)
+    ours = {name for name in before if name.startswith(side) and not name.startswith(NEVER)}
+    changed = moved(model, before)
+    assert changed <= ours
+    assert {name for name in ours - changed if "k_proj.bias" not in name} == set()
+
+
+def test_speak_lets_the_language_model_run_forwards_only():
+    model = tiny_model()
+    freeze_for(model, "speak")
+    hidden_states = model.train().model(torch.zeros(1, 4, dtype=torch.long)).last_hidden_state
+    assert not hidden_states.requires_grad
+
+
 def test_a_stage_frees_what_another_froze():
     model = tiny_model()
     freeze_for(model, "align")
@@ -89,8 +112,13 @@ def test_the_empty_condition_is_frozen_where_nothing_would_train_it():
 
 
 def test_an_unknown_stage_is_refused():
-    with pytest.raises(ValueError, match="'aline'.*'align', 'finetune'"):
+    with pytest.raises(ValueError, match="'aline'.*'align', 'finetune', 'listen', 'speak'"):
         freeze_for(tiny_model(), "aline")
+
+
+def test_lora_is_refused_where_the_language_model_is_to_stay_as_it_is():
+    with pytest.raises(ValueError, match="'speak': adapters change .* 'align', 'finetune'"):
+        add_lora(tiny_model(), "speak", LoraOptions())
 
 
 @pytest.mark.parametrize("stage", ["align", "finetune"])

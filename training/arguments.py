@@ -30,7 +30,7 @@ class FlowOmniTrainingArguments(TrainingArguments):
 
     Args:
         stage (`str`, *optional*):
-            `"align"` or `"finetune"`: what trains. `None` leaves it as the parameters' `requires_grad` says.
+            `"align"`, `"finetune"`, `"listen"` or `"speak"`: what trains. `None` leaves it as the parameters' `requires_grad` says.
         new_parts_learning_rate (`float`, *optional*):
             Learning rate of the adapter, the speech transformer and the heads, which begin at random; `learning_rate` is then
             that of the language model and the encoder. `None` gives all the same.
@@ -43,7 +43,7 @@ class FlowOmniTrainingArguments(TrainingArguments):
             Whether a loss or gradient that is not finite stops the run, with the batch saved.
     """
 
-    stage: str | None = field(default=None, metadata={"help": "What trains: align or finetune."})
+    stage: str | None = field(default=None, metadata={"help": "What trains: align, finetune, listen or speak."})
     new_parts_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of what no pretrained model has brought."}
     )

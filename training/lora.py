@@ -23,7 +23,7 @@ from torch import nn
 
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from .extras import needs
-from .stages import frozen_prefixes
+from .stages import PAPER_STAGES, frozen_prefixes
 
 
 # the projections of attention and MLP, as Llama, Qwen2, Qwen3 and their kind name them
@@ -74,6 +74,11 @@ def add_lora(
         base (`str`, *optional*):
             Where the checkpoint of this very model lies: written into the adapters' config, so that [`load_lora`] finds it.
     """
+    if stage not in PAPER_STAGES:
+        raise ValueError(
+            f"The stage is {stage!r}: adapters change what the language model says, so it must be one of "
+            f"{', '.join(map(repr, PAPER_STAGES))}."
+        )
     peft = needs("peft")
     if base is not None:
         model.name_or_path = os.fspath(base)
@@ -115,7 +120,7 @@ def modules_in_full(stage: str) -> tuple[str, ...]:
 
 def freeze_inside(adapted: nn.Module, stage: str) -> None:
     """Freezes what the stage freezes within the modules that peft trains as wholes."""
-    frozen = frozen_prefixes(adapted.get_base_model(), "finetune" if stage == "finetune" else "align")
+    frozen = frozen_prefixes(adapted.get_base_model(), stage)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and plain_name(name).startswith(frozen) and ".lora_" not in name:
             parameter.requires_grad_(False)

@@ -32,7 +32,8 @@ from .augmentation import Augmentation
 from .lora import LoraOptions
 from .recognition.options import RecogniseOptions
 from .stage_options import unread_options
-from .stages import PART_STAGES, STAGES
+from .stages import PAPER_STAGES, PART_STAGES, STAGES
+from .teaching import Teaching
 from .vocoder_options import VocoderOptions
 
 
@@ -94,7 +95,8 @@ class Recipe:
 
     Args:
         stage (`str`):
-            `align`, `finetune` or `vocoder`; `language` and `recognise` make parts for models that have none to begin with.
+            `align` and `finetune`, in this order; `listen` and `speak` for one side of a finished model; `vocoder`; and
+            `language` and `recognise`, which make parts for models that have none to begin with.
         model (`str`, *optional*):
             The checkpoint to begin with, a folder or an id on the Hub: what `flow-omni init` made, or an earlier stage.
         new (`dict`, *optional*):
@@ -108,6 +110,8 @@ class Recipe:
             Trains adapters of the language model in the place of its weights.
         merge_lora (`bool`, *optional*, defaults to `True`):
             Whether the final model is a plain checkpoint, with the adapters added in; they are in its folder `adapters` too.
+        teaching ([`Teaching`]):
+            Fields of the model's config that only training reads, such as `own_patches`.
         vocoder ([`VocoderOptions`]), recognise ([`RecogniseOptions`]):
             For the stages of these names.
     """
@@ -120,6 +124,7 @@ class Recipe:
     lora: LoraOptions | None = None
     merge_lora: bool = True
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    teaching: Teaching = field(default_factory=Teaching)
     vocoder: VocoderOptions = field(default_factory=VocoderOptions)
     recognise: RecogniseOptions = field(default_factory=RecogniseOptions)
     card: CardRecipe = field(default_factory=CardRecipe)
@@ -139,9 +144,9 @@ class Recipe:
                 f"`training.output_dir` is {self.training['output_dir']!r}, which is a file: name a folder, there or to be made."
             )
         self._check_stage_reads_all()
-        if self.lora is not None and self.stage not in STAGES:
+        if self.lora is not None and self.stage not in PAPER_STAGES:
             raise RecipeError(
-                f"`lora` is for the language model of a whole model, and the stage `{self.stage}` trains a part: leave it out."
+                f"`lora` is for the language model, which the stage `{self.stage}` does not train: leave it out."
             )
 
     def _check_stage_reads_all(self):

@@ -97,6 +97,7 @@ def make_run(recipe: Recipe) -> SpeechRun:
     # adapters begin at random, and the Trainer comes too late to seed that
     set_seed(args.seed)
     model, processor = load_model(recipe.model), load_processor(recipe.model)
+    recipe.teaching.apply(model.config)
     train_batches = batches_of(recipe.data, recipe.data.train, recipe.data.split, processor, args)
     eval_batches, metrics = None, None
     if recipe.data.eval:

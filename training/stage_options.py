@@ -40,6 +40,7 @@ READ_BY = {
     "evaluation.max_new_tokens": STAGES,
     "evaluation.num_flow_steps": STAGES,
     "merge_lora": STAGES,
+    "teaching": STAGES,
     # of a vocoder alone its run refuses it, which knows what `model` is
     "card": (*STAGES, "vocoder"),
     "vocoder": ("vocoder",),

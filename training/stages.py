@@ -11,7 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What trains in each stage of the paper: first what is new around frozen pretrained parts, then everything."""
+"""
+What trains in each stage: in those of the paper first what is new around frozen pretrained parts, then everything. Two more
+train one side of a finished model alone, whose text answers stay what they were: its ears (`listen`), its voice (`speak`).
+"""
 
 from torch import nn
 
@@ -21,12 +24,20 @@ from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 # The beginnings of the names of the frozen parameters. No stage trains the vocoder: no loss of the model reaches it, and
 # it has a stage, `vocoder`, of its own. Whisper's positions are sinusoids, fixed by design.
 ALWAYS_FROZEN = ("vocoder.", "model.audio_encoder.embed_positions.")
+EARS = ("model.audio_encoder.", "model.audio_adapter.")
+# The text head is the language model's own, whether its weights are tied to the embeddings or not.
+LANGUAGE_MODEL = ("model.language_model.", "lm_head.")
+READING_OF_SPEECH = ("model.state_embedding.", "model.patch_proj.")
+VOICE = ("speech_transformer.", "speech_head.", "state_head.")
 FROZEN_IN_STAGE = {
-    # The text head is the language model's own, whether its weights are tied to the embeddings or not.
-    "align": ("model.audio_encoder.", "model.language_model.", "lm_head."),
+    "align": ("model.audio_encoder.", *LANGUAGE_MODEL),
     "finetune": (),
+    "listen": (*LANGUAGE_MODEL, *READING_OF_SPEECH, *VOICE),
+    # nothing that trains lies below the language model: it runs forwards only
+    "speak": (*EARS, *LANGUAGE_MODEL, *READING_OF_SPEECH),
 }
 STAGES = tuple(FROZEN_IN_STAGE)
+PAPER_STAGES = ("align", "finetune")
 # These train a part by itself.
 PART_STAGES = ("recognise", "language", "vocoder")
 
