@@ -89,8 +89,9 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
             A share of those patches, drawn for each row from `[0, patch_dropout]`, is left out altogether. Where many are
             missing only the text says what comes next: the higher, the sooner a model from nothing follows its text.
         own_patches (`float`, *optional*, defaults to 0.0):
-            Before that, a share of those patches, drawn for each row from `[0, own_patches]`, is replaced by what the model
-            itself would have drawn there, so that it learns to go on from its own voice. Costs a second pass forwards.
+            In training, before noise and gaps, a share of the previous patches, drawn for each row from `[0, own_patches]`,
+            is replaced by those that the model itself finds most typical there, for the language model and the speech
+            transformer alike: it learns to go on from its own voice. Costs a second pass forwards.
         clean_context (`bool`, *optional*, defaults to `True`):
             Whether the speech transformer reads the previous patches as they are, in training too. A small model, whose own
             patches are far from the targets, may lean on them and forget the text: with `False` its speech transformer

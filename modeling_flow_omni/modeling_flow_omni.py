@@ -13,8 +13,6 @@
 # limitations under the License.
 """The Flow-Omni model: Whisper's encoder and a causal LLM over two parallel streams, and the heads that speak."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,7 +22,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import auto_docstring, can_return_tuple
 
 from .assembling_flow_omni import assemble_from_pretrained_parts
@@ -35,6 +33,7 @@ from .generation_flow_omni import FlowOmniGenerationMixin
 from .losses import audio_loss, mean_of_patches, states_loss, text_loss
 from .mel_normalizer import FlowOmniMelNormalizer
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
+from .outputs_flow_omni import FlowOmniModelOutputWithPast, FlowOmniOutputWithPast
 from .parallel_patches import corrupt, lay_out_patches, patches_before, replace_some
 from .residual_vq_head import FlowOmniResidualQuantizer, FlowOmniResidualVQHead
 from .speech_head import FlowOmniSpeechHead
@@ -45,50 +44,6 @@ from .zero_layers import FlowOmniZeroEmbedding, FlowOmniZeroLinear
 # the doors of transformers that lead to `FlowOmniForSpeechGeneration`
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForTextToWaveform")
 SPEECH_HEADS = {"flow": FlowOmniFlowHead, "residual_vq": FlowOmniResidualVQHead}
-
-
-@auto_docstring(custom_intro="""Outputs of `FlowOmniModel`.""")
-@dataclass
-class FlowOmniModelOutputWithPast(BaseModelOutputWithPast):
-    r"""
-    audio_hidden_states (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
-        The adapter's output, one row for each `<|audio|>` placeholder, in the order of the batch.
-    """
-
-    audio_hidden_states: torch.Tensor | None = None
-
-
-@auto_docstring(custom_intro="""Outputs of `FlowOmniForSpeechGeneration`.""")
-@dataclass
-class FlowOmniOutputWithPast(CausalLMOutputWithPast):
-    r"""
-    loss (`torch.Tensor` of shape `()`, *optional*, returned when any labels are passed):
-        The weighted sum of the losses below.
-    logits (`torch.Tensor` of shape `(batch_size, num_steps, vocab_size)`, *optional*, not returned when `labels` are):
-        Scores of the next text token. With `labels`, the vocabulary head runs at the labelled positions alone.
-    state_logits (`torch.Tensor` of shape `(batch_size, num_steps, 4)`):
-        Scores of the next speech state.
-    condition (`torch.Tensor` of shape `(batch_size, num_steps, hidden_size)`):
-        Output of the speech transformer, the condition of each step's patch.
-    text_loss (`torch.Tensor` of shape `()`, *optional*, returned when `labels` is passed):
-        Cross-entropy of the text tokens.
-    state_loss (`torch.Tensor` of shape `()`, *optional*, returned when `state_labels` is passed):
-        Weighted cross-entropy of the speech states.
-    speech_loss (`torch.Tensor` of shape `()`, *optional*, returned when `mel_labels` is passed):
-        Loss of the speech head.
-    auxiliary_loss (`torch.Tensor` of shape `()`, *optional*, returned when `mel_labels` is passed):
-        L1 error of the linear guess of the patches.
-    audio_loss (`torch.Tensor` of shape `()`, *optional*, returned when `audio_labels` is passed):
-        How far the steps of heard speech are from the tokens of its transcript (CTC), per token.
-    """
-
-    state_logits: torch.Tensor | None = None
-    condition: torch.Tensor | None = None
-    text_loss: torch.Tensor | None = None
-    state_loss: torch.Tensor | None = None
-    speech_loss: torch.Tensor | None = None
-    auxiliary_loss: torch.Tensor | None = None
-    audio_loss: torch.Tensor | None = None
 
 
 @auto_docstring
@@ -431,15 +386,11 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             **kwargs,
         )
         fed_back_patches = previous_patches
-        # only what is given to learn from is made worse: the model's own patches are what they are
+        # at inference they are the model's own, and left as they are
         if self.training and mel_labels is not None:
-            speech_config = self.config.speech_config
-            if speech_config.own_patches > 0:
-                own_patches = self.draw_own_patches(run, previous_patches, speech_states)
-                previous_patches = replace_some(
-                    previous_patches, patches_before(own_patches), speech_config.own_patches
-                )
-            fed_back_patches = corrupt(previous_patches, speech_config)
+            previous_patches, fed_back_patches = self.prepare_patches_to_learn_from(
+                run, previous_patches, speech_states
+            )
 
         outputs, condition = run(previous_patches=previous_patches, fed_back_patches=fed_back_patches)
         hidden_states = outputs.last_hidden_state
@@ -506,7 +457,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         use_cache: bool = False,
         **inputs: Any,
     ) -> tuple[FlowOmniModelOutputWithPast, torch.Tensor]:
-        """The language model's outputs, and the condition of the patch of each step, which the speech transformer makes of them."""
+        """
+        The language model's outputs, and what the speech transformer makes of them: the condition of the patch of each step.
+        """
         outputs = self.model(
             **inputs,
             position_ids=position_ids,
@@ -532,26 +485,42 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         )
         return outputs, condition
 
-    @torch.no_grad()
-    def draw_own_patches(
-        self,
-        run: Callable[..., tuple[FlowOmniModelOutputWithPast, torch.Tensor]],
-        previous_patches: torch.Tensor,
-        speech_states: torch.LongTensor,
-    ) -> torch.Tensor:
+    def prepare_patches_to_learn_from(
+        self, run: partial, previous_patches: torch.Tensor, speech_states: torch.LongTensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The patch of every step that the model finds most typical after the targets before it:
-        (batch_size, num_steps, patch_size), zeros on steps that say nothing. `run` is [`run_transformers`] on the batch.
+        The previous patches as training has them, with some of the model's own among them, and these with noise and gaps.
+        `run` is [`run_transformers`] on the batch.
         """
-        fed_back_patches = corrupt(previous_patches, self.config.speech_config)
-        is_generating = speech_states == self.config.generating_state_id
-        _, condition = run(previous_patches=previous_patches, fed_back_patches=fed_back_patches)
-        condition = condition[is_generating.to(condition.device)]
-        noise = self.speech_head.draw_noise(None, condition.device).expand(len(condition), -1)
-        drawn = self.speech_head(condition, noise=noise, num_steps=1, temperature=0.0)
-        own_patches = torch.zeros_like(previous_patches)
-        own_patches[is_generating] = drawn.to(own_patches)
-        return own_patches
+        config = self.config.speech_config
+        if config.own_patches > 0:
+            with torch.no_grad():
+                # nothing of this pass may stay in a cache: the one that learns reads the same steps
+                _, condition = run(
+                    previous_patches=previous_patches,
+                    fed_back_patches=corrupt(previous_patches, config),
+                    past_key_values=None,
+                    use_cache=False,
+                )
+                own_patches = patches_before(self.draw_typical_patches(condition, speech_states))
+            if torch.is_autocast_enabled(condition.device.type):
+                # before 2.11, torch would give the weights that were cast without a graph to the pass that learns
+                torch.clear_autocast_cache()
+            previous_patches = replace_some(previous_patches, own_patches.to(previous_patches), config.own_patches)
+        return previous_patches, corrupt(previous_patches, config)
+
+    def draw_typical_patches(self, condition: torch.Tensor, speech_states: torch.LongTensor) -> torch.Tensor:
+        """
+        The patch of every step that its condition (batch_size, num_steps, hidden_size) makes most typical, in one step of the
+        solver: (batch_size, num_steps, patch_size), zeros on steps that say nothing.
+        """
+        is_generating = (speech_states == self.config.generating_state_id).to(condition.device)
+        # at temperature 0 only the shape of the noise matters
+        noise = self.speech_head.draw_noise(None, condition.device).expand(int(is_generating.sum()), -1)
+        drawn = self.speech_head(condition[is_generating], noise=noise, num_steps=1, temperature=0.0)
+        patches = drawn.new_zeros(*is_generating.shape, self.config.speech_config.patch_size)
+        patches[is_generating] = drawn
+        return patches
 
     def prepare_masks(
         self,

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Where mel patches lie in the sequence: on their steps, on the step after, and noised for the language model to read."""
+"""Mel patches in the sequence: on their steps, on the step after, and made worse for training to learn from."""
 
 import torch
 

@@ -27,8 +27,8 @@ from .configuration_flow_omni import FlowOmniConfig
 class FlowOmniSpeechTransformer(nn.Module):
     """
     Extracts what the next patch depends on: causal layers over the language model's hidden states plus the previous
-    patch. That patch is clean, also where the language model read a noised one (`clean_context`): heads without it lose
-    the thread of the voice.
+    patch. That patch has no noise and no gaps, also where the language model read a noised one (`clean_context`): heads
+    without it lose the thread of the voice.
 
     The layers are instances of the language model's own layer class, share its rotary embedding, and keep their keys and
     values in the same cache, as the layers after its last.

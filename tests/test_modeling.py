@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from flow_omni.modeling_flow_omni import residual_vq_head
 from flow_omni.modeling_flow_omni.audio_encoder import FlowOmniAudioEncoder
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.modeling_flow_omni.parallel_patches import corrupt
+from flow_omni.modeling_flow_omni.parallel_patches import corrupt, patches_before
 from flow_omni.modeling_flow_omni.residual_vq_head import PATCHES_PER_CODE
 
 
@@ -267,34 +267,56 @@ def test_patches_are_noised_in_training_only_and_for_the_speech_transformer_only
 
 
 @pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
-def test_a_share_of_the_patches_in_training_are_the_models_own(head_type):
-    quiet = {"patch_noise": 0.0, "patch_dropout": 0.0, "head_type": head_type}
+@pytest.mark.parametrize("clean_context", [True, False])
+def test_a_share_of_the_patches_in_training_are_what_the_model_finds_typical(head_type, clean_context):
+    quiet = {"patch_noise": 0.0, "patch_dropout": 0.0, "head_type": head_type, "clean_context": clean_context}
     model = tiny_model(speech=quiet | {"own_patches": 1.0})
     batch, seen = training_batch(model.config), []
-    model.model.patch_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
-    model.eval()(**batch)
+    for reader in (model.model.patch_proj, model.speech_transformer.patch_proj):
+        reader.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    condition = model.eval()(**batch).condition
+    clean = seen[0]
+    expected = patches_before(model.draw_typical_patches(condition, batch["speech_states"]))
+    says = batch["speech_states"] == model.config.generating_state_id
+    assert (expected[:, 1:] != 0).any(dim=-1).equal(says[:, :-1])
+    seen.clear()
     torch.manual_seed(0)
     for _ in range(10):
-        output = model.train()(**batch)
-    clean, before_drawing, fed_back = seen[0], torch.stack(seen[1::2]), torch.stack(seen[2::2])
-    assert (before_drawing == clean).all()
-    changed = (fed_back != clean).any(dim=-1)
-    has_patch = (clean != 0).any(dim=-1)
-    assert 0.2 < changed[:, has_patch].float().mean() < 0.8 and not changed[:, ~has_patch].any()
-    # what it draws is nothing to learn from, but what it learns from it goes through
-    output.loss.backward()
-    assert model.speech_transformer.patch_proj.weight.grad.abs().sum() > 0
-    seen.clear()
-    model.eval()(**batch)
-    assert len(seen) == 1 and torch.equal(seen[0], clean)
+        model.train()(**batch)
+    drawing, fed_back, read_again = torch.stack(seen[::4]), torch.stack(seen[2::4]), torch.stack(seen[3::4])
+    assert (drawing == clean).all() and torch.equal(fed_back, read_again)
+    is_own = (fed_back != clean).any(dim=-1)
+    torch.testing.assert_close(fed_back, torch.where(is_own[..., None], expected, clean))
+    assert 0.2 < is_own[:, (clean != 0).any(dim=-1)].float().mean() < 0.8
 
 
-def test_autocast_ends_with_the_step_where_the_model_draws_patches_of_its_own():
-    """A forward within a forward would leave the autocast of the Trainer on for all that follows."""
-    model = tiny_model(speech={"own_patches": 1.0}).train()
+def test_what_the_model_draws_for_itself_is_nothing_to_learn_from_and_stays_in_no_cache():
+    speech = {"patch_noise": 0.0, "patch_dropout": 0.0, "condition_dropout": 0.0, "own_patches": 1.0}
+    model = tiny_model(speech=speech).train()
+    batch = training_batch(model.config)
+    with_cache, without = ({"use_cache": used} for used in (True, False))
+    conditions = []
+    for options in (with_cache, without):
+        torch.manual_seed(0)
+        conditions.append(model(**batch, **options).condition)
+    torch.testing.assert_close(*conditions)
+    drawn = []
+    draw = model.draw_typical_patches
+    model.draw_typical_patches = lambda *args: drawn.append(draw(*args)) or drawn[-1]
+    model(**batch).loss.backward()
+    assert not drawn[0].requires_grad
+
+
+def test_with_patches_of_its_own_every_weight_learns_under_autocast_and_autocast_ends():
+    """
+    A forward within a forward would leave the Trainer's autocast on; and casts made without a graph would serve the pass
+    that learns.
+    """
+    model = tiny_model(speech={"own_patches": 1.0, "condition_dropout": 0.5}).train()
     model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
-    model(**training_batch(model.config))
+    model(**training_batch(model.config)).loss.backward()
     assert not torch.is_autocast_enabled("cpu")
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
 def test_each_row_in_training_lacks_a_share_of_its_patches_of_its_own():

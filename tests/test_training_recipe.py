@@ -119,7 +119,10 @@ def test_overrides_set_nested_keys_and_their_types():
         ("data.zzz=1", "unknown key `data.zzz`: the keys here are augmentation, columns, eval"),
         ("data.max_steps_per_batch=many", "`data.max_steps_per_batch` is 'many': it must be int"),
         ("data.streaming=3", "`data.streaming` is 3: it must be bool"),
-        ("stage=aline", "`stage` is 'aline': it must be one of align, finetune, recognise, language, vocoder"),
+        (
+            "stage=aline",
+            "`stage` is 'aline': it must be one of align, finetune, listen, speak, recognise, language, vocoder",
+        ),
         ("model.x=3", "`model` holds a value and no keys"),
         ("model", "`model` is no override: write `key=value`"),
         ("lora=3", "`lora` is 3: it must hold keys and values"),

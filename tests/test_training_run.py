@@ -132,6 +132,8 @@ def test_a_side_alone_by_its_recipe(material, tmp_path, name, moves, stays):
     }
     same = {side: torch.equal(weight(model), weight(start)) for side, weight in sides.items()}
     assert same == {moves: False, stays: True, "language": True}
+    # a voice that does not train keeps the scale of its mel
+    assert torch.equal(model.mel_normalizer.mean, start.mel_normalizer.mean) == (name == "listen")
     assert model.config.audio_loss_weight == 0.5
     assert model.config.speech_config.own_patches == (1.0 if name == "speak" else 0.0)
 
@@ -261,6 +263,18 @@ def test_lora_leaves_adapters_and_a_merged_model(material, tmp_path):
     projection = "model.language_model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(merged.get_parameter(projection), start.get_parameter(projection))
     assert torch.equal(merged.lm_head.weight, start.lm_head.weight)
+
+
+def test_what_is_taught_otherwise_stays_in_a_merged_model_too(material, tmp_path):
+    run_command("align", *overrides(material, tmp_path, **{"lora.rank": 2, "teaching.own_patches": 0.5}))
+    assert FlowOmniForSpeechGeneration.from_pretrained(tmp_path).config.speech_config.own_patches == 0.5
+
+
+def test_ears_do_not_train_on_tasks_without_sound(material, tmp_path):
+    with pytest.raises(ValueError, match="the task `say` hears nothing.*transcribe, speech_to_speech, speech_to_text"):
+        run_command(
+            "finetune", *overrides(material, tmp_path, stage="listen", **{"data.tasks": "{say: 1, transcribe: 1}"})
+        )
 
 
 def test_a_dry_run_tells_what_would_train_and_writes_nothing(material, tmp_path):

@@ -36,6 +36,11 @@ def test_what_is_said_takes_the_place_of_the_config_and_all_else_stays():
     assert config.to_dict() == before
 
 
+def test_whole_numbers_do_where_the_config_has_decimals():
+    teaching = Teaching(patch_noise=1, state_class_weights=[1, 5, 1, 5])
+    assert [type(teaching.patch_noise)] + [type(weight) for weight in teaching.state_class_weights] == [float] * 5
+
+
 def test_every_field_is_one_of_the_config():
     config = tiny_config()
     for field in fields(Teaching):

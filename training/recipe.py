@@ -31,6 +31,7 @@ from .arguments import FlowOmniTrainingArguments
 from .augmentation import Augmentation
 from .lora import LoraOptions
 from .recognition.options import RecogniseOptions
+from .rows import TASKS
 from .stage_options import unread_options
 from .stages import PAPER_STAGES, PART_STAGES, STAGES
 from .teaching import Teaching
@@ -145,8 +146,22 @@ class Recipe:
             )
         self._check_stage_reads_all()
         if self.lora is not None and self.stage not in PAPER_STAGES:
+            stages = " and ".join(f"`{stage}`" for stage in PAPER_STAGES)
             raise RecipeError(
-                f"`lora` is for the language model, which the stage `{self.stage}` does not train: leave it out."
+                f"`lora` is for the language model of a whole model, in {stages}, and not for the stage `{self.stage}`: leave it out."
+            )
+
+        if self.stage == "listen":
+            self._check_all_tasks_hear()
+
+    def _check_all_tasks_hear(self):
+        """In a batch without sound there would be nothing that trains."""
+        tasks = TASKS if self.data.tasks is None else [task for task, share in self.data.tasks.items() if share > 0]
+        hearing = [task for task, spec in TASKS.items() if spec.question == "question_audio"]
+        if deaf := [task for task in tasks if task in TASKS and task not in hearing]:
+            raise RecipeError(
+                f"The stage `listen` trains ears, and the task `{deaf[0]}` hears nothing: set `data.tasks` to some of "
+                f"{', '.join(hearing)}."
             )
 
     def _check_stage_reads_all(self):
@@ -211,7 +226,7 @@ _Loader.add_implicit_resolver(BOOL, re.compile(r"(true|True|TRUE|false|False|FAL
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """
-    The recipe of a file, or one that comes with the package (`align`, `finetune`, `vocoder`), after `key=value` overrides
+    The recipe of a file, or one that comes with the package (`align`, `finetune`, `tiny/speak`), after `key=value` overrides
     such as `training.learning_rate=1e-4`.
     """
     fields = _read(_path_of(name))

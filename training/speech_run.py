@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A run of the stages `align` and `finetune`, from its recipe to the checkpoint that it leaves."""
+"""A run of a stage of a whole model, `align` or `finetune`, `listen` or `speak`, from its recipe to the checkpoint that it leaves."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -82,7 +82,9 @@ class SpeechRun:
         self.trainer.save_final(folder / ADAPTERS)
         if self.recipe.merge_lora and self.args.should_save:
             staged = staging_folder(folder) / "merged"
-            adapted = load_lora(folder / ADAPTERS, base=load_model(self.recipe.model))
+            base = load_model(self.recipe.model)
+            self.recipe.teaching.apply(base.config)
+            adapted = load_lora(folder / ADAPTERS, base=base)
             merged = merge_lora(adapted)
             with writing("The merged model", folder, folder):
                 merged.save_pretrained(staged)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .arguments import FlowOmniTrainingArguments
-from .stages import PART_STAGES, STAGES
+from .stages import PAPER_STAGES, PART_STAGES, STAGES
 
 
 EXCEPT_VOCODER = (*STAGES, "language", "recognise")
@@ -39,7 +39,7 @@ READ_BY = {
     "evaluation.batch_size": STAGES,
     "evaluation.max_new_tokens": STAGES,
     "evaluation.num_flow_steps": STAGES,
-    "merge_lora": STAGES,
+    "merge_lora": PAPER_STAGES,
     "teaching": STAGES,
     # of a vocoder alone its run refuses it, which knows what `model` is
     "card": (*STAGES, "vocoder"),

@@ -13,7 +13,7 @@
 # limitations under the License.
 """
 What trains in each stage: in those of the paper first what is new around frozen pretrained parts, then everything. Two more
-train one side of a finished model alone, whose text answers stay what they were: its ears (`listen`), its voice (`speak`).
+train one side of a finished model alone, and leave its language model as it is: its ears (`listen`), its voice (`speak`).
 """
 
 from torch import nn
@@ -33,7 +33,7 @@ FROZEN_IN_STAGE = {
     "align": ("model.audio_encoder.", *LANGUAGE_MODEL),
     "finetune": (),
     "listen": (*LANGUAGE_MODEL, *READING_OF_SPEECH, *VOICE),
-    # nothing that trains lies below the language model: it runs forwards only
+    # nothing that trains lies below the language model, which therefore runs forwards only
     "speak": (*EARS, *LANGUAGE_MODEL, *READING_OF_SPEECH),
 }
 STAGES = tuple(FROZEN_IN_STAGE)

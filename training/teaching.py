@@ -11,20 +11,21 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How a model is taught: the fields of its config that only training reads, which a run may therefore change."""
+"""How a model is taught: the fields of its config that only training reads, which a run may therefore change. (Losses of evaluation read some of them too.)"""
 
 from dataclasses import dataclass, fields
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
+from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
 
 
 @dataclass
 class Teaching:
     """
-    What is said takes the place of what the model's config has, and is saved with the model; `None` leaves it. See
-    [`FlowOmniSpeechConfig`] for the first fields, [`FlowOmniConfig`] for the weights of the losses.
+    What is said takes the place of what the model's config has, and is saved with the model, so that the next run begins
+    with it; `None` leaves it. See [`FlowOmniSpeechConfig`] for the first fields, [`FlowOmniConfig`] for the weights of the
+    losses.
     """
 
     patch_noise: float | None = None
@@ -43,6 +44,13 @@ class Teaching:
     state_class_weights: list[float] | None = None
 
     def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            # whole numbers where the config has decimals
+            if field.type == float | None and isinstance(value, int):
+                setattr(self, field.name, float(value))
+        if self.state_class_weights is not None:
+            self.state_class_weights = [float(weight) for weight in self.state_class_weights]
         # wrong values are to be found before the model is loaded
         self.apply(FlowOmniConfig())
 
@@ -52,7 +60,8 @@ class Teaching:
             value = getattr(self, field.name)
             if value is None:
                 continue
-            holder = config if hasattr(config, field.name) else config.speech_config
+            is_of_speech = field.name in FlowOmniSpeechConfig.__dataclass_fields__
+            holder = config.speech_config if is_of_speech else config
             try:
                 setattr(holder, field.name, value)
             except StrictDataclassError as error:

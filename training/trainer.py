@@ -104,11 +104,12 @@ class FlowOmniTrainer(BatchTrainer):
     def measure_mel_statistics(self) -> None:
         """
         Measures the mel statistics over some batches. A model that has been trained under others keeps them, but for bands that
-        were silent.
+        were silent; a voice that does not train keeps them all.
         """
         normalizer = self.flow_omni.mel_normalizer
         num_batches, bands = self.args.mel_statistics_batches, mel_statistics.bands_to_measure(normalizer)
-        if num_batches == 0 or not bands.any():
+        trains_voice = any(parameter.requires_grad for parameter in self.flow_omni.speech_head.parameters())
+        if num_batches == 0 or not bands.any() or not trains_voice:
             return
         state_id, quantizer = (
             self.flow_omni.config.generating_state_id,
