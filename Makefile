@@ -53,7 +53,7 @@ CORPUS :=
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/flow-omni train
 TRAIN_TWO := OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node 2 -m flow_omni.training
 
-tiny: $(RUNS)/finetune/model.safetensors  ## Train the checkpoint that the package brings: speech, parts, both stages (hours)
+tiny: $(RUNS)/settle/model.safetensors  ## Train the checkpoint that the package brings: speech, parts, all stages (hours)
 
 # its last file
 $(DATA)/words.txt: | $(READY)
@@ -71,7 +71,7 @@ $(RUNS)/vocoder/model.safetensors: $(DATA)/words.txt
 
 $(RUNS)/parts/model.safetensors: $(foreach part,recognise language vocoder,$(RUNS)/$(part)/model.safetensors)
 	$(BIN)/flow-omni init --whisper $(RUNS)/recognise/whisper --llm $(RUNS)/language --vocoder $(RUNS)/vocoder \
-	    --speech-config num_hidden_layers=1 --speech-config speech_delay=6 --speech-config num_noise_draws=2 \
+	    --speech-config num_hidden_layers=4 --speech-config speech_delay=6 --speech-config num_noise_draws=2 \
 	    --speech-config patch_noise=1.0 --speech-config patch_dropout=1.0 --speech-config clean_context=false \
 	    --config adapter_stack_size=2 --config audio_blank_token_id=95 --overwrite --output $(@D)
 
@@ -82,13 +82,28 @@ $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
 	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.2, $(DATA)/text_sums.jsonl: 0.4}'
 
+# The ears and the voice have no weight in common, and each has a core; `settle` then brings them together.
+$(RUNS)/listen/model.safetensors: $(RUNS)/finetune/model.safetensors
+	$(TRAIN) tiny/listen model=$(<D) data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)
+
+$(RUNS)/speak/model.safetensors: $(RUNS)/finetune/model.safetensors
+	$(TRAIN) tiny/speak model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6}'
+
+$(RUNS)/both/model.safetensors: $(RUNS)/listen/model.safetensors $(RUNS)/speak/model.safetensors
+	$(BIN)/python -m flow_omni.training.joining $(RUNS)/listen $(RUNS)/speak $(@D)
+
+$(RUNS)/settle/model.safetensors: $(RUNS)/both/model.safetensors
+	$(TRAIN_TWO) tiny/settle model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.05, $(DATA)/text_sums.jsonl: 0.3}'
+
 # As it is measured, so the bundled one speaks.
-$(RUNS)/evaluation/results.json: $(RUNS)/finetune/model.safetensors
+$(RUNS)/evaluation/results.json: $(RUNS)/settle/model.safetensors
 	$(BIN)/flow-omni evaluate $(<D) $(DATA) --output $(@D) --limit 100 --tasks transcribe,say,speech_to_speech,text_to_text \
 	    --num-flow-steps 2 --flow-temperature 0.5 --recogniser ctc:$(RUNS)/recognise --recogniser sphinx:$(DATA)/words.txt
 
 bundle: $(RUNS)/evaluation/results.json  ## Measure that checkpoint, and put it into the package in place of the one there
-	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/finetune flow_omni/checkpoints/tiny --results $(<D) --corpus $(DATA) \
+	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/settle flow_omni/checkpoints/tiny --results $(<D) --corpus $(DATA) \
 	    --generation num_flow_steps=2 --generation flow_temperature=0.5
 
 clean:  ## Remove the environment, caches and answers
