@@ -13,6 +13,8 @@
 # limitations under the License.
 """Recipes: every key is known or refused by name, and overrides reach everywhere."""
 
+from pathlib import Path
+
 import pytest
 from transformers import TrainerState
 
@@ -21,6 +23,7 @@ from flow_omni.training.augmentation import Augmentation
 from flow_omni.training.recipe import RecipeError, load_recipe
 
 
+RECIPES = Path(__file__).parents[1] / "training" / "recipes"
 NEEDED = ["model=a-model", "data.train=train.jsonl", "training.output_dir=out"]
 
 
@@ -29,6 +32,14 @@ def test_the_recipes_that_come_along_lack_only_what_is_the_users(name):
     recipe = load_recipe(name, NEEDED)
     assert recipe.stage == name
     assert isinstance(recipe.training["learning_rate"], float)
+
+
+@pytest.mark.parametrize("name", [f"tiny/{path.stem}" for path in sorted((RECIPES / "tiny").glob("*.yaml"))])
+def test_the_recipes_of_the_bundled_model_can_be_read_and_every_key_of_their_training_arguments_exists(name, tmp_path):
+    has_new = "\nnew:" in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    recipe = load_recipe(name, NEEDED[1:] if has_new else NEEDED)
+    fields = recipe.training | {"output_dir": str(tmp_path), "bf16": False, "report_to": "none", "eval_strategy": "no"}
+    FlowOmniTrainingArguments(**fields, use_cpu=True)
 
 
 @pytest.mark.parametrize("name", ["align", "finetune", "vocoder"])
