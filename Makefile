@@ -95,7 +95,7 @@ $(RUNS)/both/model.safetensors: $(RUNS)/listen/model.safetensors $(RUNS)/speak/m
 
 $(RUNS)/settle/model.safetensors: $(RUNS)/both/model.safetensors
 	$(TRAIN_TWO) tiny/settle model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.05, $(DATA)/text_sums.jsonl: 0.3}'
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.2, $(DATA)/text_sums.jsonl: 0.2}'
 
 # As it is measured, so the bundled one speaks.
 $(RUNS)/evaluation/results.json: $(RUNS)/settle/model.safetensors
