@@ -38,8 +38,9 @@ def join_sides(
     other = [name for name in heard.keys() | said.keys() if not name.startswith(sides)]
     differ = [name for name in sorted(other) if not _are_equal(heard.get(name), said.get(name))]
     if differ:
+        others = f", nor are {len(differ) - 1} more" if len(differ) > 1 else ""
         raise ValueError(
-            f"`{differ[0]}` is not the same in both models, nor {len(differ) - 1} others: sides are joined that were trained, with "
+            f"`{differ[0]}` is not the same in both models{others}: sides are joined that were trained, with "
             "`stage=listen` and `stage=speak`, from one checkpoint."
         )
     ears = {name: weight for name, weight in heard.items() if name.startswith(EARS)}
@@ -52,18 +53,23 @@ def _are_equal(first: torch.Tensor | None, second: torch.Tensor | None) -> bool:
 
 
 def join(
-    listener: Annotated[Path, typer.Argument(help="What `stage=listen` made.", show_default=False)],
-    speaker: Annotated[Path, typer.Argument(help="What `stage=speak` made.", show_default=False)],
+    listener: Annotated[
+        Path, typer.Argument(help="What `stage=listen` made.", exists=True, file_okay=False, show_default=False)
+    ],
+    speaker: Annotated[
+        Path, typer.Argument(help="What `stage=speak` made.", exists=True, file_okay=False, show_default=False)
+    ],
     output: Annotated[Path, typer.Argument(help="The folder to create.", show_default=False)],
 ):
     """Join the ears of one model with the voice of another."""
-    models = (FlowOmniForSpeechGeneration.from_pretrained(folder, dtype="float32") for folder in (listener, speaker))
+    models = [FlowOmniForSpeechGeneration.from_pretrained(folder, dtype="float32") for folder in (listener, speaker)]
     try:
         joined = join_sides(*models)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    joined.save_pretrained(output)
+    # the weights come last: where they are, all is
     FlowOmniProcessor.from_pretrained(speaker).save_pretrained(output)
+    joined.save_pretrained(output)
 
 
 if __name__ == "__main__":

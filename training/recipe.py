@@ -112,7 +112,7 @@ class Recipe:
         merge_lora (`bool`, *optional*, defaults to `True`):
             Whether the final model is a plain checkpoint, with the adapters added in; they are in its folder `adapters` too.
         teaching ([`Teaching`]):
-            Fields of the model's config that only training reads, such as `own_patches`.
+            Fields of the model's config that answering does not read, such as `own_patches`.
         vocoder ([`VocoderOptions`]), recognise ([`RecogniseOptions`]):
             For the stages of these names.
     """
@@ -150,7 +150,6 @@ class Recipe:
             raise RecipeError(
                 f"`lora` is for the language model of a whole model, in {stages}, and not for the stage `{self.stage}`: leave it out."
             )
-
         if self.stage == "listen":
             self._check_all_tasks_hear()
 

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How a model is taught: the fields of its config that only training reads, which a run may therefore change. (Losses of evaluation read some of them too.)"""
+"""How a model is taught: the fields of its config that answering does not read, which a run may therefore change."""
 
 from dataclasses import dataclass, fields
 
@@ -47,10 +47,10 @@ class Teaching:
         for field in fields(self):
             value = getattr(self, field.name)
             # whole numbers where the config has decimals
-            if field.type == float | None and isinstance(value, int):
+            if field.type == float | None and type(value) is int:
                 setattr(self, field.name, float(value))
-        if self.state_class_weights is not None:
-            self.state_class_weights = [float(weight) for weight in self.state_class_weights]
+        if isinstance(self.state_class_weights, list):
+            self.state_class_weights = [float(w) if type(w) is int else w for w in self.state_class_weights]
         # wrong values are to be found before the model is loaded
         self.apply(FlowOmniConfig())
 
