@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A run of a stage of a whole model, `align` or `finetune`, `listen` or `speak`, from its recipe to the checkpoint that it leaves."""
+"""A run of a stage of a whole model (`training/stages.py`), from its recipe to the checkpoint that it leaves."""
 
 import logging
 from collections.abc import Iterator, Sequence
