@@ -29,7 +29,7 @@ from flow_omni.training.rows import words_of
 from flow_omni.training.synthesis import NamedVoices, Speech, SynthesisError
 from flow_omni.training.tinytalk.corpus import HEARD_WORD, make_corpus, settle, synthesizer_of
 from flow_omni.training.tinytalk.sounds import Microphone, Trim, babble_of, sound_of
-from flow_omni.training.tinytalk.voices import ACCENTS, ANSWER_VOICES, PEOPLE, VARIANTS, corpus_voices
+from flow_omni.training.tinytalk.voices import ACCENTS, ANSWER_VOICES, PEOPLE, VARIANTS, asking_voices, corpus_voices
 from flow_omni.training.validation import validate
 
 
@@ -80,7 +80,8 @@ def generate(split, num_rows, seed=0, language="en"):
 
 
 def make(folder, **options):
-    sizes = {"num_rows": 6, "voices_per_question": 2, "num_text_rows": 9, "num_test_rows": 3, "num_validation_rows": 3}
+    sizes = {"num_rows": 6, "voices_per_question": 2, "num_asked_rows": 3, "num_said_rows": 1, "num_text_rows": 9}
+    sizes |= {"num_test_rows": 3, "num_validation_rows": 3}
     return make_corpus(folder, **({"generate": generate} | sizes | options))
 
 
@@ -127,6 +128,15 @@ def test_the_voices_of_a_split_are_all_heard(split, language):
     assert np.mean([name.startswith("flite") for name in names]) == pytest.approx(0.2 if people else 0, abs=0.03)
     for values, (low, high) in zip(list(zip(*drawn))[1:], (voices.rates, voices.pitches)):
         assert low <= min(values) < low + 0.02 < high - 0.02 < max(values) <= high
+
+
+def test_who_answers_nothing_may_ask_too_and_people_ask_more():
+    voices = asking_voices("train")
+    names = [voices.of_question(index)[0] for index in range(4000)]
+    assert voices.answer is None
+    assert {name for name in names if name.startswith("flite")} == {"flite:rms", "flite:kal16", "flite:slt"}
+    assert np.mean([name.startswith("flite") for name in names]) == pytest.approx(0.4, abs=0.03)
+    assert not any(asking_voices("train", "zh").of_question(index)[0].startswith("flite") for index in range(100))
 
 
 @needs_both
@@ -206,6 +216,7 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
         *("train.jsonl", "validation.jsonl", "test.jsonl", "test_seen_voices.jsonl", "answers.jsonl", "words.txt"),
         *("train_words.jsonl", "text_train.jsonl", "text_validation.jsonl", "text_sums.jsonl"),
         *("heard_text_train.jsonl", "heard_text_validation.jsonl"),
+        *("asked_train.jsonl", "said_train.jsonl"),
         *("audio", "parts"),
     }
     assert report.num_rows == {
@@ -213,6 +224,8 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
         "test": 3,
         "test_seen_voices": 3,
         "train": 12,
+        "asked_train": 3,
+        "said_train": 1,
         "train_words": 4,
         "text_train": 9,
         "text_validation": 3,
@@ -224,6 +237,13 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
         checked = validate(tmp_path / f"{name}.jsonl")
         assert checked.num_problems == 0
         assert checked.tasks["speech_to_speech"] == report.num_rows[name]
+    # texts that are not among those of `train`, and whose answers stay written
+    asked = lines_of(tmp_path / "asked_train.jsonl")
+    assert [row["question_text"] for row in asked] == [f"How much is train {index} plus 0?" for index in range(6, 9)]
+    assert validate(tmp_path / "asked_train.jsonl").tasks == {"transcribe": 3, "speech_to_text": 3, "text_to_text": 3}
+    said = lines_of(tmp_path / "said_train.jsonl")
+    assert [row["answer_text"] for row in said] == ["That is answer 7."]
+    assert validate(tmp_path / "said_train.jsonl").tasks == {"say": 1}
     assert [row["question_text"] for row in lines_of(tmp_path / "text_train.jsonl")] == [
         f"How much is train {index} plus 0?" for index in range(9)
     ]
@@ -296,8 +316,8 @@ def test_a_corpus_that_was_stopped_goes_on_and_equals_one_that_was_not(tones, tm
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "stopped", progress=stopped)
     assert not (tmp_path / "stopped" / "train.jsonl").exists()
-    # the questions for training, and what babbles behind them
-    assert 12 <= num_spoken_by(tmp_path / "stopped", num_processes=2) <= 12 + 12
+    # the questions for training and the further answer, and what babbles behind questions with answers and without
+    assert 12 + 4 <= num_spoken_by(tmp_path / "stopped", num_processes=2) <= 12 + 4 + 2 * 12
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 

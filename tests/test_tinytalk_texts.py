@@ -237,7 +237,7 @@ def test_sums_in_a_row_are_right_of_more_numbers_and_none_of_another_split():
     held_out = {row["answer_text"] for split in ("validation", "test") for row in of_topic("arithmetic", split)}
     rows = list(drills("train", 1_000))
     assert rows[:10] == list(drills("train", 10)) and rows[:10] != list(drills("train", 10, seed=1))
-    counts, numbers = Counter(), set()
+    counts, kinds, numbers = Counter(), Counter(), set()
     for row in rows:
         sums = said.findall(row["answer_text"])
         assert " ".join(f"{a} {operation} {b} is {c}." for a, operation, b, c in sums) == row["answer_text"]
@@ -247,9 +247,31 @@ def test_sums_in_a_row_are_right_of_more_numbers_and_none_of_another_split():
             numbers |= {value_of(a), value_of(b)}
         if (request := re.fullmatch(r"\w+ (?:me )?(three|four|five|six) sums\.", row["question_text"])) is not None:
             assert value_of(request[1]) == len(sums)
+            kinds["in a row"] += 1
+        elif (
+            request := re.fullmatch(r"\w+ (?:me )?(\w+) sums (both ways|round)\.", row["question_text"])
+        ) is not None:
+            assert 2 * value_of(request[1]) == len(sums)
+            for one, other in zip(sums[::2], sums[1::2]):
+                assert is_turned(one, other), row
+            kinds["both ways"] += 1
         counts[len(sums)] += 1
     assert set(counts) == {1, 3, 4, 5, 6}
+    assert kinds["in a row"] / len(rows) == pytest.approx(0.4, abs=0.05)
+    assert kinds["both ways"] / len(rows) == pytest.approx(0.3, abs=0.05)
     assert numbers == set(range(100))
+
+
+def is_turned(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether the second sum is the first, turned round, and not the same again."""
+    turned = {
+        "plus": lambda a, b, c: (b, "plus", a, c),
+        "times": lambda a, b, c: (b, "times", a, c),
+        "minus": lambda a, b, c: (c, "plus", b, a),
+    }
+    (a, b, c), operation = map(value_of, (one[0], *one[2:])), one[1]
+    first, name, second, result = other
+    return one != other and turned[operation](a, b, c) == (value_of(first), name, value_of(second), value_of(result))
 
 
 def test_sums_in_a_row_are_right_in_mandarin():
@@ -263,7 +285,8 @@ def test_sums_in_a_row_are_right_in_mandarin():
             assert results[operation](*map(chinese_value_of, (a, b))) == chinese_value_of(result), row
             assert f"{a}{operation}{b}等于{result}。" not in held_out
         if "道" in row["question_text"]:
-            assert chinese_value_of(re.search("([三四五六])道", row["question_text"])[1]) == len(sums)
+            num_sums = chinese_value_of(re.search("([两二三四五六])道", row["question_text"])[1])
+            assert len(sums) == (2 * num_sums if "正反" in row["question_text"] else num_sums)
 
 
 def test_every_sum_difference_and_product_is_right_in_mandarin():

@@ -44,9 +44,9 @@ SoundChange = Callable[[Speech, int], Speech]
 
 
 class VoicePlan(Protocol):
-    """Who says what: a dataclass, by whose fields settings that changed are told."""
+    """Who says what: a dataclass, by whose fields settings that changed are told. No voice of answers leaves them written."""
 
-    answer: str
+    answer: str | None
 
     def of_question(self, index: int) -> tuple[str, float, float]:
         """The voice, rate and pitch of a row's question."""
@@ -58,14 +58,14 @@ class Voices:
     Who says what, and how.
 
     Attributes:
-        answer: the one voice of the assistant.
+        answer: the one voice of the assistant; with `None` its answers stay written.
         questions: voices of users, one of which is drawn for each row.
         question_rates: from the slowest to the fastest, relative to the voice's own.
         question_pitches: from the lowest to the highest.
         seed: decides the draw.
     """
 
-    answer: str
+    answer: str | None
     questions: Sequence[str]
     question_rates: tuple[float, float] = (0.85, 1.2)
     question_pitches: tuple[float, float] = (0.8, 1.3)
@@ -226,7 +226,7 @@ class _Speaker:
             voice, rate, pitch = self.voices.of_question(index)
             speech = self._said("question", row["question_text"], index, voice, rate, pitch)
             row |= self._written(speech, index, "question") | {"speaker": voice}
-        if has(row, "answer_text") and not has(row, "answer_audio"):
+        if self.voices.answer is not None and has(row, "answer_text") and not has(row, "answer_audio"):
             speech = self._said("answer", row["answer_text"], index, self.voices.answer)
             row |= self._written(speech, index, "answer")
             if speech.word_times is not None:

@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from .drills import drills
 from .heard_texts import as_heard
 from .sounds import CHATTER, MANDARIN_CHATTER, Microphone, Trim
 from .texts import generate, topic_of
-from .voices import ANSWER_VOICES, SYNTHESIZERS, Split, corpus_voices
+from .voices import ANSWER_VOICES, SYNTHESIZERS, CorpusVoices, Split, asking_voices, corpus_voices
 
 
 # Letters of words, for recognisers that are given a list of them: "twenty-one" is two, of Mandarin each character is one.
@@ -90,6 +91,8 @@ def make_corpus(
     folder: str | os.PathLike,
     num_rows: int = 20_000,
     voices_per_question: int = 3,
+    num_asked_rows: int = 40_000,
+    num_said_rows: int = 10_000,
     num_text_rows: int = 200_000,
     num_test_rows: int = 1_000,
     num_validation_rows: int = 500,
@@ -107,6 +110,8 @@ def make_corpus(
         folder (`str`):
             Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
             `test_seen_voices.jsonl`, `train_words.jsonl` (those rows of `train.jsonl` that have most of its words),
+            `asked_train.jsonl` (more questions, whose answers are only written), `said_train.jsonl` (the answers
+            of those of them with many words, said, without questions),
             `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in `heard_text_train.jsonl` and
             `heard_text_validation.jsonl`, `text_sums.jsonl` (sums in a row), `answers.jsonl`, `words.txt` and `audio`. A
             corpus of another language, answering voice or seed that is there already is not written over.
@@ -114,6 +119,10 @@ def make_corpus(
             Texts of the training set that are said.
         voices_per_question (`int`, *optional*, defaults to 3):
             In how many voices each of their questions is asked: as many rows share an answer.
+        num_asked_rows (`int`, *optional*, defaults to 40000):
+            Further texts of the training set of which only the questions are said, each in one voice.
+        num_said_rows (`int`, *optional*, defaults to 10000):
+            Of how many of these, at most, the answer is said for itself.
         num_text_rows (`int`, *optional*, defaults to 200000):
             Texts for training that are only written; those that are said are the first of them.
         num_test_rows, num_validation_rows (`int`, *optional*, default to 1000 and 500):
@@ -147,6 +156,12 @@ def make_corpus(
     answers = maker.say_answers(row["answer_text"] for name in sizes for row in texts[name])
     for split in splits:
         maker.ask_questions(split, texts[split.texts], answers)
+    asked = SpokenSplit("asked_train", "train", "train", num_asked_rows, is_augmented=True)
+    further = list(islice(generate("train", num_rows + num_asked_rows, seed=seed, language=language), num_rows, None))
+    if num_asked_rows > 0:
+        maker.ask_questions(asked, further)
+    if num_said_rows > 0:
+        maker.say_wordy_rows("said_train", further, num_said_rows)
     maker.pick_wordy_rows("train")
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
@@ -226,34 +241,55 @@ class _Maker:
         """Each different answer is said once: the columns of its sound, by its text."""
         different = dict.fromkeys(texts)
         rows = ({"id": f"answer-{index}", "answer_text": text} for index, text in enumerate(different))
-        self.report.answers = self._spoken("answers", rows, "train", change_answer=Trim())
-        self.report.skipped.update(self.report.answers.skipped)
+        self.report.answers = self._say("answers", rows)
         columns = ("answer_audio", "answer_seconds", "answer_word_times")
         return {
             row["answer_text"]: {name: row[name] for name in columns if name in row}
             for _, _, row in raw_rows(self.folder / "answers.jsonl")
         }
 
-    def ask_questions(self, split: SpokenSplit, texts: Sequence[Mapping], answers: Mapping[str, dict]) -> None:
+    def say_wordy_rows(self, name: str, texts: Iterable[Mapping], num_rows: int) -> None:
+        """Rows that are answers without a question: each different one of those with many words, so many at most."""
+        wordy = {row["answer_text"]: row for row in texts if topic_of(row["id"]) in WORDY_TOPICS}
+        columns = ("id", "answer_text", "language")
+        rows = ({column: row[column] for column in columns} for row in islice(wordy.values(), num_rows))
+        self.report.num_rows[name] = self._say(name, rows).num_rows
+
+    def _say(self, name: str, rows: Iterable[Mapping]) -> SpokenReport:
+        voices = corpus_voices("train", self.language, self.answer_voice, self._seed_of(name))
+        report = self._spoken(name, rows, voices, change_answer=Trim())
+        self.report.skipped.update(report.skipped)
+        return report
+
+    def ask_questions(
+        self, split: SpokenSplit, texts: Sequence[Mapping], answers: Mapping[str, dict] | None = None
+    ) -> None:
+        """The rows of a split: its questions, and of the answers that were said the sound. `None`: answers are written."""
         rows = (
-            {**row, "id": f"{row['id']}-v{index}", **answers[row["answer_text"]]}
+            {**row, "id": f"{row['id']}-v{index}", **(answers[row["answer_text"]] if answers is not None else {})}
             for row in texts
-            if row["answer_text"] in answers
+            if answers is None or row["answer_text"] in answers
             for index in range(split.num_voices)
         )
-        report = self._spoken(split.name, rows, split.voices, change_question=self._microphone(split))
+        seed = self._seed_of(split.name)
+        voices = (
+            asking_voices(split.voices, self.language, seed)
+            if answers is None
+            else corpus_voices(split.voices, self.language, self.answer_voice, seed)
+        )
+        report = self._spoken(split.name, rows, voices, change_question=self._microphone(split))
         self.report.num_rows[split.name] = report.num_rows
         self.report.skipped.update(report.skipped)
         self.report.question_seconds[split.name] = sum(
             row["question_seconds"] for _, _, row in raw_rows(report.manifest)
         )
 
-    def _spoken(self, name: str, rows: Iterable[Mapping], voices: Split, **changes: Any) -> SpokenReport:
+    def _spoken(self, name: str, rows: Iterable[Mapping], voices: CorpusVoices, **changes: Any) -> SpokenReport:
         return speak_dialogues(
             rows,
             self.folder,
             self.synthesizer,
-            corpus_voices(voices, self.language, self.answer_voice, self._seed_of(name)),
+            voices,
             num_processes=self.num_processes,
             progress=None if self.progress is None else lambda count: self.progress(name, count),
             name=name,
@@ -306,8 +342,9 @@ class _Maker:
 
     def write_words(self) -> None:
         """Every word of the corpus, the test's included: a recogniser that lacks one could never hear it."""
-        for name in ("train", "validation", "test"):
-            for _, _, row in raw_rows(self.folder / f"{name}.jsonl"):
-                self._count_words(row)
+        for name in ("train", "validation", "test", "asked_train"):
+            if name in self.report.num_rows:
+                for _, _, row in raw_rows(self.folder / f"{name}.jsonl"):
+                    self._count_words(row)
         self.report.num_words = len(self.words)
         (self.folder / "words.txt").write_text("".join(f"{word}\n" for word in sorted(self.words)), encoding="utf-8")

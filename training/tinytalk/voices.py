@@ -14,7 +14,7 @@
 """Who speaks in the corpus: voices for training, others for validation, and again others for the test."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..examples import uniform
@@ -71,11 +71,14 @@ ACCENTS: dict[str, dict[Split, tuple[str, ...]]] = {
     "zh": dict.fromkeys(("train", "validation", "test"), ("cmn-latn-pinyin",)),
 }
 
-# Voices of people. The one that answers (`slt`) asks nothing.
+# Voices of people. The one that answers (`slt`) asks only where answers stay written: in a dialogue it would talk to itself.
 PEOPLE: dict[str, dict[Split, tuple[str, ...]]] = {
     "en": {"train": ("rms", "kal16"), "validation": (), "test": ("awb",)},
     "zh": {"train": (), "validation": (), "test": ()},
 }
+PEOPLE_WHO_ASK_ALONE = {"en": ("slt",), "zh": ()}
+# Questions by themselves are for the ears, which meet people in the end.
+PEOPLE_SHARE_ALONE = 0.4
 
 SYNTHESIZERS = {"en": ("espeak", "flite"), "zh": ("pinyin",)}
 ANSWER_VOICES = {"en": "flite:slt", "zh": "pinyin:cmn-latn-pinyin"}
@@ -87,7 +90,7 @@ class CorpusVoices:
     Who asks and who answers, a [`VoicePlan`].
 
     Attributes:
-        answer: the one voice of the answers.
+        answer: the one voice of the answers; with `None` they stay written.
         synthesizer: the one that has the accents and variants.
         accents, variants: each question is asked in one of the accents by one of the variants (or the plain voice, `""`).
         people: flite's voices,
@@ -96,7 +99,7 @@ class CorpusVoices:
         seed: decides the draw.
     """
 
-    answer: str
+    answer: str | None
     synthesizer: str
     accents: Sequence[str]
     variants: Sequence[str]
@@ -135,3 +138,10 @@ def corpus_voices(split: Split, language: str = "en", answer: str | None = None,
         people=PEOPLE[language][split],
         seed=seed,
     )
+
+
+def asking_voices(split: Split, language: str = "en", seed: int = 0) -> CorpusVoices:
+    """The voices of a split for questions whose answers stay written."""
+    voices = corpus_voices(split, language, seed=seed)
+    people = (*voices.people, *PEOPLE_WHO_ASK_ALONE[language])
+    return replace(voices, answer=None, people=people, people_share=PEOPLE_SHARE_ALONE)
