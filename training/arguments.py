@@ -30,10 +30,13 @@ class FlowOmniTrainingArguments(TrainingArguments):
 
     Args:
         stage (`str`, *optional*):
-            `"align"`, `"finetune"`, `"listen"` or `"speak"`: what trains. `None` leaves it as the parameters' `requires_grad` says.
+            `"align"`, `"finetune"`, `"understand"`, `"listen"` or `"speak"`: what trains. `None` leaves it as the parameters'
+            `requires_grad` says.
         new_parts_learning_rate (`float`, *optional*):
             Learning rate of the adapter, the speech transformer and the heads, which begin at random; `learning_rate` is then
             that of the language model and the encoder. `None` gives all the same.
+        muon (`bool`, *optional*, defaults to `False`):
+            Trains the matrices inside the model by Muon, and the rest by AdamW. Steps take a little longer, and fewer are needed.
         ema_decay (`float`, *optional*):
             Keeps a moving average of the weights, for example with 0.999; evaluation and the final model use it.
         mel_statistics_batches (`int`, *optional*, defaults to 200):
@@ -43,10 +46,13 @@ class FlowOmniTrainingArguments(TrainingArguments):
             Whether a loss or gradient that is not finite stops the run, with the batch saved.
     """
 
-    stage: str | None = field(default=None, metadata={"help": "What trains: align, finetune, listen or speak."})
+    stage: str | None = field(
+        default=None, metadata={"help": "What trains: align, finetune, understand, listen or speak."}
+    )
     new_parts_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of what no pretrained model has brought."}
     )
+    muon: bool = field(default=False, metadata={"help": "Train matrices by Muon, and the rest by AdamW."})
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the moving average of the weights."})
     mel_statistics_batches: int = field(default=200, metadata={"help": "Batches to measure the mel statistics on."})
     stop_on_nan: bool = field(default=True, metadata={"help": "Stop where the loss is not finite."})

@@ -45,6 +45,7 @@ READ_BY = {
     "card": (*STAGES, "vocoder"),
     "vocoder": ("vocoder",),
     "recognise": ("recognise",),
+    "training.muon": STAGES,
     "training.new_parts_learning_rate": STAGES,
     "training.ema_decay": STAGES,
     "training.mel_statistics_batches": STAGES,

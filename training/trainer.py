@@ -38,6 +38,7 @@ from .ema import ExponentialMovingAverage
 from .learning_rates import new_parameters, set_learning_rate
 from .lora import freeze_inside
 from .loss_shares import PARTS, LossParts, count_targets, loss_of_parts, shares_of
+from .muon import MuonAndAdamW, inner_matrices
 from .sharding import shard_by_layers
 from .stages import freeze_for
 from .unused_modules import with_all_modalities
@@ -140,8 +141,20 @@ class FlowOmniTrainer(BatchTrainer):
     # The optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's, with a learning rate of their own for the new parts, if one was given."""
+        """The Trainer's, or Muon; with a learning rate of their own for the new parts, if one was given."""
         is_given, rate = self.optimizer is not None, self.args.new_parts_learning_rate
+        if self.args.muon and self.optimizer_cls_and_kwargs is None:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("`muon` needs whole matrices, and they are cut in shards here: leave it out, or train without.")
+            self.optimizer_cls_and_kwargs = (
+                MuonAndAdamW,
+                {
+                    "matrices": inner_matrices(self.flow_omni),
+                    "lr": self.args.learning_rate,
+                    "betas": (self.args.adam_beta1, self.args.adam_beta2),
+                    "eps": self.args.adam_epsilon,
+                },
+            )
         optimizer = super().create_optimizer(model)
         if rate is not None and not is_given:
             set_learning_rate(optimizer, new_parameters(self.flow_omni), rate)

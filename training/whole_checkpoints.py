@@ -183,7 +183,7 @@ class WholeCheckpointTrainer(Trainer):
                 raise
             raise ValueError(
                 f"In '{checkpoint}' other weights were trained than are now, or in other groups: resume with the stage, the LoRA "
-                "options and `new_parts_learning_rate` set or unset as it was written, or go on from it in another `output_dir` "
+                "options, `muon` and `new_parts_learning_rate` set or unset as it was written, or go on from it in another `output_dir` "
                 "(`model=`), or begin anew (`--fresh`)."
             ) from error
         if checkpoint is None:
