@@ -111,7 +111,7 @@ def test_the_commands_of_the_guide_run(there, sources, hub):  # noqa: F811
     assert set(done) == {"train", "init", "prepare", "push"}
     assert (there / "assembled" / "model.safetensors").is_file()
     assert (there / "my-own-model" / "model.safetensors").is_file()
-    for stage in ("align", "finetune", "listen", "speak", "vocoder"):
+    for stage in ("align", "finetune", "understand", "listen", "speak", "vocoder"):
         assert (there / "runs" / stage / "training_curves.png").is_file()
         assert '"loss"' in (there / "runs" / stage / "training_log.json").read_text()
     for made in ("both", "vocoder"):
@@ -124,6 +124,7 @@ def test_the_commands_of_the_guide_run(there, sources, hub):  # noqa: F811
 def test_the_corpus_of_the_guide_is_made_and_has_the_files_that_it_lists(there):
     ((_, *command),) = [words for words in commands() if "tinytalk" in words]
     sizes = ("--rows", 3, "--voices-per-question", 1, "--text-rows", 3, "--test-rows", 2, "--validation-rows", 2)
+    sizes += ("--asked-rows", 2, "--said-rows", 1)
     result = run(*command, *sizes, "--processes", 1)
     assert result.exit_code == 0, result.output
     (rows,) = re.findall(

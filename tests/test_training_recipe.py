@@ -132,7 +132,7 @@ def test_overrides_set_nested_keys_and_their_types():
         ("data.streaming=3", "`data.streaming` is 3: it must be bool"),
         (
             "stage=aline",
-            "`stage` is 'aline': it must be one of align, finetune, listen, speak, recognise, language, vocoder",
+            "`stage` is 'aline': it must be one of align, finetune, understand, listen, speak, recognise, language, vocoder",
         ),
         ("model.x=3", "`model` holds a value and no keys"),
         ("model", "`model` is no override: write `key=value`"),

@@ -79,6 +79,17 @@ EARS = ("model.audio_encoder.", "model.audio_adapter.")
 VOICE = ("speech_transformer.", "speech_head.", "state_head.")
 
 
+def test_understand_trains_all_but_the_voice():
+    model = tiny_model(speech=SPEECH)
+    before = snapshot(model)
+    freeze_for(model, "understand")
+    train(model)
+    changed = moved(model, before)
+    assert not [name for name in changed if name.startswith((*VOICE, *NEVER))]
+    still = {name for name in before if not name.startswith((*VOICE, *NEVER))} - changed
+    assert still <= {name for name in before if "k_proj.bias" in name}
+
+
 @pytest.mark.parametrize("stage, side", [("listen", EARS), ("speak", VOICE)])
 def test_listen_and_speak_train_one_side_and_nothing_else(stage, side):
     model = tiny_model(speech=SPEECH)
@@ -112,7 +123,7 @@ def test_the_empty_condition_is_frozen_where_nothing_would_train_it():
 
 
 def test_an_unknown_stage_is_refused():
-    with pytest.raises(ValueError, match="'aline'.*'align', 'finetune', 'listen', 'speak'"):
+    with pytest.raises(ValueError, match="'aline'.*'align', 'finetune', 'understand', 'listen', 'speak'"):
         freeze_for(tiny_model(), "aline")
 
 

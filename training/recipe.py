@@ -96,8 +96,8 @@ class Recipe:
 
     Args:
         stage (`str`):
-            `align` and `finetune`, in this order; `listen` and `speak` for one side of a finished model; `vocoder`; and
-            `language` and `recognise`, which make parts for models that have none to begin with.
+            `align` and `finetune`, in this order; `understand`, `listen` and `speak` for some parts of a finished model;
+            `vocoder`; and `language` and `recognise`, which make parts for models that have none to begin with.
         model (`str`, *optional*):
             The checkpoint to begin with, a folder or an id on the Hub: what `flow-omni init` made, or an earlier stage.
         new (`dict`, *optional*):

@@ -12,8 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-What trains in each stage: in those of the paper first what is new around frozen pretrained parts, then everything. Two more
-train one side of a finished model alone, and leave its language model as it is: its ears (`listen`), its voice (`speak`).
+What trains in each stage: in those of the paper first what is new around frozen pretrained parts, then everything. Three more
+train parts of a finished model: all but its voice (`understand`), and with its language model left as it is its ears alone
+(`listen`) or its voice alone (`speak`).
 """
 
 from torch import nn
@@ -32,6 +33,7 @@ VOICE = ("speech_transformer.", "speech_head.", "state_head.")
 FROZEN_IN_STAGE = {
     "align": ("model.audio_encoder.", *LANGUAGE_MODEL),
     "finetune": (),
+    "understand": VOICE,
     "listen": (*LANGUAGE_MODEL, *READING_OF_SPEECH, *VOICE),
     # nothing that trains lies below the language model, which therefore runs forwards only
     "speak": (*EARS, *LANGUAGE_MODEL, *READING_OF_SPEECH),

@@ -52,8 +52,8 @@ def train(
     """
     Train a model as a recipe says.
 
-    The stages align and finetune teach a model that has its parts (model=…) to talk; listen and speak teach one that does
-    to do one of both better, and leave all else of it as it is. The stages language, recognise and vocoder
+    The stages align and finetune teach a model that has its parts (model=…) to talk; understand, listen and speak teach one
+    that does to do one of these better, and leave all else of it as it is. The stages language, recognise and vocoder
     make a part of the sizes in new=…, or go on with one. Any key of a recipe can be set behind it; data.train takes a source, a
     list, or how many times each comes in an epoch, and data.augmentation puts noise into questions.
 

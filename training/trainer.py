@@ -145,7 +145,9 @@ class FlowOmniTrainer(BatchTrainer):
         is_given, rate = self.optimizer is not None, self.args.new_parts_learning_rate
         if self.args.muon and self.optimizer_cls_and_kwargs is None:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError("`muon` needs whole matrices, and they are cut in shards here: leave it out, or train without.")
+                raise ValueError(
+                    "`muon` needs whole matrices, and they are cut in shards here: leave it out, or train without."
+                )
             self.optimizer_cls_and_kwargs = (
                 MuonAndAdamW,
                 {
