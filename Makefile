@@ -47,6 +47,7 @@ benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick"
 # The bundled checkpoint from nothing, each file from those it is made of: stopped, `make tiny` goes on where it was, and
 # `make -j2 tiny` trains two parts at a time. One thread a process: two would wait for each other wherever anything else runs.
 # `make tiny DATA=data/tinytalk_zh RUNS=runs/tiny_zh CORPUS="--language zh"` makes one that speaks Mandarin.
+# Where recipes have changed since a run was finished, it stays as it is: name another folder for RUNS.
 DATA := data/tinytalk
 RUNS := runs/tiny
 CORPUS :=
@@ -55,9 +56,15 @@ TRAIN_TWO := OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node 2 -
 
 tiny: $(RUNS)/speak/model.safetensors  ## Train the checkpoint that the package brings: speech, parts, all stages (hours)
 
+PREPARE := $(BIN)/flow-omni prepare tinytalk $(DATA) --text-rows 300000 $(CORPUS)
+
 # its last file
 $(DATA)/words.txt: | $(READY)
-	$(BIN)/flow-omni prepare tinytalk $(DATA) --text-rows 300000 $(CORPUS)
+	$(PREPARE)
+
+# a corpus that is older than these parts of it goes on
+$(DATA)/asked_train.jsonl $(DATA)/said_train.jsonl: | $(DATA)/words.txt
+	$(PREPARE)
 
 $(RUNS)/recognise/model.safetensors: $(DATA)/words.txt
 	$(TRAIN) tiny/recognise data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)
@@ -82,11 +89,11 @@ $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
 	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.2, $(DATA)/text_sums.jsonl: 0.4}'
 
-$(RUNS)/understand/model.safetensors: $(RUNS)/finetune/model.safetensors
+$(RUNS)/understand/model.safetensors: $(RUNS)/finetune/model.safetensors | $(DATA)/asked_train.jsonl
 	$(TRAIN_TWO) tiny/understand model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
 	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/asked_train.jsonl: 1, $(DATA)/text_train.jsonl: 0.07, $(DATA)/text_sums.jsonl: 0.3}'
 
-$(RUNS)/speak/model.safetensors: $(RUNS)/understand/model.safetensors
+$(RUNS)/speak/model.safetensors: $(RUNS)/understand/model.safetensors | $(DATA)/said_train.jsonl
 	$(TRAIN_TWO) tiny/speak model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
 	    'data.train={$(DATA)/train.jsonl: 0.6, $(DATA)/train_words.jsonl: 0.6, $(DATA)/said_train.jsonl: 1}'
 

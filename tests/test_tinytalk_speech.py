@@ -253,6 +253,18 @@ def test_a_corpus_has_all_its_parts(tones, tmp_path):
     assert "train: 12 rows" in str(report)
 
 
+@pytest.mark.parametrize(
+    "sizes, left_out",
+    [
+        ({"num_asked_rows": 0}, {"asked_train.jsonl", "said_train.jsonl"}),
+        ({"num_said_rows": 0}, {"said_train.jsonl"}),
+    ],
+)
+def test_a_corpus_can_do_without_further_questions_and_answers(tones, tmp_path, sizes, left_out):
+    make(tmp_path, **sizes)
+    assert {"asked_train.jsonl", "said_train.jsonl"} - {path.name for path in tmp_path.iterdir()} == left_out
+
+
 def test_rows_with_many_words_can_come_more_often(tones, tmp_path):
     make(tmp_path)
     wordy = lines_of(tmp_path / "train_words.jsonl")

@@ -36,7 +36,8 @@ class FlowOmniTrainingArguments(TrainingArguments):
             Learning rate of the adapter, the speech transformer and the heads, which begin at random; `learning_rate` is then
             that of the language model and the encoder. `None` gives all the same.
         muon (`bool`, *optional*, defaults to `False`):
-            Trains the matrices inside the model by Muon, and the rest by AdamW. Steps take a little longer, and fewer are needed.
+            Trains the matrices inside the model by Muon, and the rest by AdamW, unless the Trainer is given another optimizer.
+            Steps take longer, and fewer are needed. Torch has it from 2.9 on.
         ema_decay (`float`, *optional*):
             Keeps a moving average of the weights, for example with 0.999; evaluation and the final model use it.
         mel_statistics_batches (`int`, *optional*, defaults to 200):
@@ -93,11 +94,22 @@ class FlowOmniTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`new_parts_learning_rate` is {self.new_parts_learning_rate}: it must be positive, or None for `learning_rate`."
             )
+        if self.muon:
+            self._check_muon()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` is {self.ema_decay}: it must lie between 0 and 1, for example 0.999.")
         if self.mel_statistics_batches < 0:
             raise ValueError(
                 f"`mel_statistics_batches` is {self.mel_statistics_batches}: it must be a number of batches, 0 or more."
+            )
+
+    def _check_muon(self) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"torch {torch.__version__} has no Muon: install 2.9 or newer, or leave `muon` out.")
+        if self.optim_args is not None or self.optim != type(self).optim:
+            raise ValueError(
+                f"`muon` brings an AdamW of its own, and `optim` is {str(self.optim.value)!r}, `optim_args` {self.optim_args!r}: "
+                "leave either `muon` or these out."
             )
 
     def loader_options(self) -> dict[str, Any]:

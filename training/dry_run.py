@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .batches import Batches
 from .lora import named_parameters_in_use
+from .muon import inner_matrices
 from .stages import count_parameters
 
 
@@ -144,7 +145,7 @@ def estimate_memory(
     model: nn.Module, args: Any, batch: Mapping[str, Any], max_steps: int | None = None, num_shards: int = 1
 ) -> dict[str, float]:
     """
-    Bytes that a process needs: weights, gradients, the two moments of Adam, the average if one is kept, and what a batch
+    Bytes that a process needs: weights, gradients, the moments of the optimizer, the average if one is kept, and what a batch
     leaves behind for the backward pass. The last is measured on one batch, and scaled up to a full one of `max_steps` if that
     is given. DDP needs no more: its buckets are where the gradients lie. FSDP divides all that has to do with weights among
     `num_shards` processes, and brings only the layer at work together, in the precision that it works in.
@@ -155,7 +156,7 @@ def estimate_memory(
     memory = {
         "weights": (trained + frozen) * size,
         "gradients": trained * size,
-        "optimizer": trained * 8 if "adam" in str(args.optim).lower() else 0,
+        "optimizer": _optimizer_bytes(model, args, trained),
     }
     if getattr(args, "ema_decay", None) is not None:
         memory["average"] = trained * 4
@@ -167,6 +168,14 @@ def estimate_memory(
     scale = 1.0 if max_steps is None else max_steps / _num_steps(batch)
     memory["activations"] = kept["activations"] * scale
     return memory
+
+
+def _optimizer_bytes(model: nn.Module, args: Any, num_trained: int) -> int:
+    """Adam has two moments of each weight, Muon one of those that it trains."""
+    if "adam" not in str(args.optim).lower():
+        return 0
+    matrices = inner_matrices(model) if getattr(args, "muon", False) else []
+    return 8 * num_trained - 4 * sum(weight.numel() for weight in matrices if weight.requires_grad)
 
 
 def _num_steps(batch: Mapping[str, Any]) -> int:

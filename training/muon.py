@@ -22,11 +22,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from .lora import plain_name
+
 
 # Their rows are looked up, or belong to one output each: they are lists of vectors rather than maps.
 NO_MAPS = ("lm_head.", "state_head.", "speech_head.output.", "speech_head.outputs.", "speech_head.linear_guess.")
-# In the group of what Muon trains.
-IS_MUONS = "is_muons"
+# In each group, whether Muon trains it.
+USES_MUON = "uses_muon"
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -58,8 +60,6 @@ class MuonAndAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ):
-        if not hasattr(torch.optim, "Muon"):
-            raise ImportError(f"torch {torch.__version__} has no Muon: install 2.9 or newer, or leave `muon` out.")
         matrices = {id(parameter) for parameter in matrices}
         placeholder = [nn.Parameter(torch.zeros(1, 1))]
         options = {"lr": lr, "weight_decay": weight_decay}
@@ -68,10 +68,10 @@ class MuonAndAdamW(torch.optim.Optimizer):
         groups = []
         for group in params:
             for optimizer in (self.muon, self.adamw):
-                is_muons = optimizer is self.muon
-                mine = [one for one in group["params"] if (id(one) in matrices) == is_muons]
+                uses_muon = optimizer is self.muon
+                mine = [one for one in group["params"] if (id(one) in matrices) == uses_muon]
                 if mine:
-                    groups.append({**optimizer.defaults, **group, "params": mine, IS_MUONS: is_muons})
+                    groups.append({**optimizer.defaults, **group, "params": mine, USES_MUON: uses_muon})
         super().__init__(groups, options)
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for optimizer in (self.muon, self.adamw):
             # groups and state are kept here alone, where they are saved, resumed and given other rates
             optimizer.state = self.state
-            optimizer.param_groups = [g for g in self.param_groups if g[IS_MUONS] == (optimizer is self.muon)]
+            optimizer.param_groups = [g for g in self.param_groups if g[USES_MUON] == (optimizer is self.muon)]
             optimizer.step()
         return loss
 
@@ -93,5 +93,5 @@ def inner_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [
         module.weight
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not f"{name}.".startswith(NO_MAPS)
+        if isinstance(module, nn.Linear) and not f"{plain_name(name)}.".startswith(NO_MAPS)
     ]

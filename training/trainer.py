@@ -84,6 +84,10 @@ class FlowOmniTrainer(BatchTrainer):
             shard_by_layers(self.accelerator.state.fsdp_plugin, self.flow_omni)
         if self.ema is not None and self.is_fsdp_enabled:
             raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
+        if args.muon and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                "`muon` needs whole matrices, and FSDP and DeepSpeed cut them in shards: leave one of the two out."
+            )
         if self.ema is not None:
             self.add_callback(_AverageWeights(self.ema))
 
@@ -144,10 +148,6 @@ class FlowOmniTrainer(BatchTrainer):
         """The Trainer's, or Muon; with a learning rate of their own for the new parts, if one was given."""
         is_given, rate = self.optimizer is not None, self.args.new_parts_learning_rate
         if self.args.muon and self.optimizer_cls_and_kwargs is None:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ValueError(
-                    "`muon` needs whole matrices, and they are cut in shards here: leave it out, or train without."
-                )
             self.optimizer_cls_and_kwargs = (
                 MuonAndAdamW,
                 {

@@ -45,7 +45,8 @@ depend on what it says.
 
 **It has learnt from synthesizers alone**, of the corpus `tinytalk`, which `flow-omni prepare tinytalk` makes on any machine from a
 generator of texts. Questions are spoken by eSpeak NG in many variants, accents, rates and pitches, and by flite's voices
-`rms` and `kal16`, some with noise and rooms; all answers by one voice, flite's `slt`. It has heard nobody else: how well it
+`rms` and `kal16`, some with noise and rooms; all answers by one voice, flite's `slt`, which also asks where answers are only
+written. It has heard nobody else: how well it
 understands people has not been measured.{counts} Sentences, pairs of numbers and voices are split: those of `test` are neither
 in `train` nor in `validation`, but for the accent `en-us`, facts, which are asked in other words, and pairs the other way round.
 
@@ -58,7 +59,9 @@ the encoder of this recogniser; its speech was never trained on it."""
 # Manifests of a corpus, with what is in them.
 MANIFESTS = {
     "train": "spoken questions to train on",
-    "text_train": "written ones",
+    "asked_train": "more with answers that are only written",
+    "said_train": "spoken answers without questions",
+    "text_train": "written questions",
     "validation": "spoken ones for validation",
     "test": "for the test",
     "test_seen_voices": "in voices of the training, with the texts of the test",

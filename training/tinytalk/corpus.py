@@ -122,7 +122,7 @@ def make_corpus(
         num_asked_rows (`int`, *optional*, defaults to 40000):
             Further texts of the training set of which only the questions are said, each in one voice.
         num_said_rows (`int`, *optional*, defaults to 10000):
-            Of how many of these, at most, the answer is said for itself.
+            Answers of these that are said by themselves, at most: of those with many words, each different one once.
         num_text_rows (`int`, *optional*, defaults to 200000):
             Texts for training that are only written; those that are said are the first of them.
         num_test_rows, num_validation_rows (`int`, *optional*, default to 1000 and 500):
@@ -155,13 +155,10 @@ def make_corpus(
     texts = {name: list(generate(name, size, seed=seed, language=language)) for name, size in sizes.items()}
     answers = maker.say_answers(row["answer_text"] for name in sizes for row in texts[name])
     for split in splits:
-        maker.ask_questions(split, texts[split.texts], answers)
-    asked = SpokenSplit("asked_train", "train", "train", num_asked_rows, is_augmented=True)
-    further = list(islice(generate("train", num_rows + num_asked_rows, seed=seed, language=language), num_rows, None))
+        maker.answered_questions(split, texts[split.texts], answers)
     if num_asked_rows > 0:
-        maker.ask_questions(asked, further)
-    if num_said_rows > 0:
-        maker.say_wordy_rows("said_train", further, num_said_rows)
+        further = generate("train", num_rows + num_asked_rows, seed=seed, language=language)
+        maker.ask_and_say_apart(list(islice(further, num_rows, None)), num_said_rows)
     maker.pick_wordy_rows("train")
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
@@ -248,6 +245,13 @@ class _Maker:
             for _, _, row in raw_rows(self.folder / "answers.jsonl")
         }
 
+    def ask_and_say_apart(self, texts: Sequence[Mapping], num_said_rows: int) -> None:
+        """All the questions, with answers that are only written; and some of the answers, without questions."""
+        asked = SpokenSplit("asked_train", "train", "train", len(texts), is_augmented=True)
+        self.ask_questions(asked, texts, {}, asking_voices(asked.voices, self.language, self._seed_of(asked.name)))
+        if num_said_rows > 0:
+            self.say_wordy_rows("said_train", texts, num_said_rows)
+
     def say_wordy_rows(self, name: str, texts: Iterable[Mapping], num_rows: int) -> None:
         """Rows that are answers without a question: each different one of those with many words, so many at most."""
         wordy = {row["answer_text"]: row for row in texts if topic_of(row["id"]) in WORDY_TOPICS}
@@ -261,21 +265,25 @@ class _Maker:
         self.report.skipped.update(report.skipped)
         return report
 
-    def ask_questions(
-        self, split: SpokenSplit, texts: Sequence[Mapping], answers: Mapping[str, dict] | None = None
+    def answered_questions(
+        self, split: SpokenSplit, texts: Sequence[Mapping], answers: Mapping[str, dict[str, Any]]
     ) -> None:
-        """The rows of a split: its questions, and of the answers that were said the sound. `None`: answers are written."""
+        """The questions of a split, but for those whose answers could not be said."""
+        voices = corpus_voices(split.voices, self.language, self.answer_voice, self._seed_of(split.name))
+        self.ask_questions(split, [row for row in texts if row["answer_text"] in answers], answers, voices)
+
+    def ask_questions(
+        self,
+        split: SpokenSplit,
+        texts: Sequence[Mapping],
+        answers: Mapping[str, dict[str, Any]],
+        voices: CorpusVoices,
+    ) -> None:
+        """The rows of a split: each question in its voices, with the sound of the answer where that was said."""
         rows = (
-            {**row, "id": f"{row['id']}-v{index}", **(answers[row["answer_text"]] if answers is not None else {})}
+            {**row, "id": f"{row['id']}-v{index}", **answers.get(row["answer_text"], {})}
             for row in texts
-            if answers is None or row["answer_text"] in answers
             for index in range(split.num_voices)
-        )
-        seed = self._seed_of(split.name)
-        voices = (
-            asking_voices(split.voices, self.language, seed)
-            if answers is None
-            else corpus_voices(split.voices, self.language, self.answer_voice, seed)
         )
         report = self._spoken(split.name, rows, voices, change_question=self._microphone(split))
         self.report.num_rows[split.name] = report.num_rows
