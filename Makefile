@@ -54,7 +54,7 @@ CORPUS :=
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/flow-omni train
 TRAIN_TWO := OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node 2 -m flow_omni.training
 
-tiny: $(RUNS)/speak/model.safetensors  ## Train the checkpoint that the package brings: speech, parts, all stages (hours)
+tiny: $(RUNS)/settle/model.safetensors  ## Train the checkpoint that the package brings: speech, parts, all stages (hours)
 
 PREPARE := $(BIN)/flow-omni prepare tinytalk $(DATA) --text-rows 300000 $(CORPUS)
 
@@ -97,13 +97,17 @@ $(RUNS)/speak/model.safetensors: $(RUNS)/understand/model.safetensors | $(DATA)/
 	$(TRAIN_TWO) tiny/speak model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
 	    'data.train={$(DATA)/train.jsonl: 0.6, $(DATA)/train_words.jsonl: 0.6, $(DATA)/said_train.jsonl: 1}'
 
+$(RUNS)/settle/model.safetensors: $(RUNS)/speak/model.safetensors
+	$(TRAIN_TWO) tiny/settle model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/asked_train.jsonl: 0.3, $(DATA)/said_train.jsonl: 0.5, $(DATA)/text_train.jsonl: 0.25, $(DATA)/text_sums.jsonl: 0.2}'
+
 # As it is measured, so the bundled one speaks.
-$(RUNS)/evaluation/results.json: $(RUNS)/speak/model.safetensors
+$(RUNS)/evaluation/results.json: $(RUNS)/settle/model.safetensors
 	$(BIN)/flow-omni evaluate $(<D) $(DATA) --output $(@D) --limit 100 --tasks transcribe,say,speech_to_speech,text_to_text \
 	    --num-flow-steps 2 --flow-temperature 0.5 --recogniser ctc:$(RUNS)/recognise --recogniser sphinx:$(DATA)/words.txt
 
 bundle: $(RUNS)/evaluation/results.json  ## Measure that checkpoint, and put it into the package in place of the one there
-	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/speak flow_omni/checkpoints/tiny --results $(<D) --corpus $(DATA) \
+	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/settle flow_omni/checkpoints/tiny --results $(<D) --corpus $(DATA) \
 	    --generation num_flow_steps=2 --generation flow_temperature=0.5
 
 clean:  ## Remove the environment, caches and answers

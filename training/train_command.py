@@ -30,7 +30,7 @@ def train(
         str,
         typer.Argument(
             help="A YAML file, or a recipe that comes along: align, finetune or vocoder; tiny/language, tiny/recognise, "
-            "tiny/vocoder, tiny/align, tiny/finetune, tiny/understand or tiny/speak.",
+            "tiny/vocoder, tiny/align, tiny/finetune, tiny/understand, tiny/speak or tiny/settle.",
             show_default=False,
         ),
     ],

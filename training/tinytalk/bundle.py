@@ -15,7 +15,7 @@ r"""
 Puts a trained checkpoint into the package: weights in half precision, tokenizer, processor, vocoder and card, and nothing
 else, such as optimizer states or logs.
 
-    python -m flow_omni.training.tinytalk.bundle runs/tiny/speak flow_omni/checkpoints/tiny --results eval/results.json \
+    python -m flow_omni.training.tinytalk.bundle runs/tiny/settle flow_omni/checkpoints/tiny --results eval/results.json \
         --corpus data/tinytalk --generation num_flow_steps=2 --generation flow_temperature=0.5
 """
 
