@@ -145,7 +145,7 @@ def test_the_launches_of_the_guide_run_on_two_processes(there, block):
     script += " " + shlex.join([*SMALL["align"], *SHORT])
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=900)
+    result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "trained for 2 steps" in result.stdout
     assert "--num_processes 2" in (there / "runs" / "align" / "README.md").read_text()

@@ -45,7 +45,7 @@ def launch(*arguments: str, module: bool = False, num_processes: int = 2, config
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
         launcher += ["--num_processes", str(num_processes)]
     command = [*launcher, *(["-m"] if module else []), *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[:4000]
     return result.stdout
 
