@@ -37,7 +37,7 @@ class FlowOmniTrainingArguments(TrainingArguments):
             that of the language model and the encoder. `None` gives all the same.
         muon (`bool`, *optional*, defaults to `False`):
             Trains the matrices inside the model by Muon, and the rest by AdamW, unless the Trainer is given another optimizer.
-            Steps take longer, and fewer are needed. Torch has it from 2.9 on.
+            Steps take longer, and each goes further. Torch has it from 2.9 on.
         ema_decay (`float`, *optional*):
             Keeps a moving average of the weights, for example with 0.999; evaluation and the final model use it.
         mel_statistics_batches (`int`, *optional*, defaults to 200):
@@ -47,9 +47,7 @@ class FlowOmniTrainingArguments(TrainingArguments):
             Whether a loss or gradient that is not finite stops the run, with the batch saved.
     """
 
-    stage: str | None = field(
-        default=None, metadata={"help": "What trains: align, finetune, understand, listen or speak."}
-    )
+    stage: str | None = field(default=None, metadata={"help": f"What trains: {', '.join(STAGES)}."})
     new_parts_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of what no pretrained model has brought."}
     )

@@ -46,8 +46,6 @@ class MuonAndAdamW(torch.optim.Optimizer):
             AdamW's.
         weight_decay (`float`, *optional*, defaults to 0.0):
             Of both, in groups without their own.
-        momentum (`float`, *optional*, defaults to 0.95):
-            Muon's.
     """
 
     def __init__(
@@ -58,12 +56,11 @@ class MuonAndAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        momentum: float = 0.95,
     ):
         matrices = {id(parameter) for parameter in matrices}
         placeholder = [nn.Parameter(torch.zeros(1, 1))]
         options = {"lr": lr, "weight_decay": weight_decay}
-        self.muon = torch.optim.Muon(placeholder, **options, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        self.muon = torch.optim.Muon(placeholder, **options, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(placeholder, **options, betas=betas, eps=eps)
         groups = []
         for group in params:
