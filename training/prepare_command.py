@@ -164,10 +164,12 @@ def tinytalk(
     folder: Annotated[str, typer.Argument(help="Where to write the corpus.", show_default=False)],
     rows: Annotated[int, typer.Option(help="Texts for training that are said.", min=1)] = 20_000,
     voices_per_question: Annotated[int, typer.Option(help="In how many voices their questions.", min=1)] = 3,
-    asked_rows: Annotated[int, typer.Option(help="Further texts of which only the question is said.", min=0)] = 40_000,
+    asked_rows: Annotated[
+        int, typer.Option(help="Further texts with many words, of which only the question is said.", min=0)
+    ] = 40_000,
     said_rows: Annotated[
         int, typer.Option(help="Answers of these that are said by themselves, at most.", min=0)
-    ] = 10_000,
+    ] = 20_000,
     text_rows: Annotated[int, typer.Option(help="Texts for training that are only written.", min=1)] = 200_000,
     test_rows: Annotated[int, typer.Option(help="Texts of the test.", min=1)] = 1_000,
     validation_rows: Annotated[int, typer.Option(help="Texts of the validation.", min=1)] = 500,

@@ -92,7 +92,7 @@ def make_corpus(
     num_rows: int = 20_000,
     voices_per_question: int = 3,
     num_asked_rows: int = 40_000,
-    num_said_rows: int = 10_000,
+    num_said_rows: int = 20_000,
     num_text_rows: int = 200_000,
     num_test_rows: int = 1_000,
     num_validation_rows: int = 500,
@@ -110,8 +110,8 @@ def make_corpus(
         folder (`str`):
             Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
             `test_seen_voices.jsonl`, `train_words.jsonl` (those rows of `train.jsonl` that have most of its words),
-            `asked_train.jsonl` (more questions, whose answers are only written), `said_train.jsonl` (the answers
-            of those of them with many words, said, without questions),
+            `asked_train.jsonl` (more questions with many words, whose answers are only written), `said_train.jsonl` (these
+            answers, said, without questions),
             `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in `heard_text_train.jsonl` and
             `heard_text_validation.jsonl`, `text_sums.jsonl` (sums in a row), `answers.jsonl`, `words.txt` and `audio`. A
             corpus of another language, answering voice or seed that is there already is not written over.
@@ -120,9 +120,10 @@ def make_corpus(
         voices_per_question (`int`, *optional*, defaults to 3):
             In how many voices each of their questions is asked: as many rows share an answer.
         num_asked_rows (`int`, *optional*, defaults to 40000):
-            Further texts of the training set of which only the questions are said, each in one voice.
-        num_said_rows (`int`, *optional*, defaults to 10000):
-            Answers of these that are said by themselves, at most: of those with many words, each different one once.
+            Further texts of the training set, of those with many words, of which only the questions are said, each in one
+            voice. Numbers are learnt from fewer.
+        num_said_rows (`int`, *optional*, defaults to 20000):
+            Answers of these that are said by themselves, at most: each different one once.
         num_text_rows (`int`, *optional*, defaults to 200000):
             Texts for training that are only written; those that are said are the first of them.
         num_test_rows, num_validation_rows (`int`, *optional*, default to 1000 and 500):
@@ -157,8 +158,10 @@ def make_corpus(
     for split in splits:
         maker.answered_questions(split, texts[split.texts], answers)
     if num_asked_rows > 0:
-        further = generate("train", num_rows + num_asked_rows, seed=seed, language=language)
-        maker.ask_and_say_apart(list(islice(further, num_rows, None)), num_said_rows)
+        # more than half of what is drawn has many words
+        further = generate("train", num_rows + 4 * num_asked_rows, seed=seed, language=language)
+        wordy = (row for row in islice(further, num_rows, None) if topic_of(row["id"]) in WORDY_TOPICS)
+        maker.ask_and_say_apart(list(islice(wordy, num_asked_rows)), num_said_rows)
     maker.pick_wordy_rows("train")
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
@@ -250,13 +253,13 @@ class _Maker:
         asked = SpokenSplit("asked_train", "train", "train", len(texts), is_augmented=True)
         self.ask_questions(asked, texts, {}, asking_voices(asked.voices, self.language, self._seed_of(asked.name)))
         if num_said_rows > 0:
-            self.say_wordy_rows("said_train", texts, num_said_rows)
+            self.say_answers_alone("said_train", texts, num_said_rows)
 
-    def say_wordy_rows(self, name: str, texts: Iterable[Mapping], num_rows: int) -> None:
-        """Rows that are answers without a question: each different one of those with many words, so many at most."""
-        wordy = {row["answer_text"]: row for row in texts if topic_of(row["id"]) in WORDY_TOPICS}
+    def say_answers_alone(self, name: str, texts: Iterable[Mapping], num_rows: int) -> None:
+        """Rows that are answers without a question: each different one, so many at most."""
+        different = {row["answer_text"]: row for row in texts}
         columns = ("id", "answer_text", "language")
-        rows = ({column: row[column] for column in columns} for row in islice(wordy.values(), num_rows))
+        rows = ({column: row[column] for column in columns} for row in islice(different.values(), num_rows))
         self.report.num_rows[name] = self._say(name, rows).num_rows
 
     def _say(self, name: str, rows: Iterable[Mapping]) -> SpokenReport:
