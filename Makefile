@@ -104,11 +104,12 @@ $(RUNS)/settle/model.safetensors: $(RUNS)/speak/model.safetensors
 # As it is measured, so the bundled one speaks.
 $(RUNS)/evaluation/results.json: $(RUNS)/settle/model.safetensors
 	$(BIN)/flow-omni evaluate $(<D) $(DATA) --output $(@D) --limit 100 --tasks transcribe,say,speech_to_speech,text_to_text \
-	    --num-flow-steps 2 --flow-temperature 0.5 --recogniser ctc:$(RUNS)/recognise --recogniser sphinx:$(DATA)/words.txt
+	    --num-flow-steps 2 --flow-temperature 0.5 --max-phrase-repeats 3 \
+	    --recogniser ctc:$(RUNS)/recognise --recogniser sphinx:$(DATA)/words.txt
 
 bundle: $(RUNS)/evaluation/results.json  ## Measure that checkpoint, and put it into the package in place of the one there
 	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/settle flow_omni/checkpoints/tiny --results $(<D) --corpus $(DATA) \
-	    --generation num_flow_steps=2 --generation flow_temperature=0.5
+	    --generation num_flow_steps=2 --generation flow_temperature=0.5 --generation max_phrase_repeats=3
 
 clean:  ## Remove the environment, caches and answers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache answer.wav answer.png

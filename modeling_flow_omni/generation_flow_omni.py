@@ -34,7 +34,9 @@ from transformers.utils import ModelOutput
 
 from .answer_states import FlowOmniAnswer
 from .audio_rows import audio_indices_of_rows, uncached_audios
+from .input_streams import InputStreams
 from .randomness import choose_tokens, draw_noise, row_generators
+from .repetition import EndOfRepetition
 
 
 # Options of speech generation, for a call and a generation config that do not set them.
@@ -47,13 +49,14 @@ GENERATION_DEFAULTS = {
     "max_speech_seconds_per_token": 1.2,
     "max_speech_extra_seconds": 2.0,
 }
-SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator")
+SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "max_phrase_repeats", "return_audio", "seed", "generator")
 LEAST_VALUES = {
     "num_flow_steps": 1,
     "flow_temperature": 0.0,
     "min_speech_steps": 0,
     "max_speech_seconds_per_token": 0.0,
     "max_speech_extra_seconds": 0.0,
+    "max_phrase_repeats": 2,
 }
 DEFAULT_MAX_NEW_TOKENS = 1024
 GENERATION_MODES = ("speech", "text", "auto")
@@ -172,6 +175,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 Patches before which speech may not stop.
             max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2):
                 With `max_speech_extra_seconds` (2.0), the cap on the length of speech in proportion to its text.
+            max_phrase_repeats (`int`, *optional*):
+                Ends a text in which a phrase of 4 tokens or more stands so many times in a row. `None` never does.
             kwargs:
                 Everything else, among it `max_new_tokens` (steps, 1024 by default), `do_sample`, `temperature`, `top_p`,
                 `streamer` (receives the text), `stopping_criteria`, `past_key_values` and `num_return_sequences`.
@@ -229,6 +234,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
             )
         for name, least in LEAST_VALUES.items():
             value = getattr(generation_config, name)
+            if name == "max_phrase_repeats" and value is None:
+                continue
             if not isinstance(value, type(least) if isinstance(least, int) else (int, float)) or not value >= least:
                 kind = "a whole number" if isinstance(least, int) else "a number"
                 raise ValueError(f"`{name}` is {value!r}: it must be {kind}, at least {least}.")
@@ -280,10 +287,19 @@ class FlowOmniGenerationMixin(GenerationMixin):
         masks["speech_transformer"] = create_causal_mask(config=config.get_text_config(), **arguments)
         return masks
 
-    def _get_logits_processor(self, *args, **kwargs) -> LogitsProcessorList:
+    def _get_logits_processor(
+        self, generation_config: GenerationConfig, input_ids_seq_length: int, device=None, **kwargs
+    ) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(
+            generation_config, input_ids_seq_length=input_ids_seq_length, device=device, **kwargs
+        )
         # the placeholder of heard speech is nothing to say
-        processors = super()._get_logits_processor(*args, **kwargs)
-        processors.append(SuppressTokensLogitsProcessor([self.config.audio_token_id], device=kwargs.get("device")))
+        processors.append(SuppressTokensLogitsProcessor([self.config.audio_token_id], device=device))
+        ends = generation_config._eos_token_tensor
+        if generation_config.max_phrase_repeats is not None and ends is not None:
+            pad_token_id = int(generation_config._pad_token_tensor)
+            repeats = generation_config.max_phrase_repeats
+            processors.append(EndOfRepetition(repeats, input_ids_seq_length, ends.tolist(), pad_token_id))
         return processors
 
     def _get_stopping_criteria(self, *args, **kwargs) -> StoppingCriteriaList:
@@ -455,7 +471,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         )
         outputs = self._prefill(input_ids, generation_config, model_kwargs, is_first_iteration=True)
         model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
-        streams = _InputStreams(self.config, model_kwargs, outputs.condition)
+        streams = InputStreams(self.config, model_kwargs, outputs.condition)
         patches = outputs.condition.new_zeros(batch_size, self.config.speech_config.patch_size, dtype=torch.float32)
         is_unfinished = torch.ones(batch_size, dtype=torch.bool, device=device)
 
@@ -564,30 +580,3 @@ def _is_set(sources: tuple, name: str) -> bool:
     """Whether a generation option is given in any of the call's arguments and generation configs."""
     values = (source.get(name) if isinstance(source, dict) else getattr(source, name, None) for source in sources)
     return any(value is not None for value in values)
-
-
-class _InputStreams:
-    """
-    What the model reads beside text: the speech states so far, and the patch before each step. With a cache only the
-    newest patch is kept, as the model has read the others; without one, all are read again at every step.
-    """
-
-    def __init__(self, config, model_kwargs: dict[str, Any], condition: torch.Tensor):
-        self.use_cache = model_kwargs.get("use_cache", True)
-        batch_size, num_steps = condition.shape[:2]
-        self.speech_states = model_kwargs.get("speech_states")
-        if self.speech_states is None:
-            self.speech_states = condition.new_full((batch_size, num_steps), config.pad_state_id, dtype=torch.long)
-        self.previous_patches = model_kwargs.get("previous_patches")
-        if self.previous_patches is None:
-            patch_size = config.speech_config.patch_size
-            self.previous_patches = condition.new_zeros(batch_size, num_steps, patch_size, dtype=torch.float32)
-
-    def append(self, states: torch.LongTensor, patches: torch.FloatTensor) -> None:
-        """One step more: its states (batch_size,) and the patches (batch_size, patch_size) of the step before it."""
-        newest = patches[:, None]
-        self.previous_patches = newest if self.use_cache else torch.cat([self.previous_patches, newest], dim=1)
-        self.speech_states = torch.cat([self.speech_states, states[:, None].to(self.speech_states.device)], dim=1)
-
-    def inputs(self) -> dict[str, torch.Tensor]:
-        return {"speech_states": self.speech_states, "previous_patches": self.previous_patches}

@@ -31,6 +31,7 @@ from .options import (
     FlowGuidanceOption,
     FlowTemperatureOption,
     MaxNewTokensOption,
+    MaxPhraseRepeatsOption,
     NumFlowStepsOption,
     columns_of,
 )
@@ -149,6 +150,7 @@ def evaluate(
     device: DeviceOption = None,
     dtype: DTypeOption = DType.auto,
     max_new_tokens: MaxNewTokensOption = None,
+    max_phrase_repeats: MaxPhraseRepeatsOption = None,
     num_flow_steps: NumFlowStepsOption = None,
     flow_temperature: FlowTemperatureOption = None,
     flow_guidance_scale: FlowGuidanceOption = None,
@@ -172,6 +174,7 @@ def evaluate(
     _check_others(compare or [], folder)
     options = {
         "max_new_tokens": max_new_tokens,
+        "max_phrase_repeats": max_phrase_repeats,
         "num_flow_steps": num_flow_steps,
         "flow_temperature": flow_temperature,
         "flow_guidance_scale": flow_guidance_scale,

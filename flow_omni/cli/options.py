@@ -131,6 +131,15 @@ TemperatureOption = Annotated[
         callback=_at_least(0.01),
     ),
 ]
+MaxPhraseRepeatsOption = Annotated[
+    int | None,
+    _option(
+        "--max-phrase-repeats",
+        help="End a text that says the same so many times in a row. Default: never.",
+        panel=ANSWER_PANEL,
+        callback=_at_least(2),
+    ),
+]
 NumFlowStepsOption = Annotated[
     int | None,
     _option(
@@ -171,6 +180,7 @@ class AnswerOptions:
     max_new_tokens: MaxNewTokensOption = None
     sample: SampleOption = False
     temperature: TemperatureOption = None
+    max_phrase_repeats: MaxPhraseRepeatsOption = None
 
     @property
     def source(self) -> tuple[str | None, str | None, DType]:
