@@ -91,25 +91,25 @@ $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 
 $(RUNS)/understand/model.safetensors: $(RUNS)/finetune/model.safetensors | $(DATA)/asked_train.jsonl
 	$(TRAIN_TWO) tiny/understand model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/asked_train.jsonl: 1, $(DATA)/text_train.jsonl: 0.07, $(DATA)/text_sums.jsonl: 0.3}'
+	    'data.train={$(DATA)/train.jsonl: 0.8, $(DATA)/asked_train.jsonl: 1, $(DATA)/text_train.jsonl: 0.15, $(DATA)/text_sums.jsonl: 0.2}'
 
 $(RUNS)/speak/model.safetensors: $(RUNS)/understand/model.safetensors | $(DATA)/said_train.jsonl
 	$(TRAIN_TWO) tiny/speak model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 0.6, $(DATA)/train_words.jsonl: 0.6, $(DATA)/said_train.jsonl: 1}'
+	    'data.train={$(DATA)/train.jsonl: 0.5, $(DATA)/train_words.jsonl: 0.6, $(DATA)/said_train.jsonl: 1}'
 
 $(RUNS)/settle/model.safetensors: $(RUNS)/speak/model.safetensors
 	$(TRAIN_TWO) tiny/settle model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/asked_train.jsonl: 0.3, $(DATA)/said_train.jsonl: 0.5, $(DATA)/text_train.jsonl: 0.25, $(DATA)/text_sums.jsonl: 0.2}'
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/asked_train.jsonl: 0.5, $(DATA)/said_train.jsonl: 0.4, $(DATA)/text_train.jsonl: 0.25, $(DATA)/text_sums.jsonl: 0.2}'
 
 # As it is measured, so the bundled one speaks.
 $(RUNS)/evaluation/results.json: $(RUNS)/settle/model.safetensors
 	$(BIN)/flow-omni evaluate $(<D) $(DATA) --output $(@D) --limit 100 --tasks transcribe,say,speech_to_speech,text_to_text \
-	    --num-flow-steps 2 --flow-temperature 0.5 --max-phrase-repeats 3 \
+	    --num-flow-steps 2 --flow-temperature 0.5 --end-after-repeats 3 \
 	    --recogniser ctc:$(RUNS)/recognise --recogniser sphinx:$(DATA)/words.txt
 
 bundle: $(RUNS)/evaluation/results.json  ## Measure that checkpoint, and put it into the package in place of the one there
 	$(BIN)/python -m flow_omni.training.tinytalk.bundle $(RUNS)/settle flow_omni/checkpoints/tiny --results $(<D) --corpus $(DATA) \
-	    --generation num_flow_steps=2 --generation flow_temperature=0.5 --generation max_phrase_repeats=3
+	    --generation num_flow_steps=2 --generation flow_temperature=0.5 --generation end_after_repeats=3
 
 clean:  ## Remove the environment, caches and answers
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache answer.wav answer.png

@@ -36,7 +36,7 @@ from .answer_states import FlowOmniAnswer
 from .audio_rows import audio_indices_of_rows, uncached_audios
 from .input_streams import InputStreams
 from .randomness import choose_tokens, draw_noise, row_generators
-from .repetition import EndOfRepetition
+from .repetition import EndAfterRepeatsLogitsProcessor
 
 
 # Options of speech generation, for a call and a generation config that do not set them.
@@ -48,15 +48,16 @@ GENERATION_DEFAULTS = {
     "min_speech_steps": 2,
     "max_speech_seconds_per_token": 1.2,
     "max_speech_extra_seconds": 2.0,
+    "end_after_repeats": 0,
 }
-SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "max_phrase_repeats", "return_audio", "seed", "generator")
+SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator")
 LEAST_VALUES = {
     "num_flow_steps": 1,
     "flow_temperature": 0.0,
     "min_speech_steps": 0,
     "max_speech_seconds_per_token": 0.0,
     "max_speech_extra_seconds": 0.0,
-    "max_phrase_repeats": 2,
+    "end_after_repeats": 0,
 }
 DEFAULT_MAX_NEW_TOKENS = 1024
 GENERATION_MODES = ("speech", "text", "auto")
@@ -175,8 +176,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 Patches before which speech may not stop.
             max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2):
                 With `max_speech_extra_seconds` (2.0), the cap on the length of speech in proportion to its text.
-            max_phrase_repeats (`int`, *optional*):
-                Ends a text in which a phrase of 4 tokens or more stands so many times in a row. `None` never does.
+            end_after_repeats (`int`, *optional*, defaults to 0):
+                Ends a text as soon as a phrase of 4 to 64 tokens stands so many times in a row. 0 never does.
             kwargs:
                 Everything else, among it `max_new_tokens` (steps, 1024 by default), `do_sample`, `temperature`, `top_p`,
                 `streamer` (receives the text), `stopping_criteria`, `past_key_values` and `num_return_sequences`.
@@ -234,11 +235,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
             )
         for name, least in LEAST_VALUES.items():
             value = getattr(generation_config, name)
-            if name == "max_phrase_repeats" and value is None:
-                continue
             if not isinstance(value, type(least) if isinstance(least, int) else (int, float)) or not value >= least:
                 kind = "a whole number" if isinstance(least, int) else "a number"
                 raise ValueError(f"`{name}` is {value!r}: it must be {kind}, at least {least}.")
+        if generation_config.end_after_repeats == 1:
+            raise ValueError("`end_after_repeats` is 1: every phrase stands once. Say 2 or more, or 0 to end none.")
         if generation_config.seed is not None and generation_config.generator is not None:
             raise ValueError("Got both `seed` and `generator`: pass one of them.")
         if generation_config.cache_implementation == "paged":
@@ -288,18 +289,18 @@ class FlowOmniGenerationMixin(GenerationMixin):
         return masks
 
     def _get_logits_processor(
-        self, generation_config: GenerationConfig, input_ids_seq_length: int, device=None, **kwargs
+        self, generation_config: GenerationConfig, input_ids_seq_length: int | None = None, *args, **kwargs
     ) -> LogitsProcessorList:
-        processors = super()._get_logits_processor(
-            generation_config, input_ids_seq_length=input_ids_seq_length, device=device, **kwargs
-        )
+        processors = super()._get_logits_processor(generation_config, input_ids_seq_length, *args, **kwargs)
         # the placeholder of heard speech is nothing to say
-        processors.append(SuppressTokensLogitsProcessor([self.config.audio_token_id], device=device))
-        ends = generation_config._eos_token_tensor
-        if generation_config.max_phrase_repeats is not None and ends is not None:
+        processors.append(SuppressTokensLogitsProcessor([self.config.audio_token_id], device=kwargs.get("device")))
+        num_repeats = getattr(generation_config, "end_after_repeats", 0)
+        ends = getattr(generation_config, "_eos_token_tensor", None)
+        if num_repeats and ends is not None:
             pad_token_id = int(generation_config._pad_token_tensor)
-            repeats = generation_config.max_phrase_repeats
-            processors.append(EndOfRepetition(repeats, input_ids_seq_length, ends.tolist(), pad_token_id))
+            processors.append(
+                EndAfterRepeatsLogitsProcessor(num_repeats, input_ids_seq_length or 0, ends.tolist(), pad_token_id)
+            )
         return processors
 
     def _get_stopping_criteria(self, *args, **kwargs) -> StoppingCriteriaList:

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from .configuration_flow_omni import FlowOmniConfig
+
 
 class InputStreams:
     """
@@ -24,7 +26,7 @@ class InputStreams:
     newest patch is kept, as the model has read the others; without one, all are read again at every step.
     """
 
-    def __init__(self, config, model_kwargs: dict[str, Any], condition: torch.Tensor):
+    def __init__(self, config: FlowOmniConfig, model_kwargs: dict[str, Any], condition: torch.Tensor):
         self.use_cache = model_kwargs.get("use_cache", True)
         batch_size, num_steps = condition.shape[:2]
         self.speech_states = model_kwargs.get("speech_states")

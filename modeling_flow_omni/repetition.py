@@ -20,40 +20,45 @@ import torch
 from transformers.generation import LogitsProcessor
 
 
-# Phrases of fewer tokens may well stand several times in a row ("no, no, no", "000"); of more, a loop is found too late.
+# Shorter phrases count as their multiples: one token must stand four times as often, for "000" may well be meant. Longer
+# loops are not looked for: the cap comes sooner.
 SHORTEST_PHRASE, LONGEST_PHRASE = 4, 64
 
 
-class EndOfRepetition(LogitsProcessor):
+class EndAfterRepeatsLogitsProcessor(LogitsProcessor):
     """
-    Lets nothing but the end follow where a phrase stands so many times in a row.
+    Lets nothing but the end follow as soon as a phrase stands `num_repeats` times in a row. That may be within a word:
+    "bees wheels wheels wheel" has "s wheel" three times.
 
     Args:
-        max_repeats (`int`):
-            How many times.
+        num_repeats (`int`):
+            How often a phrase of 4 to 64 tokens must stand.
         prompt_length (`int`):
             Steps before the answer, whose phrases do not count.
-        eos_token_ids (`list[int]`):
+        eos_token_ids (`Sequence[int]`):
             Tokens that end a text.
         pad_token_id (`int`):
             Of the gaps between words that are written when they are said: they do not count either.
     """
 
-    def __init__(self, max_repeats: int, prompt_length: int, eos_token_ids: Sequence[int], pad_token_id: int):
-        self.max_repeats, self.prompt_length = max_repeats, prompt_length
+    # it looks back at every token of an answer
+    supports_continuous_batching = False
+
+    def __init__(self, num_repeats: int, prompt_length: int, eos_token_ids: Sequence[int], pad_token_id: int):
+        self.num_repeats, self.prompt_length = num_repeats, prompt_length
         self.eos_token_ids, self.pad_token_id = list(eos_token_ids), pad_token_id
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         for row, steps in enumerate(input_ids[:, self.prompt_length :].tolist()):
             text = [token for token in steps if token != self.pad_token_id]
-            if ends_in_repetition(text, self.max_repeats):
+            if ends_in_repeats(text, self.num_repeats):
+                # also where other options forbid the end: nothing else would be left
                 scores[row] = -math.inf
                 scores[row, self.eos_token_ids] = 0.0
         return scores
 
 
-def ends_in_repetition(text: Sequence[int], num_times: int) -> bool:
-    """Whether the end of the text is one phrase, so many times in a row."""
-    text = list(text)
-    lengths = range(SHORTEST_PHRASE, min(LONGEST_PHRASE, len(text) // num_times) + 1)
-    return any(text[-length:] * num_times == text[-length * num_times :] for length in lengths)
+def ends_in_repeats(text: list[int], num_repeats: int) -> bool:
+    """Whether the text ends in one phrase, so many times in a row."""
+    lengths = range(SHORTEST_PHRASE, min(LONGEST_PHRASE, len(text) // num_repeats) + 1)
+    return any(text[-length:] * num_repeats == text[-length * num_repeats :] for length in lengths)

@@ -90,6 +90,8 @@ def test_a_folder_in_the_place_of_a_file(checkpoint):
         (("--seed", "-1"), "-1 is out of range: it must be a number of at least 0"),
         (("--seed", "often"), "--seed"),
         (("--max-new-tokens", "0"), "0 is out of range: it must be a number of at least 1"),
+        (("--end-after-repeats", "-1"), "-1 is out of range"),
+        (("--end-after-repeats", "1"), "every phrase stands once"),
         (("--num-flow-steps", "0"), "0 is out of range"),
         (("--flow-temperature", "nan"), "nan is out of range"),
         (("--flow-guidance-scale", "inf"), "inf is out of range"),

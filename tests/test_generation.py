@@ -67,62 +67,6 @@ def assert_same(output, expected, rows=slice(None), atol=1e-5):
     torch.testing.assert_close(output.mel, expected.mel[rows], atol=atol, rtol=0)
 
 
-# --- the text
-
-
-def text_after(model, *favourites, **options):
-    """The text that is written by a model which likes these tokens best, in turn."""
-    prompt = spoken_prompt([24], [3])
-    prompt_length = prompt["input_ids"].shape[1]
-
-    class Favourites(LogitsProcessor):
-        def __call__(self, input_ids, scores):
-            step = input_ids.shape[1] - prompt_length
-            return torch.zeros_like(scores).index_fill(1, torch.tensor(favourites[step % len(favourites)]), 1.0)
-
-    options = {
-        "generation_mode": "text",
-        "max_new_tokens": 40,
-        "logits_processor": LogitsProcessorList([Favourites()]),
-    } | options
-    return model.generate(**prompt, **options).sequences[0, prompt_length:].tolist()
-
-
-def test_a_text_that_repeats_itself_is_ended_where_that_is_asked_for(model):
-    phrase = [3, 4, 5, 6, 7]
-    assert text_after(model, *phrase) == phrase * 8
-    assert text_after(model, *phrase, max_phrase_repeats=3) == [*phrase * 3, EOS_TOKEN_ID]
-    # a gap between words that are written when they are said is none of the phrase
-    assert text_after(model, *phrase, PAD_TOKEN_ID, max_phrase_repeats=2) == [
-        *phrase,
-        PAD_TOKEN_ID,
-        *phrase,
-        EOS_TOKEN_ID,
-    ]
-
-
-def test_short_phrases_may_be_repeated_for_some_time(model):
-    assert text_after(model, 3, max_phrase_repeats=3) == [*[3] * 12, EOS_TOKEN_ID]
-    assert text_after(model, 3, 4, 5, max_phrase_repeats=3) == [*[3, 4, 5] * 6, EOS_TOKEN_ID]
-
-
-def test_phrases_of_the_prompt_do_not_count_and_the_generation_config_may_ask_for_it():
-    model = tiny_model()
-    model.generation_config.max_phrase_repeats = 2
-    prompt = {"input_ids": torch.tensor([[3, 4, 5, 6] * 5])}
-    sequences = model.generate(**prompt, generation_mode="text", max_new_tokens=1).sequences
-    unbound = model.generate(**prompt, generation_mode="text", max_new_tokens=1, max_phrase_repeats=100).sequences
-    assert sequences.tolist() == unbound.tolist() and sequences[0, -1] != EOS_TOKEN_ID
-
-
-def test_number_of_repeats_is_checked(model):
-    for value in (1, 2.5):
-        with pytest.raises(
-            ValueError, match=f"`max_phrase_repeats` is {value}: it must be a whole number, at least 2"
-        ):
-            model.generate(**spoken_prompt([24], [3]), max_phrase_repeats=value)
-
-
 # --- the state machine
 
 
@@ -556,6 +500,8 @@ def test_return_audio_false_spares_the_vocoder(model):
         ({"seed": [1, 2]}, "Got 2 seeds for 1 rows"),
         ({"num_flow_steps": 2.5}, "a whole number, at least 1"),
         ({"flow_temperature": math.nan}, "a number, at least 0"),
+        ({"end_after_repeats": 1}, "Say 2 or more, or 0"),
+        ({"end_after_repeats": 2.5}, "a whole number, at least 0"),
         ({"cache_implementation": "paged"}, "knows text alone"),
         ({"num_flow_step": 2}, "num_flow_step"),
         ({"synced_gpus": True}, "gather the weights"),

@@ -35,10 +35,11 @@ def trained(tmp_path):
 
 def test_a_bundle_is_the_model_in_half_the_size_without_code_or_leftovers(trained, tmp_path):
     model, folder = trained
-    bundle(folder, tmp_path / "bundle", None, "bfloat16", "make tiny", ["num_flow_steps=3"])
+    bundle(folder, tmp_path / "bundle", None, "bfloat16", "make tiny", ["num_flow_steps=3", "end_after_repeats=4"])
     loaded = AutoModel.from_pretrained(tmp_path / "bundle", dtype=torch.float32)
     assert AutoProcessor.from_pretrained(tmp_path / "bundle").frames_per_step == 2
     assert loaded.generation_config.num_flow_steps == 3
+    assert loaded.generation_config.end_after_repeats == 4
     batch = training_batch(model.config)
     torch.testing.assert_close(loaded(**batch).text_loss, model(**batch).text_loss, rtol=0.05, atol=0.05)
     weights = "model.safetensors"
@@ -47,6 +48,7 @@ def test_a_bundle_is_the_model_in_half_the_size_without_code_or_leftovers(traine
     assert "auto_map" not in "".join(path.read_text() for path in (tmp_path / "bundle").glob("*.json"))
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "make tiny" in card
+    assert "phrase stands 4 times in a row" in card
     assert "Not trained" not in card
     assert "`num_flow_steps` (3;" in card
     assert "- encoder: a checkpoint that is not on the Hub" in card

@@ -28,10 +28,10 @@ from .options import (
     DeviceOption,
     DType,
     DTypeOption,
+    EndAfterRepeatsOption,
     FlowGuidanceOption,
     FlowTemperatureOption,
     MaxNewTokensOption,
-    MaxPhraseRepeatsOption,
     NumFlowStepsOption,
     columns_of,
 )
@@ -150,7 +150,7 @@ def evaluate(
     device: DeviceOption = None,
     dtype: DTypeOption = DType.auto,
     max_new_tokens: MaxNewTokensOption = None,
-    max_phrase_repeats: MaxPhraseRepeatsOption = None,
+    end_after_repeats: EndAfterRepeatsOption = None,
     num_flow_steps: NumFlowStepsOption = None,
     flow_temperature: FlowTemperatureOption = None,
     flow_guidance_scale: FlowGuidanceOption = None,
@@ -174,7 +174,7 @@ def evaluate(
     _check_others(compare or [], folder)
     options = {
         "max_new_tokens": max_new_tokens,
-        "max_phrase_repeats": max_phrase_repeats,
+        "end_after_repeats": end_after_repeats,
         "num_flow_steps": num_flow_steps,
         "flow_temperature": flow_temperature,
         "flow_guidance_scale": flow_guidance_scale,

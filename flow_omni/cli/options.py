@@ -65,6 +65,13 @@ def _at_least(minimum: float) -> Callable[[float | None], float | None]:
     return check
 
 
+def _none_or_several(value: int | None) -> int | None:
+    """Checks how often a phrase may stand."""
+    if value == 1:
+        raise typer.BadParameter("1 is out of range: every phrase stands once. It must be 2 or more, or 0 for never.")
+    return _at_least(0)(value)
+
+
 def _option(*names: str, help: str, panel: str, **kwargs: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False, **kwargs)
 
@@ -131,13 +138,13 @@ TemperatureOption = Annotated[
         callback=_at_least(0.01),
     ),
 ]
-MaxPhraseRepeatsOption = Annotated[
+EndAfterRepeatsOption = Annotated[
     int | None,
     _option(
-        "--max-phrase-repeats",
-        help="End a text that says the same so many times in a row. Default: never.",
+        "--end-after-repeats",
+        help="End a text in which a phrase stands so many times in a row; 0 never does. Default: as the checkpoint says, else 0.",
         panel=ANSWER_PANEL,
-        callback=_at_least(2),
+        callback=_none_or_several,
     ),
 ]
 NumFlowStepsOption = Annotated[
@@ -180,7 +187,7 @@ class AnswerOptions:
     max_new_tokens: MaxNewTokensOption = None
     sample: SampleOption = False
     temperature: TemperatureOption = None
-    max_phrase_repeats: MaxPhraseRepeatsOption = None
+    end_after_repeats: EndAfterRepeatsOption = None
 
     @property
     def source(self) -> tuple[str | None, str | None, DType]:

@@ -16,7 +16,8 @@ Puts a trained checkpoint into the package: weights in half precision, tokenizer
 else, such as optimizer states or logs.
 
     python -m flow_omni.training.tinytalk.bundle runs/tiny/settle flow_omni/checkpoints/tiny --results eval/results.json \
-        --corpus data/tinytalk --generation num_flow_steps=2 --generation flow_temperature=0.5
+        --corpus data/tinytalk --generation num_flow_steps=2 --generation flow_temperature=0.5 \
+        --generation end_after_repeats=3
 """
 
 import json

@@ -120,8 +120,8 @@ def make_corpus(
         voices_per_question (`int`, *optional*, defaults to 3):
             In how many voices each of their questions is asked: as many rows share an answer.
         num_asked_rows (`int`, *optional*, defaults to 40000):
-            Further texts of the training set, of those with many words, of which only the questions are said, each in one
-            voice. Numbers are learnt from fewer.
+            Further texts of the training set, of those with many words (by the topic in their ids), of which only the
+            questions are said, each in one voice. Numbers are learnt from fewer.
         num_said_rows (`int`, *optional*, defaults to 20000):
             Answers of these that are said by themselves, at most: each different one once.
         num_text_rows (`int`, *optional*, defaults to 200000):
@@ -158,7 +158,7 @@ def make_corpus(
     for split in splits:
         maker.answered_questions(split, texts[split.texts], answers)
     if num_asked_rows > 0:
-        # more than half of what is drawn has many words
+        # never so many: more than half of what is drawn has many words
         further = generate("train", num_rows + 4 * num_asked_rows, seed=seed, language=language)
         wordy = (row for row in islice(further, num_rows, None) if topic_of(row["id"]) in WORDY_TOPICS)
         maker.ask_and_say_apart(list(islice(wordy, num_asked_rows)), num_said_rows)
