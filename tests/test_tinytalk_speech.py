@@ -265,6 +265,16 @@ def test_a_corpus_can_do_without_further_questions_and_answers(tones, tmp_path, 
     assert {"asked_train.jsonl", "said_train.jsonl"} - {path.name for path in tmp_path.iterdir()} == left_out
 
 
+def test_answers_by_themselves_are_each_said_once(tones, tmp_path):
+    def texts(split, num_rows, seed=0, language="en"):
+        for row in generate(split, num_rows, seed, language):
+            yield row | ({"answer_text": "That is the same."} if row["id"].startswith("facts-") else {})
+
+    make(tmp_path, generate=texts, num_said_rows=3)
+    assert len(lines_of(tmp_path / "asked_train.jsonl")) == 3
+    assert [row["answer_text"] for row in lines_of(tmp_path / "said_train.jsonl")] == ["That is the same."]
+
+
 def test_rows_with_many_words_can_come_more_often(tones, tmp_path):
     make(tmp_path)
     wordy = lines_of(tmp_path / "train_words.jsonl")
