@@ -53,8 +53,8 @@ How it was made, what made it better, and all figures, those of noise and other 
 the sources of `flow-omni`."""
 FIGURES = """\
 The figures below are of the split `test` unless they say otherwise. To measure them again takes the corpus (`flow-omni prepare
-tinytalk data/tinytalk`) and the recogniser `runs/tiny/recognise`, which `make tiny` trains on its way. The model's ears began with
-the encoder of this recogniser; its speech was never trained on it."""
+tinytalk data/tinytalk`); where `ctc:recognise` listens, also the recogniser `runs/tiny/recognise`, which `make tiny` trains on its way:
+the model's ears began with its encoder, and its speech was never trained on it."""
 # Manifests of a corpus, with what is in them.
 MANIFESTS = {
     "train": "spoken questions to train on",
