@@ -124,7 +124,7 @@ def test_the_voices_of_a_split_are_all_heard(split, language):
     variants = {name.partition("+")[2] for name in names if not name.startswith("flite")}
     assert variants == {*VARIANTS[split], *([""] if split == "train" else [])}
     people = PEOPLE[language][split]
-    assert {name for name in names if name.startswith("flite")} == {f"flite:{person}" for person in people}
+    assert {name for name in names if name.startswith("flite")} == set(people)
     assert np.mean([name.startswith("flite") for name in names]) == pytest.approx(0.2 if people else 0, abs=0.03)
     for values, (low, high) in zip(list(zip(*drawn))[1:], (voices.rates, voices.pitches)):
         assert low <= min(values) < low + 0.02 < high - 0.02 < max(values) <= high
@@ -139,6 +139,20 @@ def test_who_answers_nothing_may_ask_too_and_people_ask_more():
     assert not any(asking_voices("train", "zh").of_question(index)[0].startswith("flite") for index in range(100))
 
 
+def test_more_people_ask_in_the_training_and_nowhere_else():
+    joe = "piper:en_US-joe-medium"
+    for voices_of in (corpus_voices, asking_voices):
+        asking = {
+            split: [voices_of(split, more_people=[joe]).of_question(index)[0] for index in range(4000)]
+            for split in SPLITS
+        }
+        people = voices_of("train", more_people=[joe]).people
+        # one of the people, and heard as often as each of them
+        assert asking["train"].count(joe) == pytest.approx(asking["train"].count("flite:rms"), rel=0.2)
+        assert joe in people and len(people) == 1 + len(voices_of("train").people)
+        assert joe not in asking["validation"] + asking["test"]
+
+
 @needs_both
 def test_every_voice_of_the_corpus_exists_and_speaks():
     synthesizer = synthesizer_of("en", None)
@@ -151,11 +165,17 @@ def test_every_voice_of_the_corpus_exists_and_speaks():
         assert all(0.4 < synthesizer.speak("Good morning.", name).seconds < 3.0 for name in plain)
 
 
-def test_wrong_languages_and_voices_are_refused(tones):
+def test_wrong_languages_and_voices_are_refused(tones, monkeypatch):
     with pytest.raises(ValueError, match="no voices for the language 'tlh': choose one of en, zh"):
         corpus_voices("train", "tlh")
     with pytest.raises(ValueError, match="no voice 'flite:tom': flite has slt"):
         synthesizer_of("en", "flite:tom")
+    with pytest.raises(ValueError, match="no voice 'flite:jane': flite has slt"):
+        synthesizer_of("en", None, ["flite:slt", "flite:jane"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Tones, "voices", lambda self, language=None: [])
+        with pytest.raises(ValueError, match="no voice 'flite:slt': flite finds none at all"):
+            synthesizer_of("en", None)
     with pytest.raises(SynthesisError, match="no voice 'parrot:polly': name one of espeak, a colon"):
         NamedVoices("espeak").speak("hello", "parrot:polly")
     assert NamedVoices("espeak", "flite").voices()[-1] == "flite:low"
@@ -349,6 +369,19 @@ def test_a_finished_corpus_is_not_said_again_wherever_it_lies(tones, tmp_path):
     (tmp_path / "here").rename(tmp_path / "there")
     assert num_spoken_by(tmp_path / "there") == 0
     assert contents(tmp_path / "there") == before
+
+
+def test_people_of_other_synthesizers_ask_in_the_training(tones, tmp_path):
+    low = "parrot:low"
+    make(tmp_path / "more", num_rows=20, num_asked_rows=20, more_people=[low])
+    speakers = {
+        name: {row["speaker"] for row in lines_of(tmp_path / "more" / f"{name}.jsonl")}
+        for name in ("train", "asked_train", "validation", "test")
+    }
+    assert low in speakers["train"] and low in speakers["asked_train"]
+    assert low not in speakers["validation"] | speakers["test"]
+    with pytest.raises(ValueError, match="holds another corpus, of `more_people` .'parrot:low'. in the place of .."):
+        make(tmp_path / "more", num_rows=20, num_asked_rows=20)
 
 
 def test_another_seed_draws_other_voices(tones, tmp_path):

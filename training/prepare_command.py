@@ -107,7 +107,7 @@ def lccc(
 def speak(
     manifest: Annotated[str, typer.Argument(help="Rows with question_text and answer_text.", show_default=False)],
     output: Annotated[str, typer.Argument(help="Where to write sounds and manifest.jsonl.", show_default=False)],
-    synthesizer: Annotated[str, typer.Option(help="espeak or flite.")] = "espeak",
+    synthesizer: Annotated[str, typer.Option(help="espeak, flite, piper, or for Mandarin pinyin.")] = "espeak",
     answer_voice: Annotated[
         str | None, typer.Option(help="The voice of the answers.", show_default="the plain one of the language")
     ] = None,
@@ -177,6 +177,13 @@ def tinytalk(
         str | None,
         typer.Option(help="A synthesizer and its voice.", show_default="flite:slt, for zh pinyin:cmn-latn-pinyin"),
     ] = None,
+    more_people: Annotated[
+        str | None,
+        typer.Option(
+            help="Voices that ask too in the training, with commas between: piper:en_US-joe-medium.",
+            show_default="none",
+        ),
+    ] = None,
     language: Annotated[str, typer.Option(help="en or zh.")] = "en",
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
     processes: Annotated[
@@ -210,6 +217,7 @@ def tinytalk(
             seed,
             processes or os.cpu_count() or 1,
             progress,
+            more_people=more_people.split(",") if more_people else (),
         )
     note(str(report))
 

@@ -62,15 +62,17 @@ class Synthesizer(Protocol):
 
 
 def synthesizer_named(name: str) -> Synthesizer:
-    """A synthesizer by its name: `espeak`, `flite`, or for Mandarin in characters `pinyin`."""
+    """A synthesizer by its name: `espeak`, `flite`, `piper`, or for Mandarin in characters `pinyin`."""
     from .espeak import EspeakSynthesizer
     from .flite import FliteSynthesizer
     from .mandarin import PinyinSynthesizer
+    from .piper import PiperSynthesizer
 
     known: dict[str, Callable[[], Synthesizer]] = {
         "espeak": EspeakSynthesizer,
         "flite": FliteSynthesizer,
         "pinyin": PinyinSynthesizer,
+        "piper": PiperSynthesizer,
     }
     if name not in known:
         raise ValueError(f"There is no synthesizer {name!r}: choose one of {', '.join(known)}.")

@@ -102,6 +102,7 @@ def make_corpus(
     num_processes: int = 1,
     progress: Callable[[str, int], Any] | None = None,
     generate: Texts = generate,
+    more_people: Sequence[str] = (),
 ) -> CorpusReport:
     """
     Makes the corpus, or goes on where it was stopped.
@@ -140,18 +141,24 @@ def make_corpus(
             Is told what is being made, and how many more of it are finished.
         generate (`Callable`, *optional*):
             Writes the texts: `generate(split, num_rows, seed=..., language=...)`, if another than ours is to.
+        more_people (`list[str]`, *optional*):
+            Further voices that ask in the training, such as `piper:en_US-joe-medium`: the ears of a model know the voices that
+            they have met.
     """
     answer_voice = answer_voice or ANSWER_VOICES.get(language)
     folder = Path(folder).expanduser()
-    synthesizer = synthesizer_of(language, answer_voice)
-    settle(folder, {"language": language, "answer_voice": answer_voice, "seed": seed})
+    synthesizer = synthesizer_of(language, answer_voice, more_people)
+    settle(
+        folder,
+        {"language": language, "answer_voice": answer_voice, "seed": seed, "more_people": list(more_people)},
+    )
     splits = (
         SpokenSplit("validation", "validation", "validation", num_validation_rows),
         SpokenSplit("test", "test", "test", num_test_rows),
         SpokenSplit("test_seen_voices", "test", "train", num_test_rows),
         SpokenSplit("train", "train", "train", num_rows, voices_per_question, is_augmented=True),
     )
-    maker = _Maker(folder, language, answer_voice, seed, num_processes, progress, synthesizer)
+    maker = _Maker(folder, language, answer_voice, tuple(more_people), seed, num_processes, progress, synthesizer)
     sizes = {split.texts: split.num_rows for split in splits}
     texts = {name: list(generate(name, size, seed=seed, language=language)) for name, size in sizes.items()}
     answers = maker.say_answers(row["answer_text"] for name in sizes for row in texts[name])
@@ -212,15 +219,22 @@ def _settings_of_rows(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def synthesizer_of(language: str, answer_voice: str | None) -> NamedVoices:
-    """Speaks all voices of a language's corpus. That the voice of the answers exists is seen now and not in an hour."""
-    voices = corpus_voices("train", language, answer_voice)
-    name = voices.answer.partition(":")[0]
-    synthesizer = NamedVoices(*dict.fromkeys((*SYNTHESIZERS[language], name)))
-    if voices.answer not in synthesizer.voices():
-        known = ", ".join(synthesizer.synthesizers[name].voices()[:8])
-        raise ValueError(f"There is no voice {voices.answer!r}: {name} has {known} …")
+def synthesizer_of(language: str, answer_voice: str | None, more_people: Sequence[str] = ()) -> NamedVoices:
+    """Speaks all voices of a language's corpus. That those who were named exist is seen now and not in an hour."""
+    named = (corpus_voices("train", language, answer_voice).answer, *more_people)
+    synthesizer = NamedVoices(*dict.fromkeys((*SYNTHESIZERS[language], *map(_engine_of, named))))
+    known = set(synthesizer.voices())
+    for voice in named:
+        if voice not in known:
+            engine = _engine_of(voice)
+            there = ", ".join(synthesizer.synthesizers[engine].voices()[:8])
+            has = f"has {there} …" if there else "finds none at all (docs/training.md tells where it looks)"
+            raise ValueError(f"There is no voice {voice!r}: {engine} {has}")
     return synthesizer
+
+
+def _engine_of(voice: str) -> str:
+    return voice.partition(":")[0]
 
 
 @dataclass
@@ -230,6 +244,7 @@ class _Maker:
     folder: Path
     language: str
     answer_voice: str
+    more_people: tuple[str, ...]
     seed: int
     num_processes: int
     progress: Callable[[str, int], Any] | None
@@ -251,7 +266,8 @@ class _Maker:
     def ask_and_say_apart(self, texts: Sequence[Mapping], num_said_rows: int) -> None:
         """All the questions, with answers that are only written; and some of the answers, without questions."""
         asked = SpokenSplit("asked_train", "train", "train", len(texts), is_augmented=True)
-        self.ask_questions(asked, texts, {}, asking_voices(asked.voices, self.language, self._seed_of(asked.name)))
+        voices = asking_voices(asked.voices, self.language, self._seed_of(asked.name), self.more_people)
+        self.ask_questions(asked, texts, {}, voices)
         if num_said_rows > 0:
             self.say_answers_alone("said_train", texts, num_said_rows)
 
@@ -263,8 +279,7 @@ class _Maker:
         self.report.num_rows[name] = self._say(name, rows).num_rows
 
     def _say(self, name: str, rows: Iterable[Mapping]) -> SpokenReport:
-        voices = corpus_voices("train", self.language, self.answer_voice, self._seed_of(name))
-        report = self._spoken(name, rows, voices, change_answer=Trim())
+        report = self._spoken(name, rows, self._voices_of("train", name), change_answer=Trim())
         self.report.skipped.update(report.skipped)
         return report
 
@@ -272,8 +287,8 @@ class _Maker:
         self, split: SpokenSplit, texts: Sequence[Mapping], answers: Mapping[str, dict[str, Any]]
     ) -> None:
         """The questions of a split, but for those whose answers could not be said."""
-        voices = corpus_voices(split.voices, self.language, self.answer_voice, self._seed_of(split.name))
-        self.ask_questions(split, [row for row in texts if row["answer_text"] in answers], answers, voices)
+        said = [row for row in texts if row["answer_text"] in answers]
+        self.ask_questions(split, said, answers, self._voices_of(split.voices, split.name))
 
     def ask_questions(
         self,
@@ -311,13 +326,17 @@ class _Maker:
         seed = self._seed_of(split.name)
         if not split.is_augmented:
             return Microphone(seed=seed)
-        voices = corpus_voices(split.voices, self.language, self.answer_voice, seed)
+        voices = self._voices_of(split.voices, split.name)
         return Microphone(
             augmentation=Augmentation(seed=seed),
             babblers=tuple(voices.of_question(index)[0] for index in range(NUM_BABBLERS)),
             chatter=MANDARIN_CHATTER if self.language == "zh" else CHATTER,
             seed=seed,
         )
+
+    def _voices_of(self, split: Split, name: str) -> CorpusVoices:
+        """The voices of a split, drawn for a manifest."""
+        return corpus_voices(split, self.language, self.answer_voice, self._seed_of(name), self.more_people)
 
     def _seed_of(self, name: str) -> int:
         """Not the same for all: the first question of each would be asked by the same voice."""

@@ -73,10 +73,10 @@ ACCENTS: dict[str, dict[Split, tuple[str, ...]]] = {
 
 # Voices of people. The one that answers (`slt`) asks only where answers stay written: in a dialogue it would talk to itself.
 PEOPLE: dict[str, dict[Split, tuple[str, ...]]] = {
-    "en": {"train": ("rms", "kal16"), "validation": (), "test": ("awb",)},
+    "en": {"train": ("flite:rms", "flite:kal16"), "validation": (), "test": ("flite:awb",)},
     "zh": {"train": (), "validation": (), "test": ()},
 }
-PEOPLE_WHO_ASK_ALONE = {"en": ("slt",), "zh": ()}
+PEOPLE_WHO_ASK_ALONE = {"en": ("flite:slt",), "zh": ()}
 # Questions by themselves are for the ears, which meet people in the end.
 PEOPLE_SHARE_ALONE = 0.4
 
@@ -93,7 +93,7 @@ class CorpusVoices:
         answer: the one voice of the answers; with `None` they stay written.
         synthesizer: the one that has the accents and variants.
         accents, variants: each question is asked in one of the accents by one of the variants (or the plain voice, `""`).
-        people: flite's voices,
+        people: voices of other synthesizers, named with these,
         people_share: and how many of the questions they ask.
         rates, pitches: from the slowest to the fastest, and the lowest to the highest; 1 is the voice's own.
         seed: decides the draw.
@@ -116,7 +116,7 @@ class CorpusVoices:
             for name, (low, high) in (("rate", self.rates), ("pitch", self.pitches))
         )
         if self.people and uniform(self.seed, index, "is a person") < self.people_share:
-            return f"flite:{self._drawn(self.people, index, 'person')}", rate, pitch
+            return self._drawn(self.people, index, "person"), rate, pitch
         variant = self._drawn(self.variants, index, "variant")
         accent = self._drawn(self.accents, index, "accent")
         return f"{self.synthesizer}:{accent}{'+' if variant else ''}{variant}", rate, pitch
@@ -125,8 +125,13 @@ class CorpusVoices:
         return names[int(uniform(self.seed, index, what) * len(names))]
 
 
-def corpus_voices(split: Split, language: str = "en", answer: str | None = None, seed: int = 0) -> CorpusVoices:
-    """The voices of a split. No voice, accent of espeak-ng's own or person asks in two of them, but plain `en-us` may."""
+def corpus_voices(
+    split: Split, language: str = "en", answer: str | None = None, seed: int = 0, more_people: Sequence[str] = ()
+) -> CorpusVoices:
+    """
+    The voices of a split; more people ask in the training only. No voice, accent of espeak-ng's own or person asks in two of
+    them, but plain `en-us` may.
+    """
     if language not in ACCENTS:
         raise ValueError(f"There are no voices for the language {language!r}: choose one of {', '.join(ACCENTS)}.")
     plain = ("",) if split == "train" else ()
@@ -135,13 +140,13 @@ def corpus_voices(split: Split, language: str = "en", answer: str | None = None,
         synthesizer=SYNTHESIZERS[language][0],
         accents=ACCENTS[language][split],
         variants=(*plain, *VARIANTS[split]),
-        people=PEOPLE[language][split],
+        people=(*PEOPLE[language][split], *(more_people if split == "train" else ())),
         seed=seed,
     )
 
 
-def asking_voices(split: Split, language: str = "en", seed: int = 0) -> CorpusVoices:
+def asking_voices(split: Split, language: str = "en", seed: int = 0, more_people: Sequence[str] = ()) -> CorpusVoices:
     """The voices of a split for questions whose answers stay written."""
-    voices = corpus_voices(split, language, seed=seed)
+    voices = corpus_voices(split, language, seed=seed, more_people=more_people)
     people = (*voices.people, *PEOPLE_WHO_ASK_ALONE[language])
     return replace(voices, answer=None, people=people, people_share=PEOPLE_SHARE_ALONE)
