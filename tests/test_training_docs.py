@@ -27,7 +27,7 @@ from test_cli_checkpoints import SMALL_HEAD, hub, sources  # noqa: F401 (fixture
 from test_tinytalk_speech import needs_both
 from test_training_run import material, run_command  # noqa: F401 (a fixture)
 
-from flow_omni.training.joining import join
+from flow_omni.training import averaging, joining
 
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,12 @@ PARTS = {
     "openai/whisper-small": "whisper",
     "Qwen/Qwen2.5-0.5B-Instruct": "llm",
     "charactr/vocos-mel-24khz": "vocos",
+}
+
+# What is run as `python -m`, told its folders.
+MODULES = {
+    "flow_omni.training.joining": lambda folders: joining.join(*folders),
+    "flow_omni.training.averaging": lambda folders: averaging.main(list(folders), None),
 }
 
 SMALL = {
@@ -94,8 +100,7 @@ def test_the_commands_of_the_guide_run(there, sources, hub):  # noqa: F811
     for program, name, *rest in commands():
         if program == "python":
             module, *folders = rest
-            assert module == "flow_omni.training.joining"
-            join(*map(Path, folders))
+            MODULES[module](map(Path, folders))
             continue
         assert program == "flow-omni"
         done.append(name)
@@ -114,7 +119,7 @@ def test_the_commands_of_the_guide_run(there, sources, hub):  # noqa: F811
     for stage in ("align", "finetune", "understand", "listen", "speak", "vocoder"):
         assert (there / "runs" / stage / "training_curves.png").is_file()
         assert '"loss"' in (there / "runs" / stage / "training_log.json").read_text()
-    for made in ("both", "vocoder"):
+    for made in ("both", "mean", "vocoder"):
         assert (there / "runs" / made / "model.safetensors").is_file()
     assert (there / "runs" / "align-lora" / "adapters" / "adapter_model.safetensors").is_file()
     assert [upload["repo_id"] for upload in hub.uploaded] == ["your-name/your-model"]
