@@ -14,6 +14,7 @@
 """The sound of tinytalk: who speaks, what becomes of silence, and a whole corpus, with tones and with real voices."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -165,17 +166,18 @@ def test_every_voice_of_the_corpus_exists_and_speaks():
         assert all(0.4 < synthesizer.speak("Good morning.", name).seconds < 3.0 for name in plain)
 
 
-def test_wrong_languages_and_voices_are_refused(tones, monkeypatch):
+def test_wrong_languages_and_voices_are_refused(tones):
     with pytest.raises(ValueError, match="no voices for the language 'tlh': choose one of en, zh"):
         corpus_voices("train", "tlh")
     with pytest.raises(ValueError, match="no voice 'flite:tom': flite has slt"):
         synthesizer_of("en", "flite:tom")
     with pytest.raises(ValueError, match="no voice 'flite:jane': flite has slt"):
-        synthesizer_of("en", None, ["flite:slt", "flite:jane"])
-    with monkeypatch.context() as patch:
-        patch.setattr(Tones, "voices", lambda self, language=None: [])
-        with pytest.raises(ValueError, match="no voice 'flite:slt': flite finds none at all"):
-            synthesizer_of("en", None)
+        synthesizer_of("en", None, ["flite:low", "flite:jane"])
+    for taken in ("flite:slt", "espeak:en-us", "flite:awb", "espeak:en-gb-x-rp", "espeak:en-us+f3"):
+        with pytest.raises(
+            ValueError, match=f"'{re.escape(taken)}' cannot ask in the training: it answers, or is kept"
+        ):
+            corpus_voices("train", answer="espeak:en-us", more_people=["espeak:en-gb+f2", taken])
     with pytest.raises(SynthesisError, match="no voice 'parrot:polly': name one of espeak, a colon"):
         NamedVoices("espeak").speak("hello", "parrot:polly")
     assert NamedVoices("espeak", "flite").voices()[-1] == "flite:low"
@@ -380,8 +382,16 @@ def test_people_of_other_synthesizers_ask_in_the_training(tones, tmp_path):
     }
     assert low in speakers["train"] and low in speakers["asked_train"]
     assert low not in speakers["validation"] | speakers["test"]
-    with pytest.raises(ValueError, match="holds another corpus, of `more_people` .'parrot:low'. in the place of .."):
+    with pytest.raises(
+        ValueError, match=r"holds another corpus, of `more_people` \['parrot:low'\] in the place of \[\]"
+    ):
         make(tmp_path / "more", num_rows=20, num_asked_rows=20)
+    # so did one that was made before there could be more people
+    make(tmp_path / "before")
+    file = tmp_path / "before" / "parts" / "corpus.json"
+    file.write_text(json.dumps({name: value for name, value in lines_of(file)[0].items() if name != "more_people"}))
+    with pytest.raises(ValueError, match=r"holds another corpus, of `more_people` \[\] in the place of"):
+        make(tmp_path / "before", more_people=[low])
 
 
 def test_another_seed_draws_other_voices(tones, tmp_path):

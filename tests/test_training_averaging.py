@@ -33,10 +33,16 @@ def run(*arguments):
 @pytest.mark.parametrize("shares", [(1, 1, 1), (1, 0, 3)])
 def test_each_weight_is_the_mean_by_the_shares(shares):
     models = [tiny_model(seed) for seed in range(3)]
-    before = [snapshot(model) for model in models]
-    for name, weight in snapshot(average(models, shares)).items():
+    before = [{name: weight.clone() for name, weight in model.state_dict().items()} for model in models]
+    for name, weight in average(models, shares).state_dict().items():
         expected = sum(share * one[name].double() for share, one in zip(shares, before)) / sum(shares)
         torch.testing.assert_close(weight, expected.to(weight.dtype))
+    assert not torch.equal(before[0]["lm_head.weight"], before[1]["lm_head.weight"])
+
+
+def test_each_model_has_a_share():
+    with pytest.raises(ValueError, match="shorter"):
+        average([tiny_model(), tiny_model()], (1,))
 
 
 def test_the_mean_is_written_with_all_that_belongs_to_it(tmp_path):
@@ -52,24 +58,41 @@ def test_the_mean_is_written_with_all_that_belongs_to_it(tmp_path):
     assert {path.name for path in (tmp_path / "1").iterdir()} == {path.name for path in (tmp_path / "mean").iterdir()}
 
 
-def test_models_of_another_form_have_no_mean():
+def test_models_of_another_form_or_scale_have_no_mean():
     with pytest.raises(
-        ValueError, match=r"` is None in one model and \(.*\) in another: a mean is of models of the same"
+        ValueError, match=r"is missing in one model and \(.*\) in another: a mean is of models of the same"
     ):
         average([tiny_model(), tiny_model(speech={"num_hidden_layers": 2})], (1, 1))
+    louder = tiny_model()
+    louder.mel_normalizer.std.mul_(2.0)
+    with pytest.raises(ValueError, match="`mel_normalizer.std` is not the same in all models"):
+        average([tiny_model(), louder], (1, 1))
+
+
+def test_a_model_is_not_written_over_by_one_that_forgets_the_output(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    for name in ("a", "b", "c"):
+        tmp_path.joinpath(name).mkdir()
+        tmp_path.joinpath(name, "model.safetensors").write_text("mine")
+    result = run(*(tmp_path / name for name in ("a", "b", "c")))
+    assert result.exit_code == 2
+    assert "c' is there already, and not empty: name last a folder to create" in result.output
+    assert tmp_path.joinpath("c", "model.safetensors").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "mean"), "1 models with 1 shares cannot be averaged"),
-        (("a", "b", "mean", "--share", 1), "2 models with 1 shares"),
-        (("a", "b", "mean", "--share", 0, "--share", 0), "of which one is above 0"),
-        (("nowhere", "b", "mean"), "There is no folder 'nowhere'"),
+        (("a", "mean"), "1 models with the shares 1 cannot be averaged"),
+        (("a", "b", "mean", "--share", 1), "2 models with the shares 1 cannot"),
+        (("a", "b", "mean", "--share", 0, "--share", 0), "not all 0"),
+        (("a", "b", "mean", "--share", 2, "--share", -1), "none below 0"),
+        (("a", "b", "mean", "--share", 1, "--share", "nan"), "the shares 1, nan cannot"),
+        (("nowhere", "b", "mean"), "There is no folder 'nowhere': name folders of models"),
     ],
 )
 def test_wrong_arguments_are_told(arguments, message, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("COLUMNS", "400")
     result = run(*arguments)
     assert result.exit_code == 2
     assert message in result.output

@@ -11,10 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Piper: neural voices in some forty languages, from files, twenty times faster than speech on one core."""
+"""Piper: neural voices in some forty languages, from files, ten times faster than speech on one core."""
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from .synthesis import Speech, SynthesisError
 # Where the files of voices lie, if not in the working folder, into which Piper's own downloader writes them.
 FOLDER_VARIABLE = "PIPER_VOICES"
 REMEDY = (
-    "`python -m piper.download_voices en_US-lessac-medium` fetches one into the working folder, and the variable "
+    "`python -m piper.download_voices en_US-joe-medium` fetches one into the working folder, and the variable "
     f"{FOLDER_VARIABLE} names another folder"
 )
 
@@ -41,61 +43,117 @@ class PiperSynthesizer:
     """
 
     def __init__(self):
-        # early: later would be in the middle of a corpus
-        needs("piper", "piper-tts")
+        # both early: later would be in the middle of a corpus
+        _piper()
+        if not self.voices():
+            raise SynthesisError(f"There is no voice of Piper in '{_folder()}': {REMEDY}.")
 
     def voices(self, language: str | None = None) -> list[str]:
+        found = [_settings_of(file) for file in sorted(_folder().glob("*.onnx")) if _beside(file).is_file()]
         return [
-            f"{file.stem}#{speaker}" if speaker else file.stem
-            for file in sorted(_folder().glob("*.onnx"))
-            if language is None or _settings_of(file)["espeak"]["voice"].partition("-")[0] == language
-            for speaker in (_settings_of(file).get("speaker_id_map") or [""])
+            f"{voice.name}#{speaker}" if speaker else voice.name
+            for voice in found
+            if language in (None, voice.language)
+            for speaker in (voice.speakers or [""])
         ]
 
+    def load(self, voice: str) -> None:
+        """Reads the voice from its file, which takes a second, and 90 MB."""
+        _loaded(_settings_named(voice).file)
+
     def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
-        if voice not in self.voices():
-            raise SynthesisError(f"Piper has no voice {voice!r} in '{_folder()}': {REMEDY}.")
-        name, _, speaker = voice.partition("#")
-        file = _folder() / f"{name}.onnx"
-        # a pitch is a sound that is played faster, or slower, than it was said
-        options = {
-            "length_scale": pitch / rate,
-            "speaker_id": (_settings_of(file).get("speaker_id_map") or {}).get(speaker),
-        }
-        chunks = list(_loaded(file).synthesize(text, needs("piper", "piper-tts").SynthesisConfig(**options)))
+        if "\0" in text:
+            raise SynthesisError(f"The text {text!r} holds a null character: take it out.")
+        settings = _settings_named(voice)
+        loaded = _loaded(settings.file)
+        options = _piper().SynthesisConfig(
+            speaker_id=settings.speakers.get(voice.partition("#")[2]),
+            # a pitch is a sound that is played faster, or slower, than it was said
+            length_scale=loaded.config.length_scale * pitch / rate,
+        )
+        chunks = list(loaded.synthesize(text, options))
         if not chunks:
             raise SynthesisError(f"Piper says nothing for {text!r}: the text must hold a word.")
         sampling_rate = chunks[0].sample_rate
         waveform = np.concatenate([chunk.audio_float_array for chunk in chunks])
-        return Speech(resample(waveform, round(sampling_rate * pitch), sampling_rate), sampling_rate)
+        waveform = resample(waveform, round(sampling_rate * pitch), sampling_rate)
+        return Speech(np.clip(waveform, -1.0, 1.0), sampling_rate)
 
 
-def _folder() -> Path:
-    return Path(os.environ.get(FOLDER_VARIABLE) or ".").expanduser()
+@dataclass(frozen=True)
+class VoiceSettings:
+    """
+    What we read of the settings of a voice.
+
+    Attributes:
+        file: the voice itself.
+        language: its language, such as `en`.
+        speakers: numbers of the speakers by their names; of a voice of one there are none.
+    """
+
+    file: Path
+    language: str
+    speakers: Mapping[str, int]
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
 
 
-@lru_cache(maxsize=256)
-def _settings_of(file: Path) -> dict[str, Any]:
-    beside = file.with_name(f"{file.name}.json")
-    try:
-        settings = json.loads(beside.read_text(encoding="utf-8"))
-        settings["espeak"]["voice"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SynthesisError(
-            f"The voice '{file}' has no settings that can be read in '{beside.name}' beside it ({error}): download both files "
-            "again, or take the voice out of the folder."
-        ) from error
+def _settings_named(voice: str) -> VoiceSettings:
+    name, _, speaker = voice.partition("#")
+    file = _folder() / f"{name}.onnx"
+    if not file.is_file():
+        raise SynthesisError(f"Piper has no voice {name!r} in '{_folder()}': {REMEDY}.")
+    settings = _settings_of(file)
+    if speaker not in (settings.speakers or [""]):
+        speakers = [f"{name}#{known}" for known in settings.speakers] or [name]
+        raise SynthesisError(f"Piper has no voice {voice!r}: name one of {', '.join(speakers[:8])}.")
     return settings
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=256)
+def _settings_of(file: Path) -> VoiceSettings:
+    try:
+        read = json.loads(_beside(file).read_text(encoding="utf-8"))
+        # the family where it is told: espeak's own name of Mandarin is `cmn`
+        family = (read.get("language") or {}).get("family") or read["espeak"]["voice"].partition("-")[0]
+        number = read.get("num_speakers") or 1
+        unnamed = {str(index): index for index in range(number)} if number > 1 else {}
+        return VoiceSettings(file, family, read.get("speaker_id_map") or unnamed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SynthesisError(_damaged(file, error)) from error
+
+
+@lru_cache(maxsize=16)
 def _loaded(file: Path) -> Any:
     """The voice, which computes on one thread: corpora are spoken by many processes at a time."""
     onnxruntime = needs("onnxruntime", "piper-tts")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    piper = needs("piper", "piper-tts")
-    return piper.PiperVoice(
-        session=onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]),
-        config=piper.PiperConfig.from_dict(_settings_of(file)),
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        config = _piper().PiperConfig.from_dict(json.loads(_beside(file).read_text(encoding="utf-8")))
+    # what the runtime raises for a damaged file is an `Exception` of its own
+    except Exception as error:
+        raise SynthesisError(_damaged(file, error)) from error
+    return _piper().PiperVoice(session=session, config=config)
+
+
+def _piper() -> Any:
+    return needs("piper", "piper-tts")
+
+
+def _folder() -> Path:
+    return Path(os.environ.get(FOLDER_VARIABLE) or ".").expanduser().absolute()
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f"{file.name}.json")
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    return (
+        f"The voice '{file}' or its settings '{_beside(file).name}' cannot be read ({type(error).__name__}: {error}): download "
+        "both files again, or take them out of the folder."
     )

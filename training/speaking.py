@@ -22,6 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -30,7 +31,7 @@ from ..processing.audio_io import write_audio
 from .examples import uniform
 from .manifest import write_rows
 from .rows import has
-from .synthesis import Speech, SynthesisError, Synthesizer
+from .synthesis import LoadsVoices, Speech, SynthesisError, Synthesizer
 
 
 # Rows that are finished together: what a run that is stopped does again, at most, in each process.
@@ -212,6 +213,16 @@ class _Speaker:
         os.replace(unfinished, path)
         return part | {"name": path.name}
 
+    def load_voices(self, first: int, rows: list[dict]) -> None:
+        """Loads the voices of the rows, so that a process that is forked now need not."""
+        asking = {self.voices.of_question(index)[0] for index, _ in enumerate(rows, start=first)}
+        for side, names in (("question", asking), ("answer", {self.voices.answer} - {None})):
+            synthesizer = self.synthesizers[side]
+            for name in names if isinstance(synthesizer, LoadsVoices) else ():
+                # what is wrong with a voice is told of each of its rows
+                with suppress(SynthesisError):
+                    synthesizer.load(name)
+
     def finished(self, first: int, rows: list[dict]) -> dict[str, Any] | None:
         """The part's summary if it was spoken before."""
         path = self.parts / self._name_of(first, rows)
@@ -293,6 +304,7 @@ def _in_fresh_process(speaker: _Speaker, first: int, rows: list[dict]) -> dict[s
         return finished
     if not CAN_FORK:
         return speaker(first, rows)
+    speaker.load_voices(first, rows)
     with ProcessPoolExecutor(1, mp_context=_context()) as pool:
         return pool.submit(speaker, first, rows).result()
 

@@ -61,6 +61,14 @@ class Synthesizer(Protocol):
         """Says the text, or raises [`SynthesisError`]."""
 
 
+@runtime_checkable
+class LoadsVoices(Protocol):
+    """A synthesizer whose voices take a while to load. Processes that are forked from this one have what it has loaded."""
+
+    def load(self, voice: str) -> None:
+        """Loads the voice, or raises [`SynthesisError`]."""
+
+
 def synthesizer_named(name: str) -> Synthesizer:
     """A synthesizer by its name: `espeak`, `flite`, `piper`, or for Mandarin in characters `pinyin`."""
     from .espeak import EspeakSynthesizer
@@ -92,13 +100,22 @@ class NamedVoices:
             for voice in synthesizer.voices(language)
         ]
 
+    def load(self, voice: str) -> None:
+        synthesizer, voice_of_it = self._found(voice)
+        if isinstance(synthesizer, LoadsVoices):
+            synthesizer.load(voice_of_it)
+
     def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
+        synthesizer, voice_of_it = self._found(voice)
+        return synthesizer.speak(text, voice_of_it, rate, pitch)
+
+    def _found(self, voice: str) -> tuple[Synthesizer, str]:
         name, _, voice_of_it = voice.partition(":")
         if name not in self.synthesizers:
             raise SynthesisError(
                 f"There is no voice {voice!r}: name one of {', '.join(self.synthesizers)}, a colon, and its voice."
             )
-        return self.synthesizers[name].speak(text, voice_of_it, rate, pitch)
+        return self.synthesizers[name], voice_of_it
 
 
 def onsets_of_words(text: str, events: Sequence[tuple[int, float]]) -> list[float]:

@@ -41,6 +41,8 @@ HEARD_WORD = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+(?:'[^\W\d_{CJK}]+)?")
 NUM_BABBLERS = 12
 # The rows of these have most of the words; the others say the same few numbers and names again and again.
 WORDY_TOPICS = ("repeat", "read", "facts", "opposites", "spelling")
+# What is true of a corpus that was made before it was written down.
+NO_MORE_PEOPLE = {"more_people": []}
 Texts = Callable[..., Iterable[dict]]
 
 
@@ -115,7 +117,7 @@ def make_corpus(
             answers, said, without questions),
             `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in `heard_text_train.jsonl` and
             `heard_text_validation.jsonl`, `text_sums.jsonl` (sums in a row), `answers.jsonl`, `words.txt` and `audio`. A
-            corpus of another language, answering voice or seed that is there already is not written over.
+            corpus of another language, other voices or another seed that is there already is not written over.
         num_rows (`int`, *optional*, defaults to 20000):
             Texts of the training set that are said.
         voices_per_question (`int`, *optional*, defaults to 3):
@@ -142,8 +144,8 @@ def make_corpus(
         generate (`Callable`, *optional*):
             Writes the texts: `generate(split, num_rows, seed=..., language=...)`, if another than ours is to.
         more_people (`list[str]`, *optional*):
-            Further voices that ask in the training, such as `piper:en_US-joe-medium`: the ears of a model know the voices that
-            they have met.
+            Further voices that ask in the training and in `test_seen_voices.jsonl`, such as `piper:en_US-joe-medium`: the ears of
+            a model know the voices that they have met.
     """
     answer_voice = answer_voice or ANSWER_VOICES.get(language)
     folder = Path(folder).expanduser()
@@ -201,11 +203,11 @@ def settle(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _settings_in(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return NO_MORE_PEOPLE | dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"'{file}' cannot be read ({error}): it should tell the language, the answering voice and the seed of the corpus "
-            "in the folder. Delete it if they are those that you ask for, or else the whole folder."
+            f"'{file}' cannot be read ({error}): it should tell the language, the voices and the seed of the corpus in the "
+            "folder. Delete it if they are those that you ask for, or else the whole folder."
         ) from error
 
 
@@ -215,26 +217,22 @@ def _settings_of_rows(folder: Path) -> dict[str, Any]:
         _, _, row = next(raw_rows(manifest), (None, None, None))
         # those of the answers do not have it
         if isinstance(row, Mapping) and "language" in row:
-            return {"language": row["language"]}
+            return NO_MORE_PEOPLE | {"language": row["language"]}
     return {}
 
 
 def synthesizer_of(language: str, answer_voice: str | None, more_people: Sequence[str] = ()) -> NamedVoices:
     """Speaks all voices of a language's corpus. That those who were named exist is seen now and not in an hour."""
-    named = (corpus_voices("train", language, answer_voice).answer, *more_people)
-    synthesizer = NamedVoices(*dict.fromkeys((*SYNTHESIZERS[language], *map(_engine_of, named))))
-    known = set(synthesizer.voices())
-    for voice in named:
-        if voice not in known:
-            engine = _engine_of(voice)
-            there = ", ".join(synthesizer.synthesizers[engine].voices()[:8])
-            has = f"has {there} …" if there else "finds none at all (docs/training.md tells where it looks)"
-            raise ValueError(f"There is no voice {voice!r}: {engine} {has}")
+    voices = corpus_voices("train", language, answer_voice, more_people=more_people)
+    named = {voices.answer: None} | dict.fromkeys(more_people, language)
+    synthesizer = NamedVoices(*dict.fromkeys((*SYNTHESIZERS[language], *(name.partition(":")[0] for name in named))))
+    for voice, language_of_it in named.items():
+        if voice not in synthesizer.voices(language_of_it):
+            engine = voice.partition(":")[0]
+            known = ", ".join(synthesizer.synthesizers[engine].voices(language_of_it)[:8])
+            raise ValueError(f"There is no voice {voice!r}: {engine} has {known} …")
+        synthesizer.load(voice)
     return synthesizer
-
-
-def _engine_of(voice: str) -> str:
-    return voice.partition(":")[0]
 
 
 @dataclass

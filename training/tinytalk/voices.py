@@ -134,15 +134,30 @@ def corpus_voices(
     """
     if language not in ACCENTS:
         raise ValueError(f"There are no voices for the language {language!r}: choose one of {', '.join(ACCENTS)}.")
+    answer = answer or ANSWER_VOICES[language]
+    for voice in more_people:
+        if voice == answer or voice in PEOPLE_WHO_ASK_ALONE[language] or _is_tested(voice, language):
+            raise ValueError(
+                f"{voice!r} cannot ask in the training: it answers, or is kept for validation or test. Name another voice."
+            )
     plain = ("",) if split == "train" else ()
     return CorpusVoices(
-        answer=answer or ANSWER_VOICES[language],
+        answer=answer,
         synthesizer=SYNTHESIZERS[language][0],
         accents=ACCENTS[language][split],
         variants=(*plain, *VARIANTS[split]),
         people=(*PEOPLE[language][split], *(more_people if split == "train" else ())),
         seed=seed,
     )
+
+
+def _is_tested(voice: str, language: str) -> bool:
+    """Whether a voice of another split speaks with its name, its accent or its variant."""
+    accent, _, variant = voice.partition(":")[2].partition("+")
+    for split in ("validation", "test"):
+        if voice in PEOPLE[language][split] or variant in VARIANTS[split]:
+            return True
+    return accent in {*ACCENTS[language]["validation"], *ACCENTS[language]["test"]} - {*ACCENTS[language]["train"]}
 
 
 def asking_voices(split: Split, language: str = "en", seed: int = 0, more_people: Sequence[str] = ()) -> CorpusVoices:
