@@ -46,7 +46,8 @@ benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick"
 
 # The bundled checkpoint from nothing, each file from those it is made of: stopped, `make tiny` goes on where it was, and
 # `make -j2 tiny` trains two parts at a time. One thread a process: two would wait for each other wherever anything else runs.
-# `make tiny DATA=data/tinytalk_zh RUNS=runs/tiny_zh CORPUS="--language zh"` makes one that speaks Mandarin.
+# `make tiny DATA=data/tinytalk_zh RUNS=runs/tiny_zh CORPUS="--language zh"` makes one that speaks Mandarin, and
+# `make tiny CORPUS="--more-people piper:en_US-joe-medium"` one that has met one person more (docs/training.md).
 # Where recipes have changed since a run was finished, it stays as it is: name another folder for RUNS.
 DATA := data/tinytalk
 RUNS := runs/tiny
