@@ -64,7 +64,7 @@ $(DATA)/words.txt: | $(READY)
 	$(PREPARE)
 
 # a corpus that is older than these parts of it goes on
-$(DATA)/asked_train.jsonl $(DATA)/said_train.jsonl: | $(DATA)/words.txt
+$(DATA)/asked_train.jsonl $(DATA)/said_train.jsonl $(DATA)/answered_train.jsonl: | $(DATA)/words.txt
 	$(PREPARE)
 
 $(RUNS)/recognise/model.safetensors: $(DATA)/words.txt
@@ -90,9 +90,9 @@ $(RUNS)/finetune/model.safetensors: $(RUNS)/align/model.safetensors
 	$(TRAIN_TWO) tiny/finetune model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
 	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/train_words.jsonl: 0.6, $(DATA)/text_train.jsonl: 0.2, $(DATA)/text_sums.jsonl: 0.4}'
 
-$(RUNS)/understand/model.safetensors: $(RUNS)/finetune/model.safetensors | $(DATA)/asked_train.jsonl
+$(RUNS)/understand/model.safetensors: $(RUNS)/finetune/model.safetensors | $(DATA)/asked_train.jsonl $(DATA)/answered_train.jsonl
 	$(TRAIN_TWO) tiny/understand model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 0.8, $(DATA)/asked_train.jsonl: 1, $(DATA)/text_train.jsonl: 0.15, $(DATA)/text_sums.jsonl: 0.2}'
+	    'data.train={$(DATA)/train.jsonl: 0.8, $(DATA)/asked_train.jsonl: 1, $(DATA)/answered_train.jsonl: 1, $(DATA)/text_train.jsonl: 0.15, $(DATA)/text_sums.jsonl: 0.2}'
 
 $(RUNS)/speak/model.safetensors: $(RUNS)/understand/model.safetensors | $(DATA)/said_train.jsonl
 	$(TRAIN_TWO) tiny/speak model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
@@ -100,7 +100,7 @@ $(RUNS)/speak/model.safetensors: $(RUNS)/understand/model.safetensors | $(DATA)/
 
 $(RUNS)/settle/model.safetensors: $(RUNS)/speak/model.safetensors
 	$(TRAIN_TWO) tiny/settle model=$(<D) data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D) \
-	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/asked_train.jsonl: 0.5, $(DATA)/said_train.jsonl: 0.4, $(DATA)/text_train.jsonl: 0.25, $(DATA)/text_sums.jsonl: 0.2}'
+	    'data.train={$(DATA)/train.jsonl: 1, $(DATA)/asked_train.jsonl: 0.5, $(DATA)/said_train.jsonl: 0.4, $(DATA)/answered_train.jsonl: 0.8, $(DATA)/text_train.jsonl: 0.25, $(DATA)/text_sums.jsonl: 0.2}'
 
 # As it is measured, so the bundled one speaks.
 $(RUNS)/evaluation/results.json: $(RUNS)/settle/model.safetensors

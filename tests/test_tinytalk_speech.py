@@ -82,7 +82,7 @@ def generate(split, num_rows, seed=0, language="en"):
 
 def make(folder, **options):
     sizes = {"num_rows": 6, "voices_per_question": 2, "num_asked_rows": 3, "num_said_rows": 1, "num_text_rows": 9}
-    sizes |= {"num_test_rows": 3, "num_validation_rows": 3}
+    sizes |= {"num_answered_rows": 0, "num_test_rows": 3, "num_validation_rows": 3}
     return make_corpus(folder, **({"generate": generate} | sizes | options))
 
 
@@ -324,6 +324,33 @@ def test_each_answer_is_said_once_and_shared(tones, tmp_path):
     waveform, rate = soundfile.read(row["answer_audio"]["path"])
     assert (len(waveform) / rate, rate) == (pytest.approx(row["answer_seconds"]), 16000)
     assert row["answer_word_times"] == pytest.approx([0.06, 0.06 + 0.02 * 5])
+
+
+def test_further_questions_of_knowledge_stay_written_and_their_answers_are_said(tones, tmp_path):
+    make(tmp_path, num_answered_rows=4)
+    rows = lines_of(tmp_path / "answered_train.jsonl")
+    # texts that nobody asks, of which the stand-in has no phrases to repeat
+    assert [row["question_text"] for row in rows] == [f"How much is train {index} plus 0?" for index in (6, 7, 8, 9)]
+    assert not any("question_audio" in row or Path(row["answer_audio"]).is_absolute() for row in rows)
+    # an answer of the others is shared
+    (shared,) = {
+        row["answer_audio"] for row in lines_of(tmp_path / "train.jsonl") if "twenty-one" in row["answer_text"]
+    }
+    assert rows[0]["answer_audio"] == rows[3]["answer_audio"] == shared
+    row = load_rows(tmp_path / "answered_train.jsonl")[1]
+    waveform, rate = soundfile.read(row["answer_audio"]["path"])
+    assert len(waveform) / rate == pytest.approx(row["answer_seconds"])
+    assert len(row["answer_word_times"]) == len(words_of(row["answer_text"]))
+
+
+def test_what_is_only_repeated_is_not_answered_apart(tones, tmp_path):
+    def phrases(*arguments, **options):
+        for row in generate(*arguments, **options):
+            yield row | {"id": row["id"].replace("facts", "repeat")}
+
+    make(tmp_path, num_answered_rows=4, generate=phrases)
+    topics = {row["id"].partition("-")[0] for row in lines_of(tmp_path / "answered_train.jsonl")}
+    assert topics == {"arithmetic"}
 
 
 def test_a_question_is_asked_in_other_voices_each_time(tones, tmp_path):

@@ -129,7 +129,7 @@ def test_the_commands_of_the_guide_run(there, sources, hub):  # noqa: F811
 def test_the_corpus_of_the_guide_is_made_and_has_the_files_that_it_lists(there):
     ((_, *command),) = [words for words in commands() if "tinytalk" in words]
     sizes = ("--rows", 3, "--voices-per-question", 1, "--text-rows", 3, "--test-rows", 2, "--validation-rows", 2)
-    sizes += ("--asked-rows", 2, "--said-rows", 1)
+    sizes += ("--asked-rows", 2, "--said-rows", 1, "--answered-rows", 1)
     result = run(*command, *sizes, "--processes", 1)
     assert result.exit_code == 0, result.output
     (rows,) = re.findall(

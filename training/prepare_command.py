@@ -170,6 +170,9 @@ def tinytalk(
     said_rows: Annotated[
         int, typer.Option(help="Answers of these that are said by themselves, at most.", min=0)
     ] = 20_000,
+    answered_rows: Annotated[
+        int, typer.Option(help="Further texts of knowledge, of which only the answer is said.", min=0)
+    ] = 12_000,
     text_rows: Annotated[int, typer.Option(help="Texts for training that are only written.", min=1)] = 200_000,
     test_rows: Annotated[int, typer.Option(help="Texts of the test.", min=1)] = 1_000,
     validation_rows: Annotated[int, typer.Option(help="Texts of the validation.", min=1)] = 500,
@@ -209,6 +212,7 @@ def tinytalk(
             voices_per_question,
             asked_rows,
             said_rows,
+            answered_rows,
             text_rows,
             test_rows,
             validation_rows,

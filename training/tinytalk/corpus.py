@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ HEARD_WORD = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+(?:'[^\W\d_{CJK}]+)?")
 NUM_BABBLERS = 12
 # The rows of these have most of the words; the others say the same few numbers and names again and again.
 WORDY_TOPICS = ("repeat", "read", "facts", "opposites", "spelling")
+# Their answers are what the question says already: nothing is to be known.
+TOPICS_OF_NO_KNOWLEDGE = ("repeat", "read", "spelling")
 # What is true of a corpus that was made before it was written down.
 NO_MORE_PEOPLE = {"more_people": []}
 Texts = Callable[..., Iterable[dict]]
@@ -95,6 +97,7 @@ def make_corpus(
     voices_per_question: int = 3,
     num_asked_rows: int = 40_000,
     num_said_rows: int = 20_000,
+    num_answered_rows: int = 12_000,
     num_text_rows: int = 200_000,
     num_test_rows: int = 1_000,
     num_validation_rows: int = 500,
@@ -114,7 +117,8 @@ def make_corpus(
             Where to write `train.jsonl`, `validation.jsonl`, `test.jsonl` (voices that nobody trained on),
             `test_seen_voices.jsonl`, `train_words.jsonl` (those rows of `train.jsonl` that have most of its words),
             `asked_train.jsonl` (more questions with many words, whose answers are only written), `said_train.jsonl` (these
-            answers, said, without questions),
+            answers, said, without questions), `answered_train.jsonl` (more questions of knowledge, which stay written, with
+            answers that are said),
             `text_train.jsonl`, `text_validation.jsonl`, the same in part as ears deliver it in `heard_text_train.jsonl` and
             `heard_text_validation.jsonl`, `text_sums.jsonl` (sums in a row), `answers.jsonl`, `words.txt` and `audio`. A
             corpus of another language, other voices or another seed that is there already is not written over.
@@ -127,6 +131,9 @@ def make_corpus(
             questions are said, each in one voice. Numbers are learnt from fewer.
         num_said_rows (`int`, *optional*, defaults to 20000):
             Answers of these that are said by themselves, at most: each different one once.
+        num_answered_rows (`int`, *optional*, defaults to 12000):
+            Further texts of the training set, of those whose answers must be known, of which only the answers are said: what a
+            model knows in writing it does not yet know beside speech.
         num_text_rows (`int`, *optional*, defaults to 200000):
             Texts for training that are only written; those that are said are the first of them.
         num_test_rows, num_validation_rows (`int`, *optional*, default to 1000 and 500):
@@ -163,14 +170,22 @@ def make_corpus(
     maker = _Maker(folder, language, answer_voice, tuple(more_people), seed, num_processes, progress, synthesizer)
     sizes = {split.texts: split.num_rows for split in splits}
     texts = {name: list(generate(name, size, seed=seed, language=language)) for name, size in sizes.items()}
-    answers = maker.say_answers(row["answer_text"] for name in sizes for row in texts[name])
+
+    def further(num_further: int, is_wanted: Callable[[str], bool]) -> list[dict]:
+        # never so many: more than half of what is drawn is wanted
+        drawn = generate("train", num_rows + 4 * num_further, seed=seed, language=language)
+        wanted = (row for row in islice(drawn, num_rows, None) if is_wanted(topic_of(row["id"])))
+        return list(islice(wanted, num_further))
+
+    answered = further(num_answered_rows, lambda topic: topic not in TOPICS_OF_NO_KNOWLEDGE)
+    asked = (row for name in sizes for row in texts[name])
+    answers = maker.say_answers(row["answer_text"] for row in chain(asked, answered))
     for split in splits:
         maker.answered_questions(split, texts[split.texts], answers)
     if num_asked_rows > 0:
-        # never so many: more than half of what is drawn has many words
-        further = generate("train", num_rows + 4 * num_asked_rows, seed=seed, language=language)
-        wordy = (row for row in islice(further, num_rows, None) if topic_of(row["id"]) in WORDY_TOPICS)
-        maker.ask_and_say_apart(list(islice(wordy, num_asked_rows)), num_said_rows)
+        maker.ask_and_say_apart(further(num_asked_rows, lambda topic: topic in WORDY_TOPICS), num_said_rows)
+    if num_answered_rows > 0:
+        maker.answer_in_speech("answered_train", answered, answers)
     maker.pick_wordy_rows("train")
     for name, size in (("train", num_text_rows), ("validation", max(num_validation_rows, num_text_rows // 50))):
         maker.write_texts(f"text_{name}", generate(name, size, seed=seed, language=language))
@@ -260,6 +275,13 @@ class _Maker:
             row["answer_text"]: {name: row[name] for name in columns if name in row}
             for _, _, row in raw_rows(self.folder / "answers.jsonl")
         }
+
+    def answer_in_speech(self, name: str, texts: Iterable[Mapping], answers: Mapping[str, dict[str, Any]]) -> None:
+        """Rows whose questions stay written, with the sound of their answers where these could be said."""
+        said = ((row, answers[row["answer_text"]]) for row in texts if row["answer_text"] in answers)
+        self.write(
+            name, ({**row, **sound, "answer_audio": self.folder / sound["answer_audio"]} for row, sound in said)
+        )
 
     def ask_and_say_apart(self, texts: Sequence[Mapping], num_said_rows: int) -> None:
         """All the questions, with answers that are only written; and some of the answers, without questions."""
