@@ -47,7 +47,8 @@ benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick"
 # The bundled checkpoint from nothing, each file from those it is made of: stopped, `make tiny` goes on where it was, and
 # `make -j2 tiny` trains two parts at a time. One thread a process: two would wait for each other wherever anything else runs.
 # `make tiny DATA=data/tinytalk_zh RUNS=runs/tiny_zh CORPUS="--language zh"` makes one that speaks Mandarin, and
-# `make tiny CORPUS="--more-people piper:en_US-joe-medium"` one that has met one person more (docs/training.md).
+# `make tiny DATA=data/tinytalk_people RUNS=runs/tiny_people CORPUS="--more-people piper:en_US-joe-medium"` one that has met
+# one person more (docs/training.md).
 # Where recipes have changed since a run was finished, it stays as it is: name another folder for RUNS.
 DATA := data/tinytalk
 RUNS := runs/tiny
@@ -63,9 +64,11 @@ PREPARE := $(BIN)/flow-omni prepare tinytalk $(DATA) --text-rows 300000 $(CORPUS
 $(DATA)/words.txt: | $(READY)
 	$(PREPARE)
 
-# a corpus that is older than these parts of it goes on
-$(DATA)/asked_train.jsonl $(DATA)/said_train.jsonl $(DATA)/answered_train.jsonl: | $(DATA)/words.txt
+# a corpus that is older than these parts of it goes on; one of them stands for all, lest they be made twice at a time
+$(DATA)/answered_train.jsonl: | $(DATA)/words.txt
 	$(PREPARE)
+
+$(DATA)/asked_train.jsonl $(DATA)/said_train.jsonl: | $(DATA)/answered_train.jsonl ;
 
 $(RUNS)/recognise/model.safetensors: $(DATA)/words.txt
 	$(TRAIN) tiny/recognise data.train=$(DATA)/train.jsonl data.eval=$(DATA)/validation.jsonl training.output_dir=$(@D)

@@ -171,7 +171,7 @@ def tinytalk(
         int, typer.Option(help="Answers of these that are said by themselves, at most.", min=0)
     ] = 20_000,
     answered_rows: Annotated[
-        int, typer.Option(help="Further texts of knowledge, of which only the answer is said.", min=0)
+        int, typer.Option(help="Texts that ask for knowledge, of which only the answer is said.", min=0)
     ] = 12_000,
     text_rows: Annotated[int, typer.Option(help="Texts for training that are only written.", min=1)] = 200_000,
     test_rows: Annotated[int, typer.Option(help="Texts of the test.", min=1)] = 1_000,

@@ -44,10 +44,10 @@ it answers something of these, fluently and wrongly. It is often wrong within th
 depend on what it says.
 
 **It has learnt from synthesizers alone**, of the corpus `tinytalk`, which `flow-omni prepare tinytalk` makes on any machine from a
-generator of texts. Questions are spoken by eSpeak NG in many variants, accents, rates and pitches, by flite's voices `rms`
-and `kal16`, by Piper's `en_US-joe-medium`, and by RHVoice's `bdl` and `clb`, some with noise and rooms; all answers by one voice, flite's
-`slt`, which also asks where answers are only written. It has heard nobody else: how well it understands people has not been
-measured.{counts}
+generator of texts. Questions are spoken by eSpeak NG in many variants, accents, rates and pitches, and by flite's voices
+`rms` and `kal16`, some with noise and rooms; all answers by one voice, flite's `slt`, which also asks where answers are only
+written. The model that comes with `flow-omni` has also met Piper's `en_US-joe-medium` and RHVoice's `bdl` and `clb`, in 12,000 questions
+more. These synthesizers are made of recordings of people; people themselves it has never heard.{counts}
 Sentences, pairs of numbers and voices are split: those of `test` are neither in `train` nor in `validation`, but for the accent `en-us`, facts, which are asked in other words, and pairs the other way round.
 
 How it was made, what made it better, and all figures, those of noise and other voices among them, are told in `docs/tiny.md` of

@@ -41,7 +41,7 @@ HEARD_WORD = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+(?:'[^\W\d_{CJK}]+)?")
 NUM_BABBLERS = 12
 # The rows of these have most of the words; the others say the same few numbers and names again and again.
 WORDY_TOPICS = ("repeat", "read", "facts", "opposites", "spelling")
-# Their answers are what the question says already: nothing is to be known.
+# The question holds what is to be said: nothing is to be known.
 TOPICS_OF_NO_KNOWLEDGE = ("repeat", "read", "spelling")
 # What is true of a corpus that was made before it was written down.
 NO_MORE_PEOPLE = {"more_people": []}
@@ -392,7 +392,7 @@ class _Maker:
 
     def write_words(self) -> None:
         """Every word of the corpus, the test's included: a recogniser that lacks one could never hear it."""
-        for name in ("train", "validation", "test", "asked_train"):
+        for name in ("train", "validation", "test", "asked_train", "answered_train"):
             if name in self.report.num_rows:
                 for _, _, row in raw_rows(self.folder / f"{name}.jsonl"):
                     self._count_words(row)
