@@ -13,6 +13,7 @@
 # limitations under the License.
 """The command `train`: a recipe and changes to it become a trained checkpoint."""
 
+import gc
 import shlex
 import sys
 from pathlib import Path
@@ -143,8 +144,14 @@ def _leave_together(run) -> None:
     """Ends all processes of a run at once: one that still talks when another is gone is aborted, its work done or not."""
     import torch.distributed as dist
 
-    run.trainer.accelerator.wait_for_everyone()
+    trainer = run.trainer
+    trainer.accelerator.wait_for_everyone()
     if dist.is_available() and dist.is_initialized():
+        # The wrapped model goes before the group: as the last to hold it, it would wait for the group's threads while these
+        # wait for Python, now and then for ever.
+        trainer.model_wrapped = trainer.model
+        trainer.accelerator.free_memory()
+        gc.collect()
         dist.destroy_process_group()
 
 
