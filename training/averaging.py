@@ -43,8 +43,9 @@ def average(models: Iterable[FlowOmniForSpeechGeneration], shares: Sequence[floa
         first = first or form
         _check_same_form(first, form)
         for name, weight in weights.items():
-            mean[name] = mean.get(name, 0.0) + weight.float() * (share / total)
-    model.load_state_dict({name: weight for name, weight in mean.items() if not name.startswith(SCALE)}, strict=False)
+            if not name.startswith(SCALE):
+                mean[name] = mean.get(name, 0.0) + weight.float() * (share / total)
+    model.load_state_dict(mean, strict=False)
     return model
 
 
