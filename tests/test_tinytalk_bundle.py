@@ -72,11 +72,19 @@ def test_the_card_of_a_bundle_tells_a_stranger_what_it_is_of_what_and_how_it_is_
     bundle(trained[1], tmp_path / "bundle", None, "bfloat16", "make tiny", corpus=corpus)
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "**A toy" in card and "eSpeak NG" in card and "`slt`" in card and "`docs/tiny.md`" in card
-    assert "1,000 spoken questions to train on (`train`)" in card and "6,000 for the test (`test`)" in card
+    assert "1,000 spoken questions to train on (`train`)" in card and "7,000 for the test (`test`)" in card
     assert "load_bundled()" in card
     assert "your-name/flow-omni" not in card and "trust_remote_code" not in card
-    with pytest.raises(ValueError, match="There is no '.*train.jsonl'"):
+
+
+def test_what_a_corpus_lacks_is_not_counted(tmp_path):
+    with pytest.raises(ValueError, match="There is no '.*train.jsonl': `--corpus` is the folder"):
         counts_of(tmp_path)
+    for name in ("train", "test", "answers"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n{}\n")
+    assert counts_of(tmp_path) == (
+        " There are 2 spoken questions to train on (`train`), 2 for the test (`test`), and 2 different spoken answers (`answers`)."
+    )
 
 
 def test_the_card_of_a_bundle_is_written_anew_without_its_weights(trained, tmp_path):

@@ -107,7 +107,7 @@ def lccc(
 def speak(
     manifest: Annotated[str, typer.Argument(help="Rows with question_text and answer_text.", show_default=False)],
     output: Annotated[str, typer.Argument(help="Where to write sounds and manifest.jsonl.", show_default=False)],
-    synthesizer: Annotated[str, typer.Option(help="espeak, flite, piper, or for Mandarin pinyin.")] = "espeak",
+    synthesizer: Annotated[str, typer.Option(help="espeak, flite, pico, piper, or for Mandarin pinyin.")] = "espeak",
     answer_voice: Annotated[
         str | None, typer.Option(help="The voice of the answers.", show_default="the plain one of the language")
     ] = None,
@@ -183,7 +183,7 @@ def tinytalk(
     more_people: Annotated[
         str | None,
         typer.Option(
-            help="Voices that ask too in the training, with commas between: piper:en_US-joe-medium.",
+            help="Voices that ask too in the training, with commas between: pico:en-GB,piper:en_US-joe-medium.",
             show_default="none",
         ),
     ] = None,

@@ -70,15 +70,17 @@ class LoadsVoices(Protocol):
 
 
 def synthesizer_named(name: str) -> Synthesizer:
-    """A synthesizer by its name: `espeak`, `flite`, `piper`, or for Mandarin in characters `pinyin`."""
+    """A synthesizer by its name: `espeak`, `flite`, `pico`, `piper`, or for Mandarin in characters `pinyin`."""
     from .espeak import EspeakSynthesizer
     from .flite import FliteSynthesizer
     from .mandarin import PinyinSynthesizer
+    from .pico import PicoSynthesizer
     from .piper import PiperSynthesizer
 
     known: dict[str, Callable[[], Synthesizer]] = {
         "espeak": EspeakSynthesizer,
         "flite": FliteSynthesizer,
+        "pico": PicoSynthesizer,
         "pinyin": PinyinSynthesizer,
         "piper": PiperSynthesizer,
     }

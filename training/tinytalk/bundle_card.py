@@ -61,6 +61,7 @@ MANIFESTS = {
     "train": "spoken questions to train on",
     "asked_train": "more with answers that are only written",
     "said_train": "spoken answers without questions",
+    "answered_train": "spoken answers to questions that stay written",
     "text_train": "written questions",
     "validation": "spoken ones for validation",
     "test": "for the test",
@@ -99,16 +100,17 @@ def figures_of(results: Results) -> list[dict[str, Any]]:
 
 
 def counts_of(corpus: Path) -> str:
-    """How many rows each manifest of the corpus has, as a sentence."""
+    """How many rows each manifest of the corpus has, as a sentence. Some corpora lack one, such as of `--said-rows 0`."""
+    manifests = {name: corpus.expanduser() / f"{name}.jsonl" for name in MANIFESTS}
+    if not manifests["train"].is_file():
+        raise ValueError(
+            f"There is no '{manifests['train']}': `--corpus` is the folder that `flow-omni prepare tinytalk` filled."
+        )
     counted = []
-    for name, what in MANIFESTS.items():
-        manifest = corpus.expanduser() / f"{name}.jsonl"
-        if not manifest.is_file():
-            raise ValueError(
-                f"There is no '{manifest}': `--corpus` is the folder that `flow-omni prepare tinytalk` filled."
-            )
-        with manifest.open("rb") as lines:
-            counted.append(f"{sum(1 for _ in lines):,} {what} (`{name}`)")
+    for name, manifest in manifests.items():
+        if manifest.is_file():
+            with manifest.open("rb") as lines:
+                counted.append(f"{sum(1 for _ in lines):,} {MANIFESTS[name]} (`{name}`)")
     return f" There are {', '.join(counted[:-1])}, and {counted[-1]}."
 
 

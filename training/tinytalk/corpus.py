@@ -151,7 +151,7 @@ def make_corpus(
         generate (`Callable`, *optional*):
             Writes the texts: `generate(split, num_rows, seed=..., language=...)`, if another than ours is to.
         more_people (`list[str]`, *optional*):
-            Further voices that ask in the training and in `test_seen_voices.jsonl`, such as `piper:en_US-joe-medium`: the ears of
+            Further voices that ask in the training and in `test_seen_voices.jsonl`, such as `pico:en-GB` or `piper:en_US-joe-medium`: the ears of
             a model know the voices that they have met.
     """
     answer_voice = answer_voice or ANSWER_VOICES.get(language)
