@@ -47,8 +47,8 @@ benchmark: $(READY)  ## Measure speed and memory on this machine (ARGS="--quick"
 # The bundled checkpoint from nothing, each file from those it is made of: stopped, `make tiny` goes on where it was, and
 # `make -j2 tiny` trains two parts at a time. One thread a process: two would wait for each other wherever anything else runs.
 # `make tiny DATA=data/tinytalk_zh RUNS=runs/tiny_zh CORPUS="--language zh"` makes one that speaks Mandarin, and
-# `make tiny DATA=data/tinytalk_people RUNS=runs/tiny_people CORPUS="--more-people pico:en-US,pico:en-GB"` one that has met
-# more people (docs/training.md).
+# `make tiny DATA=data/tinytalk_people RUNS=runs/tiny_people CORPUS="--more-people piper:en_US-joe-medium"` one that has met
+# one person more (docs/training.md).
 # Where recipes have changed since a run was finished, it stays as it is: name another folder for RUNS.
 DATA := data/tinytalk
 RUNS := runs/tiny

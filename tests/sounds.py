@@ -43,3 +43,11 @@ def frequency_of(waveform: np.ndarray, sampling_rate: int) -> float:
     """The loudest frequency in Hertz."""
     spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform))))
     return float(np.argmax(spectrum)) * sampling_rate / len(waveform)
+
+
+def pitch_of(speech):
+    """Periods in a second, by the strongest repetition of the waveform between 70 and 400 a second."""
+    spectrum = np.abs(np.fft.rfft(speech.waveform, 2 * len(speech.waveform))) ** 2
+    correlation = np.fft.irfft(spectrum)
+    shortest, longest = speech.sampling_rate // 400, speech.sampling_rate // 70
+    return speech.sampling_rate / (shortest + int(np.argmax(correlation[shortest:longest])))

@@ -13,6 +13,8 @@
 # limitations under the License.
 """What goes into the package of a trained checkpoint: half the weights, the processor, a card, and no code."""
 
+import json
+
 import pytest
 import torch
 from report_results import made_results
@@ -21,7 +23,7 @@ from transformers import AutoModel, AutoProcessor
 
 from flow_omni.training.tinytalk import bundle as bundling
 from flow_omni.training.tinytalk.bundle import bundle
-from flow_omni.training.tinytalk.bundle_card import MANIFESTS, counts_of, rewrite
+from flow_omni.training.tinytalk.bundle_card import MANIFESTS, OPTIONAL_MANIFESTS, counts_of, people_of, rewrite
 
 
 @pytest.fixture
@@ -69,22 +71,36 @@ def test_the_card_of_a_bundle_tells_a_stranger_what_it_is_of_what_and_how_it_is_
     corpus.mkdir()
     for number, name in enumerate(MANIFESTS, start=1):
         (corpus / f"{name}.jsonl").write_text("{}\n" * 1000 * number)
-    bundle(trained[1], tmp_path / "bundle", None, "bfloat16", "make tiny", corpus=corpus)
+    bundle(trained[1], tmp_path / "bundle", None, "bfloat16", "", corpus=corpus, note="Mornings only.")
     card = (tmp_path / "bundle" / "README.md").read_text()
     assert "**A toy" in card and "eSpeak NG" in card and "`slt`" in card and "`docs/tiny.md`" in card
     assert "1,000 spoken questions to train on (`train`)" in card and "7,000 for the test (`test`)" in card
     assert "load_bundled()" in card
+    assert "\n\nMornings only.\n\n" in card and "The command that made" not in card
     assert "your-name/flow-omni" not in card and "trust_remote_code" not in card
 
 
-def test_what_a_corpus_lacks_is_not_counted(tmp_path):
-    with pytest.raises(ValueError, match="There is no '.*train.jsonl': `--corpus` is the folder"):
+def test_only_what_an_option_leaves_out_may_be_missing_of_a_corpus(tmp_path):
+    with pytest.raises(ValueError, match="There is no '.*/train.jsonl': `--corpus` is the folder"):
         counts_of(tmp_path)
-    for name in ("train", "test", "answers"):
+    for name in MANIFESTS.keys() - OPTIONAL_MANIFESTS:
         (tmp_path / f"{name}.jsonl").write_text("{}\n{}\n")
-    assert counts_of(tmp_path) == (
-        " There are 2 spoken questions to train on (`train`), 2 for the test (`test`), and 2 different spoken answers (`answers`)."
+    counts = counts_of(tmp_path)
+    assert counts.startswith(
+        " There are 2 spoken questions to train on (`train`), 2 written questions (`text_train`), "
     )
+    assert "said_train" not in counts
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(ValueError, match="There is no '.*/test.jsonl'"):
+        counts_of(tmp_path)
+
+
+def test_the_card_of_a_bundle_names_who_else_asked(tmp_path):
+    assert people_of(tmp_path) == ""
+    settings = {"language": "en", "answer_voice": "flite:slt", "seed": 0, "more_people": ["pico:en-US", "pico:en-GB"]}
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "corpus.json").write_text(json.dumps(settings))
+    assert people_of(tmp_path) == " `pico:en-US` and `pico:en-GB` asked as well."
 
 
 def test_the_card_of_a_bundle_is_written_anew_without_its_weights(trained, tmp_path):

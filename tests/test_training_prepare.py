@@ -120,6 +120,8 @@ def test_dialogues_are_spoken_with_any_synthesizer(dialogues, tmp_path, parrot):
     assert "manifest.jsonl: 4 rows" in result.stderr
     report = validate(tmp_path / "out" / "manifest.jsonl")
     assert report.tasks["speech_to_speech"] == 4
+    # "en" answers, and would talk to itself
+    assert set(load_rows(tmp_path / "out" / "manifest.jsonl")["speaker"]) == {"en+high"}
 
 
 @pytest.mark.skipif(find_library() is None and find_program() is None, reason="espeak-ng is not installed")

@@ -18,7 +18,7 @@ import threading
 
 import numpy as np
 import pytest
-from sounds import frequency_of
+from sounds import frequency_of, pitch_of
 
 from flow_omni.training.espeak import EspeakSynthesizer, find_library, find_program
 from flow_omni.training.examples import ExampleBuilder
@@ -58,6 +58,14 @@ class ToneSynthesizer:
 class HigherSynthesizer(ToneSynthesizer):
     def speak(self, text, voice, *arguments):
         return super().speak(text, "1500", *arguments)
+
+
+class LatinSynthesizer(ToneSynthesizer):
+    """For letters that it does not know it makes a breath, as flite and Pico do."""
+
+    def speak(self, text, *arguments):
+        speech = super().speak(text, *arguments)
+        return speech if text.isascii() else Speech(0.003 * speech.waveform, speech.sampling_rate)
 
 
 class CountingSynthesizer(ToneSynthesizer):
@@ -172,6 +180,17 @@ def test_what_cannot_be_said_is_skipped_and_counted_or_stops(tmp_path):
     assert caught.value.__notes__ == ["The row is 2."]
 
 
+def test_silence_is_no_speech(tmp_path):
+    rows = dialogues(3)
+    rows[1]["question_text"] = "你好"
+    report = speak_dialogues(rows, tmp_path, LatinSynthesizer(), VOICES)
+    assert report.skipped == {"cannot be said": 1}
+    with pytest.raises(
+        SynthesisError, match="The voice '...' says nothing for '你好': name one of the text's language"
+    ):
+        speak_dialogues(rows, tmp_path / "stop", LatinSynthesizer(), VOICES, on_error="stop")
+
+
 def test_sound_that_is_there_is_kept(tmp_path):
     row = dialogues(1)[0] | {"question_audio": str(tmp_path / "mine.wav"), "speaker": "me"}
     report = speak_dialogues([row], tmp_path / "out", ToneSynthesizer(), VOICES)
@@ -253,14 +272,6 @@ def brightness_of(speech):
         * speech.sampling_rate
         / len(speech.waveform)
     )
-
-
-def pitch_of(speech):
-    """Periods in a second, by the strongest repetition of the waveform between 70 and 400 a second."""
-    spectrum = np.abs(np.fft.rfft(speech.waveform, 2 * len(speech.waveform))) ** 2
-    correlation = np.fft.irfft(spectrum)
-    shortest, longest = speech.sampling_rate // 400, speech.sampling_rate // 70
-    return speech.sampling_rate / (shortest + int(np.argmax(correlation[shortest:longest])))
 
 
 def test_espeak_speaks_faster_and_higher(espeak):

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""SVOX Pico: one natural voice for each of six languages and accents, thirty times faster than speech."""
+"""SVOX Pico: a woman's voice for each of six languages and accents, built of recordings, thirty times faster than speech."""
 
 import shutil
 import subprocess
@@ -24,14 +24,16 @@ from .synthesis import Speech, SynthesisError
 
 # They are named after their languages: there is one of each.
 VOICES = ("en-US", "en-GB", "de-DE", "es-ES", "fr-FR", "it-IT")
-# Percent of the voice's own. Beyond these Pico keeps to its own silently.
-RATES = (20, 500)
-PITCHES = (50, 200)
-REMEDY = "install it (`apt install libttspico-utils`, of Debian's section non-free), or use another synthesizer"
+# Pico counts bytes in 16 bits, with a sign: of longer texts it says a part, or nothing.
+MAX_BYTES = 32_000
+REMEDY = "install it (on Debian `apt install libttspico-utils`, of the section non-free), or use another synthesizer"
 
 
 class PicoSynthesizer:
-    """Pico's voices, through its program `pico2wave`. It does not tell when each word begins."""
+    """
+    Pico's voices, through its program `pico2wave`. It does not tell when each word begins; rates end at 0.2 and 5, pitches at
+    0.5 and 2.
+    """
 
     def __init__(self):
         if find_program() is None:
@@ -42,30 +44,32 @@ class PicoSynthesizer:
 
     def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
         if voice not in VOICES:
-            raise SynthesisError(f"Pico has no voice {voice!r}: name one of {', '.join(VOICES)}.")
+            raise SynthesisError(f"Pico has no voice {voice!r}: choose one of {', '.join(VOICES)}.")
         if not any(character.isalnum() for character in text):
             raise SynthesisError(f"Pico says nothing for {text!r}: the text must hold a word.")
-        if "\0" in text:
-            raise SynthesisError(f"The text {text!r} holds a null character: take it out.")
-        # what stands behind this sign might be one of Pico's commands
-        plain = text.replace("<", " ")
-        marked = f'<speed level="{_percent(rate, *RATES)}"><pitch level="{_percent(pitch, *PITCHES)}">{plain}</pitch></speed>'
+        for character, name in (("\0", "a null character"), ("<", "a `<`, with which Pico's commands begin")):
+            if character in text:
+                raise SynthesisError(f"The text {text[:80]!r} holds {name}: take it out.")
+        levels = round(100 * rate), round(100 * pitch)
+        marked = '<speed level="{}"><pitch level="{}">{}</pitch></speed>'.format(*levels, text).encode(
+            "utf-8", "replace"
+        )
+        if len(marked) > MAX_BYTES:
+            raise SynthesisError(
+                f"The text {text[:80]!r} … has {len(marked)} bytes with its rate and pitch: Pico takes {MAX_BYTES}. Split it."
+            )
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "speech.wav"
-            command = [find_program(), "--lang", voice, "--wave", str(file), "--", marked]
-            result = subprocess.run(command, capture_output=True, text=True, errors="replace")
-            # it ends well, too, where it could not write
+            result = subprocess.run([find_program(), "--lang", voice, "--wave", file, marked], capture_output=True)
+            # it also ends well where it could not write
             if result.returncode != 0 or not file.is_file():
+                reason = result.stderr.decode("utf-8", "replace").strip() or f"it wrote no file into '{folder}'"
                 raise SynthesisError(
-                    f"pico2wave could not say {text!r} in the voice {voice!r}: {result.stderr.strip()}"
+                    f"Pico cannot say {text!r} in the voice {voice!r} ({reason}): simplify the text, or install its lingware "
+                    "anew (`libttspico-data`)."
                 )
-            waveform, sampling_rate = read_audio(file)
-        return Speech(waveform, sampling_rate)
+            return Speech(*read_audio(file))
 
 
 def find_program() -> str | None:
     return shutil.which("pico2wave")
-
-
-def _percent(share: float, low: int, high: int) -> int:
-    return min(max(round(100 * share), low), high)

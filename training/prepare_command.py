@@ -113,7 +113,7 @@ def speak(
     ] = None,
     question_voices: Annotated[
         str | None,
-        typer.Option(help="Voices of the questions, with commas between.", show_default="all of the language"),
+        typer.Option(help="Voices of the questions, with commas between.", show_default="all others of the language"),
     ] = None,
     language: Annotated[str, typer.Option(help="Language of the voices.")] = "en",
     file_format: Annotated[str, typer.Option("--format", help="flac or wav.")] = "flac",
@@ -136,11 +136,10 @@ def speak(
         known = speaker.voices(language)
         if not known:
             raise ValueError(f"{synthesizer} has no voice for the language {language!r}: choose another `--language`.")
-        voices = Voices(
-            answer=answer_voice or next((voice for voice in (language, f"{language}-us") if voice in known), known[0]),
-            questions=question_voices.split(",") if question_voices else known,
-            seed=seed,
-        )
+        answer = answer_voice or next((voice for voice in (language, f"{language}-us") if voice in known), known[0])
+        # where there is another voice, nobody talks to themselves
+        others = [voice for voice in known if voice != answer]
+        voices = Voices(answer, question_voices.split(",") if question_voices else others or known, seed=seed)
         for voice in {voices.answer, *voices.questions} if question_voices or answer_voice else ():
             if voice not in speaker.voices():
                 raise ValueError(f"{synthesizer} has no voice {voice!r}: it has {', '.join(known[:8])} …")

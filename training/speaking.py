@@ -27,6 +27,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from ..processing.audio_io import write_audio
 from .examples import uniform
 from .manifest import write_rows
@@ -36,6 +38,8 @@ from .synthesis import LoadsVoices, Speech, SynthesisError, Synthesizer
 
 # Rows that are finished together: what a run that is stopped does again, at most, in each process.
 ROWS_PER_PART = 64
+# A loudest sample below this is silence, whoever speaks.
+AUDIBLE = 0.01
 CAN_FORK = sys.platform == "linux"
 
 
@@ -246,6 +250,9 @@ class _Speaker:
 
     def _said(self, side: str, text: str, index: int, *voice: Any) -> Speech:
         speech, change = self.synthesizers[side].speak(text, *voice), self.changes[side]
+        # which is what voices make of letters that they do not know
+        if np.abs(speech.waveform).max(initial=0.0) < AUDIBLE:
+            raise SynthesisError(f"The voice {voice[0]!r} says nothing for {text!r}: name one of the text's language.")
         return speech if change is None else change(speech, index)
 
     def _written(self, speech: Speech, index: int, side: str) -> dict[str, Any]:

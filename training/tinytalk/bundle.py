@@ -35,7 +35,7 @@ from ...modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ...modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from ...processing.processing_flow_omni import FlowOmniProcessor
 from ..checkpoints import clear_staging, publish, staging_folder
-from .bundle_card import COMMAND, write_bundle_card
+from .bundle_card import COMMAND, NOTE_HELP, write_bundle_card
 
 
 # Who installs the package downloads this too.
@@ -62,6 +62,7 @@ def bundle(
     corpus: Annotated[
         Path | None, typer.Option(help="The folder of its data, for the card to count their rows.", show_default=False)
     ] = None,
+    note: Annotated[str | None, typer.Option(help=NOTE_HELP, show_default=False)] = None,
 ):
     """Put a trained checkpoint into the package, in place of the one that is there."""
     if dtype not in DTYPES:
@@ -74,7 +75,7 @@ def bundle(
     model.save_pretrained(staged)
     processor.save_pretrained(staged)
     remove_code(staged)
-    write_bundle_card(staged, None if results is None else Results.load(results), command, corpus)
+    write_bundle_card(staged, None if results is None else Results.load(results), command, corpus, note)
     megabytes = sum(path.stat().st_size for path in staged.rglob("*")) / 1e6
     if megabytes > MAX_MEGABYTES:
         raise ValueError(f"The checkpoint has {megabytes:.1f} MB: no more than {MAX_MEGABYTES} go into the package.")

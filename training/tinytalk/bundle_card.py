@@ -18,6 +18,7 @@ The card of the bundled checkpoint: who finds it should know what it is, of whic
     python -m flow_omni.training.tinytalk.bundle_card flow_omni/checkpoints/tiny eval/results.json --corpus data/tinytalk
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from ...evaluation.questions import SPLITS
 from ...evaluation.results import Results
 from ...hub_card import write_model_card
 from ...hub_card.evaluation_figures import figures_for_card
+from .corpus import settings_of
 
 
 # What `make tiny` trains before it joins them: from this machine, not from the Hub.
@@ -36,6 +38,7 @@ PARTS = {
     "vocoder": "./runs/tiny/vocoder",
 }
 COMMAND, DATASET = "make tiny", "tinytalk"
+NOTE_HELP = "What the card is to tell of this checkpoint and no other, such as what else it learnt from."
 
 ABOUT = """\
 **A toy, made to be tried without a download.** It lives in a small world: sums and products in words, counting, days and months,
@@ -46,9 +49,10 @@ depend on what it says.
 **It has learnt from synthesizers alone**, of the corpus `tinytalk`, which `flow-omni prepare tinytalk` makes on any machine from a
 generator of texts. Questions are spoken by eSpeak NG in many variants, accents, rates and pitches, and by flite's voices
 `rms` and `kal16`, some with noise and rooms; all answers by one voice, flite's `slt`, which also asks where answers are only
-written. The model that comes with `flow-omni` has also met Piper's `en_US-joe-medium` and RHVoice's `bdl` and `clb`, in 12,000 questions
-more. These synthesizers are made of recordings of people; people themselves it has never heard.{counts}
-Sentences, pairs of numbers and voices are split: those of `test` are neither in `train` nor in `validation`, but for the accent `en-us`, facts, which are asked in other words, and pairs the other way round.
+written.{people} flite's voices are built from recordings of people, those of eSpeak NG are not; people themselves it has never
+heard.{counts}
+No question of `test` is in the training, nor is a voice of it but the accent `en-us`. Much else is: of three answers in ten the very
+words, learnt as answers to the same thing asked otherwise, and four sums in five with their numbers the other way round.
 
 How it was made, what made it better, and all figures, those of noise and other voices among them, are told in `docs/tiny.md` of
 the sources of `flow-omni`."""
@@ -68,6 +72,8 @@ MANIFESTS = {
     "test_seen_voices": "in voices of the training, with the texts of the test",
     "answers": "different spoken answers",
 }
+# An option of `prepare tinytalk` leaves them out, and corpora from before lack some.
+OPTIONAL_MANIFESTS = {"asked_train", "said_train", "answered_train"}
 
 
 def write_bundle_card(
@@ -75,9 +81,14 @@ def write_bundle_card(
     results: Results | None,
     command: str = COMMAND,
     corpus: Path | None = None,
+    note: str | None = None,
 ) -> Path:
-    """Writes the card into the folder of the checkpoint: `results` are its figures, `corpus` the folder of its data."""
-    about = [ABOUT.format(counts="" if corpus is None else counts_of(corpus))]
+    """
+    Writes the card into the folder of the checkpoint: `results` are its figures, `corpus` the folder of its data, `note` what is
+    to be told of this checkpoint and no other.
+    """
+    people, counts = ("", "") if corpus is None else (people_of(corpus), counts_of(corpus))
+    about = [ABOUT.format(people=people, counts=counts), note, None if results is None else FIGURES]
     return write_model_card(
         folder,
         base_models=PARTS,
@@ -88,7 +99,7 @@ def write_bundle_card(
         is_trained=True,
         command=command,
         evaluation_commands=None if results is None else results.command,
-        about="\n\n".join(about if results is None else [*about, FIGURES]),
+        about="\n\n".join(filter(None, about)),
         is_bundled=True,
     )
 
@@ -99,19 +110,30 @@ def figures_of(results: Results) -> list[dict[str, Any]]:
     return [split | figure for figure in figures_for_card(results, DATASET)]
 
 
+def people_of(corpus: Path) -> str:
+    """Who else asked in the corpus (`--more-people`), as a sentence."""
+    people = [f"`{voice}`" for voice in settings_of(corpus.expanduser()).get("more_people", [])]
+    return f" {_enumerated(people)} asked as well." if people else ""
+
+
 def counts_of(corpus: Path) -> str:
-    """How many rows each manifest of the corpus has, as a sentence. Some corpora lack one, such as of `--said-rows 0`."""
-    manifests = {name: corpus.expanduser() / f"{name}.jsonl" for name in MANIFESTS}
-    if not manifests["train"].is_file():
-        raise ValueError(
-            f"There is no '{manifests['train']}': `--corpus` is the folder that `flow-omni prepare tinytalk` filled."
-        )
+    """How many rows each manifest of the corpus has, as a sentence."""
     counted = []
-    for name, manifest in manifests.items():
+    for name, what in MANIFESTS.items():
+        manifest = corpus.expanduser() / f"{name}.jsonl"
         if manifest.is_file():
             with manifest.open("rb") as lines:
-                counted.append(f"{sum(1 for _ in lines):,} {MANIFESTS[name]} (`{name}`)")
-    return f" There are {', '.join(counted[:-1])}, and {counted[-1]}."
+                counted.append(f"{sum(1 for _ in lines):,} {what} (`{name}`)")
+        elif name not in OPTIONAL_MANIFESTS:
+            raise ValueError(
+                f"There is no '{manifest}': `--corpus` is the folder that `flow-omni prepare tinytalk` filled."
+            )
+    return f" There are {_enumerated(counted)}."
+
+
+def _enumerated(items: Sequence[str]) -> str:
+    *others, last = items
+    return f"{', '.join(others)}{',' if len(others) > 1 else ''} and {last}" if others else last
 
 
 def rewrite(
@@ -121,9 +143,10 @@ def rewrite(
     corpus: Annotated[
         Path | None, typer.Option(help="The folder of its data, to count their rows.", show_default=False)
     ] = None,
+    note: Annotated[str | None, typer.Option(help=NOTE_HELP, show_default=False)] = None,
 ):
     """Write the card of a bundled checkpoint anew, and leave all else as it is."""
-    typer.echo(str(write_bundle_card(folder, Results.load(results), command, corpus)))
+    typer.echo(str(write_bundle_card(folder, Results.load(results), command, corpus, note)))
 
 
 if __name__ == "__main__":

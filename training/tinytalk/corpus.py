@@ -151,8 +151,8 @@ def make_corpus(
         generate (`Callable`, *optional*):
             Writes the texts: `generate(split, num_rows, seed=..., language=...)`, if another than ours is to.
         more_people (`list[str]`, *optional*):
-            Further voices that ask in the training and in `test_seen_voices.jsonl`, such as `pico:en-GB` or `piper:en_US-joe-medium`: the ears of
-            a model know the voices that they have met.
+            Further voices that ask in the training and in `test_seen_voices.jsonl`, such as `pico:en-GB` or
+            `piper:en_US-joe-medium`: the ears of a model know the voices that they have met.
     """
     answer_voice = answer_voice or ANSWER_VOICES.get(language)
     folder = Path(folder).expanduser()
@@ -198,9 +198,7 @@ def make_corpus(
 
 def settle(folder: Path, settings: Mapping[str, Any]) -> None:
     """Makes the folder of a corpus with these settings. One of others that is there is not written over."""
-    # with what a run that goes on needs to know: in the folder itself it would be taken for rows
-    file = folder / "parts" / "corpus.json"
-    there = _settings_in(file) if file.is_file() else _settings_of_rows(folder)
+    file, there = _settings_file(folder), settings_of(folder)
     differing = [name for name in settings if name in there and there[name] != settings[name]]
     if differing:
         others = ", ".join(f"`{name}` {there[name]!r}" for name in differing)
@@ -214,6 +212,17 @@ def settle(folder: Path, settings: Mapping[str, Any]) -> None:
     unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
     unfinished.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     os.replace(unfinished, file)
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What is known of the corpus in a folder: nothing, where there is none."""
+    file = _settings_file(folder)
+    return _settings_in(file) if file.is_file() else _settings_of_rows(folder)
+
+
+def _settings_file(folder: Path) -> Path:
+    # with what a run that goes on needs to know: in the folder itself it would be taken for rows
+    return folder / "parts" / "corpus.json"
 
 
 def _settings_in(file: Path) -> dict[str, Any]:
@@ -244,10 +253,16 @@ def synthesizer_of(language: str, answer_voice: str | None, more_people: Sequenc
     for voice, language_of_it in named.items():
         if voice not in synthesizer.voices(language_of_it):
             engine = voice.partition(":")[0]
-            known = ", ".join(synthesizer.synthesizers[engine].voices(language_of_it)[:8])
-            raise ValueError(f"There is no voice {voice!r}: {engine} has {known} …")
+            known = [f"{engine}:{name}" for name in synthesizer.synthesizers[engine].voices(language_of_it)]
+            remedy = f"choose one of {_listed(known)}" if known else f"{engine} has none"
+            of_language = "" if language_of_it is None else f" that speaks {language_of_it!r}"
+            raise ValueError(f"There is no voice {voice!r}{of_language}: {remedy}.")
         synthesizer.load(voice)
     return synthesizer
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 @dataclass
