@@ -63,10 +63,10 @@ class PicoSynthesizer:
             result = subprocess.run([find_program(), "--lang", voice, "--wave", file, marked], capture_output=True)
             # it also ends well where it could not write
             if result.returncode != 0 or not file.is_file():
-                reason = result.stderr.decode("utf-8", "replace").strip() or f"it wrote no file into '{folder}'"
+                reason = result.stderr.decode("utf-8", "replace").strip() or "it wrote no file"
                 raise SynthesisError(
-                    f"Pico cannot say {text!r} in the voice {voice!r} ({reason}): simplify the text, or install its lingware "
-                    "anew (`libttspico-data`)."
+                    f"Pico cannot say {text!r} in the voice {voice!r} ({reason}): simplify the text, install its lingware "
+                    "anew (`libttspico-data`), or free space for temporary files."
                 )
             return Speech(*read_audio(file))
 

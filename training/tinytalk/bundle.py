@@ -50,7 +50,9 @@ def bundle(
         Path | None, typer.Option(help="What `flow-omni evaluate` measured, for the card.", show_default=False)
     ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float16.")] = "bfloat16",
-    command: Annotated[str, typer.Option(help="What made the checkpoint, for the card.")] = COMMAND,
+    command: Annotated[
+        str, typer.Option(help="What made the checkpoint, for the card. An empty one is left out.")
+    ] = COMMAND,
     generation: Annotated[
         list[str] | None,
         typer.Option(

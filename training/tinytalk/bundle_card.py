@@ -13,7 +13,7 @@
 # limitations under the License.
 r"""
 The card of the bundled checkpoint: who finds it should know what it is, of which speech it was made, and what it cannot do.
-`bundle` writes it; alone, without touching the weights, it is written by
+`bundle` writes it; alone, without touching the weights, it is written anew, its `--command` and its `--note` too, by
 
     python -m flow_omni.training.tinytalk.bundle_card flow_omni/checkpoints/tiny eval/results.json --corpus data/tinytalk
 """
@@ -46,20 +46,22 @@ spelling, opposites, some hundred facts, small talk, and repeating or reading wh
 it answers something of these, fluently and wrongly. It is often wrong within them too: see the figures. Nothing should
 depend on what it says.
 
-**It has learnt from synthesizers alone**, of the corpus `tinytalk`, which `flow-omni prepare tinytalk` makes on any machine from a
+**It has learnt from synthesizers alone**, most of it from the corpus `tinytalk`, which `flow-omni prepare tinytalk` makes on any machine from a
 generator of texts. Questions are spoken by eSpeak NG in many variants, accents, rates and pitches, and by flite's voices
 `rms` and `kal16`, some with noise and rooms; all answers by one voice, flite's `slt`, which also asks where answers are only
 written.{people} flite's voices are built from recordings of people, those of eSpeak NG are not; people themselves it has never
 heard.{counts}
-No question of `test` is in the training, nor is a voice of it but the accent `en-us`. Much else is: of three answers in ten the very
+No question of `test` is in the training of the corpus, nor is a voice of it but the accent `en-us`. Much else is: of three answers in ten the very
 words, learnt as answers to the same thing asked otherwise, and four sums in five with their numbers the other way round.
 
 How it was made, what made it better, and all figures, those of noise and other voices among them, are told in `docs/tiny.md` of
 the sources of `flow-omni`."""
 FIGURES = """\
 The figures below are of the split `test` unless they say otherwise. To measure them again takes the corpus (`flow-omni prepare
-tinytalk data/tinytalk`); where `ctc:recognise` listens, also the recogniser `runs/tiny/recognise`, which `make tiny` trains on its way:
-the model's ears began with its encoder, and its speech was never trained on it."""
+tinytalk data/tinytalk`), with whose list of words PocketSphinx listens."""
+CTC_FIGURES = """\
+`ctc:recognise` is the recogniser `runs/tiny/recognise`, which `make tiny` trains on its way: the model's ears began with its encoder, and
+its speech was never trained on it."""
 # Manifests of a corpus, with what is in them.
 MANIFESTS = {
     "train": "spoken questions to train on",
@@ -88,7 +90,9 @@ def write_bundle_card(
     to be told of this checkpoint and no other.
     """
     people, counts = ("", "") if corpus is None else (people_of(corpus), counts_of(corpus))
-    about = [ABOUT.format(people=people, counts=counts), note, None if results is None else FIGURES]
+    about = [ABOUT.format(people=people, counts=counts), note]
+    if results is not None:
+        about += [FIGURES, CTC_FIGURES if "ctc:" in results.command else None]
     return write_model_card(
         folder,
         base_models=PARTS,
@@ -139,7 +143,7 @@ def _enumerated(items: Sequence[str]) -> str:
 def rewrite(
     folder: Annotated[Path, typer.Argument(help="The bundled checkpoint.", show_default=False)],
     results: Annotated[Path, typer.Argument(help="What `flow-omni evaluate` measured.", show_default=False)],
-    command: Annotated[str, typer.Option(help="What made the checkpoint.")] = COMMAND,
+    command: Annotated[str, typer.Option(help="What made the checkpoint. An empty one is left out.")] = COMMAND,
     corpus: Annotated[
         Path | None, typer.Option(help="The folder of its data, to count their rows.", show_default=False)
     ] = None,

@@ -254,7 +254,7 @@ def synthesizer_of(language: str, answer_voice: str | None, more_people: Sequenc
         if voice not in synthesizer.voices(language_of_it):
             engine = voice.partition(":")[0]
             known = [f"{engine}:{name}" for name in synthesizer.synthesizers[engine].voices(language_of_it)]
-            remedy = f"choose one of {_listed(known)}" if known else f"{engine} has none"
+            remedy = f"{engine} has {_listed(known) or 'none'}. Name another, or leave it out"
             of_language = "" if language_of_it is None else f" that speaks {language_of_it!r}"
             raise ValueError(f"There is no voice {voice!r}{of_language}: {remedy}.")
         synthesizer.load(voice)
