@@ -25,7 +25,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .synthesis import Speech, SynthesisError, onsets_of_words
+from .synthesis import Speech, SynthesisError, check_text, onsets_of_words
 
 
 NORMAL_RATE, MIN_RATE, MAX_RATE = 175, 80, 450
@@ -104,8 +104,7 @@ class EspeakSynthesizer:
                 f"espeak-ng has no voice {voice!r}: name a language and, after a +, a variant, such as en-us+f3. "
                 "`espeak-ng --voices` and `espeak-ng --voices=variant` list them."
             )
-        if "\0" in text:
-            raise SynthesisError(f"The text {text!r} holds a null character: take it out.")
+        check_text(text)
         speed = round(min(max(NORMAL_RATE * rate, MIN_RATE), MAX_RATE))
         height = round(min(max(NORMAL_PITCH * pitch, 0), MAX_PITCH))
         speak = _engine.speak if self.use_library else _speak_by_program

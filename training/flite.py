@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from ..processing.audio_io import read_audio
-from .synthesis import Speech, SynthesisError, onsets_of_words
+from .synthesis import Speech, SynthesisError, check_text, check_word, onsets_of_words
 
 
 # Mean pitch of the voices in Hertz.
@@ -86,10 +86,8 @@ class FliteSynthesizer:
     def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
         if voice not in VOICES:
             raise SynthesisError(f"flite has no voice {voice!r}: choose one of {', '.join(VOICES)}.")
-        if not any(character.isalnum() for character in text):
-            raise SynthesisError(f"flite says nothing for {text!r}: the text must hold a word.")
-        if "\0" in text:
-            raise SynthesisError(f"The text {text!r} holds a null character: take it out.")
+        check_word(text, "flite")
+        check_text(text)
         speak = _engine.speak if self.use_library else _speak_by_program
         return speak(text, voice, _features_of(voice, rate, pitch))
 

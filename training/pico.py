@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from ..processing.audio_io import read_audio
-from .synthesis import Speech, SynthesisError
+from .synthesis import Speech, SynthesisError, check_text, check_word
 
 
 # They are named after their languages: there is one of each.
@@ -45,15 +45,12 @@ class PicoSynthesizer:
     def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
         if voice not in VOICES:
             raise SynthesisError(f"Pico has no voice {voice!r}: choose one of {', '.join(VOICES)}.")
-        if not any(character.isalnum() for character in text):
-            raise SynthesisError(f"Pico says nothing for {text!r}: the text must hold a word.")
-        for character, name in (("\0", "a null character"), ("<", "a `<`, with which Pico's commands begin")):
-            if character in text:
-                raise SynthesisError(f"The text {text[:80]!r} holds {name}: take it out.")
-        levels = round(100 * rate), round(100 * pitch)
-        marked = '<speed level="{}"><pitch level="{}">{}</pitch></speed>'.format(*levels, text).encode(
-            "utf-8", "replace"
-        )
+        check_word(text, "Pico")
+        check_text(text)
+        if "<" in text:
+            raise SynthesisError(f"The text {text!r} holds a `<`, with which Pico's commands begin: take it out.")
+        speed, height = round(100 * rate), round(100 * pitch)
+        marked = f'<speed level="{speed}"><pitch level="{height}">{text}</pitch></speed>'.encode("utf-8", "replace")
         if len(marked) > MAX_BYTES:
             raise SynthesisError(
                 f"The text {text[:80]!r} … has {len(marked)} bytes with its rate and pitch: Pico takes {MAX_BYTES}. Split it."

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..processing.audio_io import resample
 from .extras import needs
-from .synthesis import Speech, SynthesisError
+from .synthesis import Speech, SynthesisError, check_text, listed
 
 
 # Where the files of voices lie, if not in the working folder, into which Piper's own downloader writes them.
@@ -62,8 +62,7 @@ class PiperSynthesizer:
         _loaded(_settings_named(voice).file)
 
     def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
-        if "\0" in text:
-            raise SynthesisError(f"The text {text!r} holds a null character: take it out.")
+        check_text(text)
         settings = _settings_named(voice)
         loaded = _loaded(settings.file)
         options = _piper().SynthesisConfig(
@@ -108,7 +107,7 @@ def _settings_named(voice: str) -> VoiceSettings:
     settings = _settings_of(file)
     if speaker not in (settings.speakers or [""]):
         speakers = [f"{name}#{known}" for known in settings.speakers] or [name]
-        raise SynthesisError(f"Piper has no voice {voice!r}: name one of {', '.join(speakers[:8])}.")
+        raise SynthesisError(f"Piper has no voice {voice!r}: name one of {listed(speakers)}.")
     return settings
 
 

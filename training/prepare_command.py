@@ -129,7 +129,7 @@ def speak(
         flow-omni prepare speak dialogues.jsonl data/spoken --answer-voice en-us
     """
     from .speaking import Voices, speak_dialogues
-    from .synthesis import synthesizer_named
+    from .synthesis import listed, synthesizer_named
 
     with _mistakes():
         speaker = synthesizer_named(synthesizer)
@@ -142,7 +142,7 @@ def speak(
         voices = Voices(answer, question_voices.split(",") if question_voices else others or known, seed=seed)
         for voice in {voices.answer, *voices.questions} if question_voices or answer_voice else ():
             if voice not in speaker.voices():
-                raise ValueError(f"{synthesizer} has no voice {voice!r}: it has {', '.join(known[:8])} …")
+                raise ValueError(f"{synthesizer} has no voice {voice!r}: it has {listed(known)}.")
         with _bar("rows") as bar:
             report = speak_dialogues(
                 itertools.islice(_written_rows(manifest), limit),

@@ -120,6 +120,23 @@ class NamedVoices:
         return self.synthesizers[name], voice_of_it
 
 
+def check_text(text: str) -> None:
+    """Refuses what no program takes."""
+    if "\0" in text:
+        raise SynthesisError(f"The text {text!r} holds a null character: take it out.")
+
+
+def check_word(text: str, engine: str) -> None:
+    """Refuses what an engine passes over, or spells as signs."""
+    if not any(character.isalnum() for character in text):
+        raise SynthesisError(f"{engine} says nothing for {text!r}: the text must hold a word.")
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Some of the names, for an error that tells what there is."""
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
+
+
 def onsets_of_words(text: str, events: Sequence[tuple[int, float]]) -> list[float]:
     """
     The second in which each word of the text begins, from where in the text a synthesizer was at which time. A word that

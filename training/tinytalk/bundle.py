@@ -35,7 +35,7 @@ from ...modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ...modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from ...processing.processing_flow_omni import FlowOmniProcessor
 from ..checkpoints import clear_staging, publish, staging_folder
-from .bundle_card import COMMAND, NOTE_HELP, write_bundle_card
+from .bundle_card import COMMAND, CommandOption, CorpusOption, NoteOption, write_bundle_card
 
 
 # Who installs the package downloads this too.
@@ -50,9 +50,7 @@ def bundle(
         Path | None, typer.Option(help="What `flow-omni evaluate` measured, for the card.", show_default=False)
     ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16 or float16.")] = "bfloat16",
-    command: Annotated[
-        str, typer.Option(help="What made the checkpoint, for the card. An empty one is left out.")
-    ] = COMMAND,
+    command: CommandOption = COMMAND,
     generation: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,10 +59,8 @@ def bundle(
             show_default=False,
         ),
     ] = None,
-    corpus: Annotated[
-        Path | None, typer.Option(help="The folder of its data, for the card to count their rows.", show_default=False)
-    ] = None,
-    note: Annotated[str | None, typer.Option(help=NOTE_HELP, show_default=False)] = None,
+    corpus: CorpusOption = None,
+    note: NoteOption = None,
 ):
     """Put a trained checkpoint into the package, in place of the one that is there."""
     if dtype not in DTYPES:

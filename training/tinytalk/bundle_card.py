@@ -13,7 +13,7 @@
 # limitations under the License.
 r"""
 The card of the bundled checkpoint: who finds it should know what it is, of which speech it was made, and what it cannot do.
-`bundle` writes it; alone, without touching the weights, it is written anew, its `--command` and its `--note` too, by
+`bundle` writes it; alone, without touching the weights, it is written anew, `--command` and `--note` included, by
 
     python -m flow_omni.training.tinytalk.bundle_card flow_omni/checkpoints/tiny eval/results.json --corpus data/tinytalk
 """
@@ -38,7 +38,17 @@ PARTS = {
     "vocoder": "./runs/tiny/vocoder",
 }
 COMMAND, DATASET = "make tiny", "tinytalk"
-NOTE_HELP = "What the card is to tell of this checkpoint and no other, such as what else it learnt from."
+CommandOption = Annotated[str, typer.Option(help="What made the checkpoint, for the card. An empty one is left out.")]
+CorpusOption = Annotated[
+    Path | None, typer.Option(help="The folder of its data, for the card to count their rows.", show_default=False)
+]
+NoteOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What the card is to tell of this checkpoint and no other, such as what else it learnt from.",
+        show_default=False,
+    ),
+]
 
 ABOUT = """\
 **A toy, made to be tried without a download.** It lives in a small world: sums and products in words, counting, days and months,
@@ -58,7 +68,7 @@ How it was made, what made it better, and all figures, those of noise and other 
 the sources of `flow-omni`."""
 FIGURES = """\
 The figures below are of the split `test` unless they say otherwise. To measure them again takes the corpus (`flow-omni prepare
-tinytalk data/tinytalk`), with whose list of words PocketSphinx listens."""
+tinytalk data/tinytalk`); its `words.txt` is the list that `sphinx:words.txt` listens with."""
 CTC_FIGURES = """\
 `ctc:recognise` is the recogniser `runs/tiny/recognise`, which `make tiny` trains on its way: the model's ears began with its encoder, and
 its speech was never trained on it."""
@@ -143,11 +153,9 @@ def _enumerated(items: Sequence[str]) -> str:
 def rewrite(
     folder: Annotated[Path, typer.Argument(help="The bundled checkpoint.", show_default=False)],
     results: Annotated[Path, typer.Argument(help="What `flow-omni evaluate` measured.", show_default=False)],
-    command: Annotated[str, typer.Option(help="What made the checkpoint. An empty one is left out.")] = COMMAND,
-    corpus: Annotated[
-        Path | None, typer.Option(help="The folder of its data, to count their rows.", show_default=False)
-    ] = None,
-    note: Annotated[str | None, typer.Option(help=NOTE_HELP, show_default=False)] = None,
+    command: CommandOption = COMMAND,
+    corpus: CorpusOption = None,
+    note: NoteOption = None,
 ):
     """Write the card of a bundled checkpoint anew, and leave all else as it is."""
     typer.echo(str(write_bundle_card(folder, Results.load(results), command, corpus, note)))

@@ -28,7 +28,7 @@ from ..examples import uniform
 from ..manifest import raw_rows, write_rows
 from ..rows import CJK
 from ..speaking import SpokenReport, speak_dialogues
-from ..synthesis import NamedVoices
+from ..synthesis import NamedVoices, listed
 from .drills import drills
 from .heard_texts import as_heard
 from .sounds import CHATTER, MANDARIN_CHATTER, Microphone, Trim
@@ -254,15 +254,11 @@ def synthesizer_of(language: str, answer_voice: str | None, more_people: Sequenc
         if voice not in synthesizer.voices(language_of_it):
             engine = voice.partition(":")[0]
             known = [f"{engine}:{name}" for name in synthesizer.synthesizers[engine].voices(language_of_it)]
-            remedy = f"{engine} has {_listed(known) or 'none'}. Name another, or leave it out"
+            remedy = f"{engine} has {listed(known) or 'none'}. Name another, or leave it out"
             of_language = "" if language_of_it is None else f" that speaks {language_of_it!r}"
             raise ValueError(f"There is no voice {voice!r}{of_language}: {remedy}.")
         synthesizer.load(voice)
     return synthesizer
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
 
 
 @dataclass
