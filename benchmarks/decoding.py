@@ -153,11 +153,11 @@ def llm_steps(model: FlowOmniForSpeechGeneration, context: int, num_steps: int) 
     """
     llm = model.model.language_model
     token = torch.tensor([[2]])
-    cache = llm(input_ids=token.expand(1, context), use_cache=True).past_key_values
+    cache = llm(input_ids=token.expand(1, context), use_cache=True).cache
     without_head, with_head = [], []
     for _ in range(num_steps):
         start = time.perf_counter()
-        hidden_states = llm(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden_states = llm(input_ids=token, cache=cache, use_cache=True).last_hidden_state
         middle = time.perf_counter()
         model.lm_head(hidden_states)
         end = time.perf_counter()

@@ -104,7 +104,7 @@ def _indices_of_uncached_audios(
             num_left -= lengths[row[first]]
         if num_left < 0:
             raise ValueError(
-                f"The cache ends in the middle of an audio of {lengths[row[first]]} steps: crop `past_key_values` to the end "
+                f"The cache ends in the middle of an audio of {lengths[row[first]]} steps: crop `cache` to the end "
                 "of a message."
             )
         kept += row[first:]

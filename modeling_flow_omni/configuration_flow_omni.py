@@ -209,7 +209,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     """
 
     model_type = "flow_omni"
-    keys_to_ignore_at_inference = ["past_key_values", "condition"]
+    keys_to_ignore_at_inference = ["cache", "condition"]
     sub_configs = {
         "audio_config": AutoConfig,
         "text_config": AutoConfig,

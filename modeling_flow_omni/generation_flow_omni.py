@@ -89,7 +89,7 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
             The language model's attentions at each step.
         hidden_states (`tuple[tuple[torch.FloatTensor]]`, *optional*, returned with `output_hidden_states=True`):
             The language model's hidden states at each step.
-        past_key_values (`Cache`, *optional*, returned with `use_cache=True`):
+        cache (`Cache`, *optional*, returned with `use_cache=True`):
             Keys and values of the language model's and the speech transformer's layers.
     """
 
@@ -122,7 +122,7 @@ class FlowOmniStep(ModelOutput):
             Rows whose speech has been cut.
         audio (`list[torch.FloatTensor]`, *optional*):
             The samples of each row that became ready at this step (none, while the vocoder looks ahead).
-        scores, logits, attentions, hidden_states, past_key_values:
+        scores, logits, attentions, hidden_states, cache:
             As in [`FlowOmniGenerateOutput`], of this step.
     """
 
@@ -138,7 +138,7 @@ class FlowOmniStep(ModelOutput):
     logits: torch.FloatTensor | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 class FlowOmniGenerationMixin(GenerationMixin):
@@ -180,7 +180,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 Ends a text as soon as a phrase of 4 to 64 tokens stands so many times in a row. 0 never does.
             kwargs:
                 Everything else, among it `max_new_tokens` (steps, 1024 by default), `do_sample`, `temperature`, `top_p`,
-                `streamer` (receives the text), `stopping_criteria`, `past_key_values` and `num_return_sequences`.
+                `streamer` (receives the text), `stopping_criteria`, `cache` and `num_return_sequences`.
 
         Returns:
             [`FlowOmniGenerateOutput`], or with `return_dict_in_generate=False` the `sequences` alone.
@@ -268,11 +268,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        if model_kwargs.get("past_key_values") is not None:
-            self.speech_transformer.extend_cache(model_kwargs["past_key_values"], max_cache_length)
+        if model_kwargs.get("cache") is not None:
+            self.speech_transformer.extend_cache(model_kwargs["cache"], max_cache_length)
 
     @staticmethod
-    def create_masks_for_generate(config, inputs_embeds, attention_mask, past_key_values, position_ids=None, **kwargs):
+    def create_masks_for_generate(config, inputs_embeds, attention_mask, cache, position_ids=None, **kwargs):
         """
         The masks for a static cache: those of the language model's kinds of layers (or `"language_model"`, where they all
         are of one kind), and `"speech_transformer"`, whose attention is never cut to a window.
@@ -280,7 +280,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         arguments = {
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "position_ids": position_ids,
         }
         masks = create_masks_for_generate(config=config, **arguments)
@@ -333,15 +333,15 @@ class FlowOmniGenerationMixin(GenerationMixin):
         input_ids,
         next_sequence_length=None,
         is_first_iteration=False,
-        past_key_values=None,
+        cache=None,
         inputs_embeds=None,
         **kwargs,
     ):
         """Cuts what belongs to steps (states, patches) or to audios down to what the cache does not hold yet."""
         if next_sequence_length is not None and next_sequence_length < 1:
             raise ValueError(
-                f"The cache holds {past_key_values.get_seq_length()} steps, the prompt has {input_ids.shape[1]}: nothing is left "
-                "to read. Append the next turn to the prompt, or crop `past_key_values`; an answer cannot be taken up in the "
+                f"The cache holds {cache.get_seq_length()} steps, the prompt has {input_ids.shape[1]}: nothing is left "
+                "to read. Append the next turn to the prompt, or crop `cache`; an answer cannot be taken up in the "
                 "middle of its speech."
             )
         features, mask = (kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
@@ -350,7 +350,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             input_ids,
             next_sequence_length=next_sequence_length,
             is_first_iteration=is_first_iteration,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
@@ -398,7 +398,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             mel_lengths=mel_lengths,
             audio=self._sound(mel, mel_lengths) if generation_config.return_audio else None,
             speech_truncated=steps[-1].speech_truncated,
-            past_key_values=steps[-1].past_key_values,
+            cache=steps[-1].cache,
             **{
                 name: tuple(step[name] for step in steps if step.get(name) is not None) or None
                 for name in ("scores", "logits", "attentions", "hidden_states")
@@ -505,7 +505,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             patches = self._next_patches(outputs, step.is_generating, generators, generation_config)
             step.mel = self._mel_of_patches(patches, step.is_generating)
             step.speech_truncated = answer.truncated
-            step.past_key_values = model_kwargs.get("past_key_values")
+            step.cache = model_kwargs.get("cache")
             yield step
 
     def _next_text(

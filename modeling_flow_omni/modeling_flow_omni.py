@@ -55,7 +55,7 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # the head and the adapter run as one unit: split across devices, their layers would mix devices mid-computation
     _no_split_modules = ["FlowOmniFlowHead", "FlowOmniResidualVQHead", "FlowOmniAudioAdapter", "FlowOmniMelNormalizer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -190,7 +190,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         input_features_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         speech_states: torch.LongTensor | None = None,
         previous_patches: torch.Tensor | None = None,
@@ -221,14 +221,20 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=self.embed_streams(inputs_embeds, speech_states, previous_patches),
             use_cache=use_cache,
             **kwargs,
         )
+        if cache is not None and outputs.cache is not cache:
+            raise ValueError(
+                f"{type(self.language_model).__name__} was given a {type(cache).__name__} and returned another cache "
+                f"({type(outputs.cache).__name__}): generation would go on without its past. This family has a cache of its own, "
+                "or an older argument for it: choose another language model, or install the transformers that it was written for."
+            )
         return FlowOmniModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=audio_embeddings,
@@ -317,7 +323,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
         input_features_mask: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         speech_states: torch.LongTensor | None = None,
         previous_patches: torch.Tensor | None = None,
@@ -359,18 +365,16 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
         batch_size, num_steps = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
         if use_cache is None:
             use_cache = labels is None and mel_labels is None and getattr(self.config.text_config, "use_cache", True)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config.text_config)
-        if past_key_values is not None:
-            self.speech_transformer.extend_cache(past_key_values)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config.text_config)
+        if cache is not None:
+            self.speech_transformer.extend_cache(cache)
         if position_ids is None:
-            past_length = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past_length = cache.get_seq_length() if cache is not None else 0
             device = (input_ids if input_ids is not None else inputs_embeds).device
             position_ids = (torch.arange(num_steps, device=device) + past_length).unsqueeze(0)
         # made before the language model runs: masks are sized by the cache as it was before this call
-        attention_mask, speech_mask = self.prepare_masks(
-            attention_mask, past_key_values, position_ids, batch_size, num_steps
-        )
+        attention_mask, speech_mask = self.prepare_masks(attention_mask, cache, position_ids, batch_size, num_steps)
         run = partial(
             self.run_transformers,
             speech_states=speech_states,
@@ -380,7 +384,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             input_features_mask=input_features_mask,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -412,7 +416,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             logits=logits,
             state_logits=state_logits,
             condition=condition,
-            past_key_values=past_key_values if use_cache else None,
+            cache=cache if use_cache else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -423,7 +427,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
         fed_back_patches: torch.Tensor | None,
         speech_mask: torch.Tensor | None,
         position_ids: torch.LongTensor,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool = False,
         **inputs: Any,
     ) -> tuple[FlowOmniModelOutputWithPast, torch.Tensor]:
@@ -433,7 +437,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
         outputs = self.model(
             **inputs,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             previous_patches=fed_back_patches,
             use_cache=use_cache,
             return_dict=True,
@@ -450,7 +454,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             position_embeddings=self.model.language_model.rotary_emb(
                 hidden_states, position_ids, **self.speech_transformer.rotary_options
             ),
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
         )
         return outputs, condition
@@ -458,7 +462,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
     def prepare_masks(
         self,
         attention_mask: torch.Tensor | dict | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
         position_ids: torch.LongTensor,
         batch_size: int,
         num_steps: int,
@@ -473,7 +477,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             config=self.config.text_config,
             inputs_embeds=torch.empty(batch_size, num_steps, 0, dtype=self.dtype, device=position_ids.device),
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             position_ids=position_ids,
         )
         return attention_mask, speech_mask

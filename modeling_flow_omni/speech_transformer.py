@@ -101,7 +101,7 @@ class FlowOmniSpeechTransformer(nn.Module):
         attention_mask: torch.Tensor | None,
         position_ids: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool = False,
     ) -> torch.Tensor:
         """
@@ -117,7 +117,7 @@ class FlowOmniSpeechTransformer(nn.Module):
                 attention_mask=attention_mask,
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                cache=cache,
                 use_cache=use_cache,
             )
         return self.norm(hidden_states)

@@ -67,7 +67,7 @@ class FlowOmniTeacherForcingMixin:
                 _, condition = run(
                     previous_patches=previous_patches,
                     fed_back_patches=corrupt(previous_patches, config),
-                    past_key_values=None,
+                    cache=None,
                     use_cache=False,
                 )
                 own_patches = patches_before(self.draw_typical_patches(condition, speech_states))

@@ -13,6 +13,7 @@
 # limitations under the License.
 """What holds for every test: no network, one thread, tiny models that are built once."""
 
+import logging
 import os
 
 
@@ -26,6 +27,17 @@ from tiny import tiny_model
 
 
 torch.set_num_threads(1)
+
+
+class _FailOnDeprecation(logging.Handler):
+    """Raises where transformers logs that something we use is deprecated, as it does beside `warnings`."""
+
+    def emit(self, record):
+        if "deprecated" in record.getMessage():
+            raise AssertionError(record.getMessage())
+
+
+logging.getLogger("transformers").addHandler(_FailOnDeprecation())
 
 
 @pytest.fixture(scope="session")

@@ -213,8 +213,8 @@ def test_cached_equals_uncached(head_type):
     ]
     assert torch.equal(outputs[0].sequences, outputs[1].sequences)
     assert_same(outputs[0], outputs[1], atol=1e-4)
-    assert outputs[0].past_key_values is not None
-    assert outputs[1].past_key_values is None
+    assert outputs[0].cache is not None
+    assert outputs[1].cache is None
 
 
 @pytest.mark.parametrize("text", ["qwen2", "qwen3", "llama", "mistral"])
@@ -262,7 +262,7 @@ def test_static_cache_serves_shorter_and_longer_answers_after_one_another(model)
         output = model.generate(**inputs, seed=1, max_new_tokens=num_steps, cache_implementation="static")
         assert_same(output, expected, atol=1e-4)
     cache = StaticCache(config=model.config, max_cache_len=64)
-    assert_same(model.generate(**inputs, seed=1, max_new_tokens=20, past_key_values=cache), expected, atol=1e-4)
+    assert_same(model.generate(**inputs, seed=1, max_new_tokens=20, cache=cache), expected, atol=1e-4)
 
 
 def test_embeddings_in_place_of_ids_give_the_same_answer(model):
@@ -276,8 +276,8 @@ def test_embeddings_in_place_of_ids_give_the_same_answer(model):
 
 def test_speech_transformer_keeps_its_keys_in_the_shared_cache(model):
     output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=6)
-    assert len(output.past_key_values.layers) == 3
-    lengths = {layer.get_seq_length() for layer in output.past_key_values.layers}
+    assert len(output.cache.layers) == 3
+    lengths = {layer.get_seq_length() for layer in output.cache.layers}
     assert len(lengths) == 1
 
 
@@ -463,9 +463,9 @@ def test_next_turn_from_the_cache_equals_the_next_turn_from_scratch(model):
         [torch.cat([prompt["input_ids"], answer, next_question], dim=1)[0]], [prompt["input_features"][0], next_audio]
     )
     expected = model.generate(**second, seed=2, max_new_tokens=20)
-    cache = first.past_key_values
+    cache = first.cache
     cache.crop(-(cache.get_seq_length() - prompt_length))
-    output = model.generate(**second, past_key_values=cache, seed=2, max_new_tokens=20)
+    output = model.generate(**second, cache=cache, seed=2, max_new_tokens=20)
     assert torch.equal(output.sequences, expected.sequences)
     assert_same(output, expected, atol=1e-4)
 
@@ -532,4 +532,4 @@ def test_audio_that_would_end_up_in_another_row_is_refused(model):
 def test_answer_cannot_be_taken_up_in_the_middle_of_its_speech(model):
     first = model.generate(**spoken_prompt([24], [3]), max_new_tokens=10)
     with pytest.raises(ValueError, match="nothing is left to read"):
-        model.generate(first.sequences, past_key_values=first.past_key_values, max_new_tokens=3)
+        model.generate(first.sequences, cache=first.cache, max_new_tokens=3)

@@ -383,7 +383,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     for use_checkpointing in (False, True):
         model = tiny_model(speech={"patch_noise": 0.0, "patch_dropout": 0.0, "condition_dropout": 0.0}).train()
         if use_checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         torch.manual_seed(1)
         model(**training_batch(model.config)).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -440,7 +440,7 @@ def test_cache_made_by_the_user_is_extended(model):
         DynamicCache(config=model.config),
         StaticCache(config=model.config, max_cache_len=20),
     ):
-        output = model(**inputs, past_key_values=cache, use_cache=True)
+        output = model(**inputs, cache=cache, use_cache=True)
         torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
         assert len(cache.layers) == 3
 
@@ -449,21 +449,21 @@ def test_decode_step_compiles_without_a_graph_break(model):
     """The step of a static cache as `generate` calls it; `aot_eager` traces all, and spares the C++ compiler."""
     inputs = spoken_prompt([24], [3])
     cache = StaticCache(config=model.config, max_cache_len=32)
-    model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model(**inputs, cache=cache, use_cache=True, logits_to_keep=1)
     length = inputs["input_ids"].shape[1]
     step = {
         "input_ids": torch.tensor([[7]]),
         "speech_states": torch.tensor([[2]]),
         "previous_patches": torch.randn(1, 1, model.config.speech_config.patch_size),
         "position_ids": torch.tensor([[length]]),
-        "past_key_values": cache,
+        "cache": cache,
         "use_cache": True,
     }
     with torch.no_grad():
         compiled = torch.compile(model.forward, backend="aot_eager", fullgraph=True)(**step)
         reference = DynamicCache(config=model.config)
-        model(**inputs, past_key_values=reference, use_cache=True, logits_to_keep=1)
-        expected = model(**{**step, "past_key_values": reference})
+        model(**inputs, cache=reference, use_cache=True, logits_to_keep=1)
+        expected = model(**{**step, "cache": reference})
     torch.testing.assert_close(compiled.logits, expected.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(compiled.condition, expected.condition, atol=1e-5, rtol=1e-5)
 
@@ -543,3 +543,16 @@ def test_truncated_checkpoint_is_refused_in_one_line_of_sense(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(Exception, match="(?i)incomplete|corrupt|deserializ|truncat"):
         FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
+
+
+def test_a_language_model_that_returns_another_cache_is_refused(monkeypatch):
+    """On transformers 5.24 a cache passed under its old name was ignored, and speech never stopped."""
+    model = tiny_model()
+    forward = model.model.language_model.forward
+
+    def with_own_cache(cache=None, **inputs):
+        return forward(cache=DynamicCache(config=model.config.text_config), **inputs)
+
+    monkeypatch.setattr(model.model.language_model, "forward", with_own_cache)
+    with pytest.raises(ValueError, match="returned another cache"):
+        model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)

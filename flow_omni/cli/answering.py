@@ -68,7 +68,7 @@ class Answer:
         if step.audio is not None:
             self.samples.append(step.audio[0].float().cpu())
         self.is_cut = bool(step.speech_truncated[0])
-        self.cache = step.past_key_values
+        self.cache = step.cache
 
     @property
     def waveform(self) -> torch.Tensor:

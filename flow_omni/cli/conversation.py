@@ -52,7 +52,7 @@ class Conversation:
         prompt_ids = inputs["input_ids"][0]
         # taken out while it is written to: after an interruption it would hold half an answer
         cache, self.cache = self._cache_of(prompt_ids), None
-        result = answer(self.loaded, inputs, past_key_values=cache, **options)
+        result = answer(self.loaded, inputs, cache=cache, **options)
         self.cache, self.prompt_ids = result.cache, prompt_ids
         text = processor.decode(result.token_ids, skip_special_tokens=True)
         self.messages = [*messages, {"role": "assistant", "content": text}]
