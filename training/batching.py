@@ -1,0 +1,128 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Batches: rows of similar length under a budget of positions, and their collation into the model's inputs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler
+
+from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX
+from .examples import Draw, ExampleDataset
+
+
+class LengthBatchSampler(BatchSampler):
+    """
+    Batches of similar length, a function of the seed and the epoch: resuming needs no other state. The number of batches
+    is that of the first epoch in every epoch, as the Trainer's arithmetic of steps and epochs requires. If the lengths of
+    the drawn tasks make a few batches more, these wait for later epochs; if they make fewer, some come twice.
+
+    Args:
+        dataset ([`ExampleDataset`]):
+            The examples.
+        max_positions (`int`):
+            Rows times positions of the longest row, padding included.
+        max_rows (`int`, *optional*):
+            The most rows of a batch.
+        num_processes (`int`, *optional*, defaults to 1):
+            Empty batches fill up the last round of all processes; the collator makes inputs without targets of them.
+        shuffle (`bool`, *optional*, defaults to `True`):
+            Whether rows are shuffled among those of their length, and batches among each other.
+    """
+
+    batch_size, drop_last = None, False
+
+    def __init__(
+        self,
+        dataset: ExampleDataset,
+        max_positions: int,
+        max_rows: int | None = None,
+        num_processes: int = 1,
+        shuffle: bool = True,
+    ):
+        self.dataset, self.max_positions, self.max_rows = dataset, max_positions, max_rows
+        self.num_processes, self.shuffle, self.epoch = num_processes, shuffle, 0
+        self.num_batches = len(self._batches(0))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_batches + -self.num_batches % self.num_processes
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        batches = self._batches(self.epoch)
+        yield from (batches * (1 + self.num_batches // len(batches)))[: self.num_batches]
+        yield from [[]] * (len(self) - self.num_batches)
+
+    def _batches(self, epoch: int) -> list[list[Draw]]:
+        draws, generator = self.dataset.draw(epoch), np.random.default_rng((self.dataset.builder.seed, epoch))
+        if self.shuffle:
+            draws = [draws[index] for index in generator.permutation(len(draws))]
+        # stable: rows whose lengths are rounded to the same bucket stay in their random order
+        draws = sorted(((bucket(length), draw) for draw, length in draws), key=lambda pair: -pair[0])
+        batches, start = [], 0
+        while start < len(draws):
+            size = max(1, min(self.max_positions // draws[start][0], self.max_rows or len(draws)))
+            batches.append([draw for _, draw in draws[start : start + size]])
+            start += size
+        return [batches[index] for index in generator.permutation(len(batches))] if self.shuffle else batches
+
+
+def bucket(length: int) -> int:
+    """The length rounded up by at most an eighth, so that rows of about the same length change places."""
+    step = 2 ** max(0, (length - 1).bit_length() - 4)
+    return -(-length // step) * step
+
+
+class TrainingCollator:
+    """
+    Collates encoded examples into a batch of the model's inputs, padded on the right. `ids` names its rows, and `skipped`
+    those whose audio could not be read.
+
+    Args:
+        processor (`FlowOmniProcessor`):
+            Pads the examples.
+        all_modalities (`bool`, *optional*, defaults to `False`):
+            Whether a batch without audio input or without speech gets a row of silence without targets: DDP and FSDP wait
+            for the gradients of every module on every process.
+    """
+
+    def __init__(self, processor: Any, all_modalities: bool = False):
+        self.processor, self.all_modalities = processor, all_modalities
+
+    def __call__(self, examples: Sequence[Mapping]) -> dict[str, Any]:
+        skipped = [example["error"] for example in examples if "error" in example]
+        examples = [example for example in examples if "error" not in example]
+        ids = [example["id"] for example in examples if "id" in example]
+        if self.all_modalities or not examples:
+            hears = any(len(example["input_features"]) for example in examples)
+            speaks = any("mel_labels" in example for example in examples)
+            if not (hears and speaks):
+                examples = [*examples, self._without_targets(hears, speaks)]
+        return dict(self.processor.collate(examples)) | {"ids": ids, "skipped": skipped}
+
+    def _without_targets(self, hears: bool, speaks: bool) -> dict[str, Any]:
+        """An example of a tenth of a second of silence in each modality that a batch lacks. Nothing in it is a target."""
+        rate = self.processor.sampling_rate
+        silence = {"type": "audio", "audio": {"array": np.zeros(rate // 10, np.float32), "sampling_rate": rate}}
+        text = {"type": "text", "text": "."}
+        conversation = [
+            {"role": "user", "content": [text] if hears else [silence]},
+            {"role": "assistant", "content": [text] if speaks else [text, silence]},
+        ]
+        example = self.processor.encode_training_example(conversation)
+        return example | {name: torch.full_like(example[name], IGNORE_INDEX) for name in ("labels", "state_labels")}

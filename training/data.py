@@ -1,0 +1,663 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Training rows: the columns of a row, the tasks it offers, and where rows are read from."""
+
+import csv
+import difflib
+import glob
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+
+from ..processing.audio_io import load_audio, read_audio
+from ..processing.files import atomic_write
+
+
+# Every column and the kind of its values.
+COLUMNS: dict[str, Literal["text", "audio", "seconds", "times", "messages"]] = {
+    "id": "text",  # names the row in messages; `file:line` if it is missing
+    "question_text": "text",  # what the user writes, or the transcript of `question_audio`
+    "question_audio": "audio",  # what the user says: a path (relative to the manifest) or the bytes of a file
+    "question_start": "seconds",  # where the question begins in a long recording
+    "question_end": "seconds",  # where it ends
+    "question_seconds": "seconds",  # duration of the question: saves reading the header of the file
+    "answer_text": "text",  # what the assistant writes, or the transcript of `answer_audio`
+    "answer_audio": "audio",  # what the assistant says
+    "answer_seconds": "seconds",  # duration of the spoken answer
+    "answer_word_times": "times",  # the second at which each word of `answer_text` begins in `answer_audio`
+    "history": "messages",  # earlier turns, each with `role` (user or assistant) and `text`
+    "system": "text",  # the system prompt
+    "language": "text",
+    "speaker": "text",
+}
+MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+REMOTE = ("http://", "https://", "data:", "hf://", "s3://", "zip://")
+# Larger manifests are written to the cache of `datasets` and memory-mapped.
+MAX_BYTES_IN_MEMORY = 64 * 2**20
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{CJK}][^\s\w]*|[^\s{CJK}]+")
+
+
+class RowError(ValueError):
+    """An invalid row: where it is, which field is wrong, and what the field should be."""
+
+    def __init__(self, where: str, field: str, problem: str):
+        super().__init__(f"{where}: {problem}" if where else problem)
+        self.where, self.field, self.problem = where, field, problem
+
+
+# Tasks
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """
+    The columns of a task.
+
+    Attributes:
+        prompt: the task of the processor's [`make_conversation`]: `ask`, `say` or `transcribe`.
+        question: the column of the user's message.
+        answer_text: the column of the written answer.
+        answer_audio: the column of the spoken answer, if the task has one.
+    """
+
+    prompt: Literal["ask", "say", "transcribe"]
+    question: str
+    answer_text: str
+    answer_audio: str | None = None
+
+    @cached_property
+    def needs(self) -> tuple[str, ...]:
+        names = (self.question, self.answer_text, self.answer_audio)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+TASKS: dict[str, TaskSpec] = {
+    "transcribe": TaskSpec("transcribe", "question_audio", "question_text"),
+    "say": TaskSpec("say", "answer_text", "answer_text", "answer_audio"),
+    "speech_to_speech": TaskSpec("ask", "question_audio", "answer_text", "answer_audio"),
+    "speech_to_text": TaskSpec("ask", "question_audio", "answer_text"),
+    "text_to_speech": TaskSpec("ask", "question_text", "answer_text", "answer_audio"),
+    "text_to_text": TaskSpec("ask", "question_text", "answer_text"),
+}
+# A recording with its transcript and no answer, as in ASR corpora, also serves the task `say`.
+SAY_RECORDING = TaskSpec("say", "question_text", "question_text", "question_audio")
+
+
+def has(row: Mapping, name: str) -> bool:
+    """Whether a column of the row holds a value."""
+    value = row.get(name)
+    if value is None or isinstance(value, str | list | tuple):
+        return bool(value)
+    return not isinstance(value, Mapping) or any(value.get(key) is not None for key in ("array", "bytes", "path"))
+
+
+def spec_of(row: Mapping, task: str) -> TaskSpec:
+    """The columns that the task takes from this row."""
+    if task not in TASKS:
+        raise ValueError(f"The task is {task!r}: it must be one of {', '.join(TASKS)}.")
+    is_recording = not has(row, "answer_text") and not has(row, "answer_audio")
+    return SAY_RECORDING if task == "say" and is_recording else TASKS[task]
+
+
+def tasks_of(row: Mapping) -> list[str]:
+    """The tasks that the row has all columns for."""
+    return [task for task in TASKS if all(has(row, name) for name in spec_of(row, task).needs)]
+
+
+def conversation_of(row: Mapping, task: str, processor: Any) -> list[dict]:
+    """
+    The messages of a training example for `processor.encode_training_example`; the last one is the answer. The user's
+    message is made by the processor, so that training and inference share their prompts.
+    """
+    spec = spec_of(row, task)
+    for name in spec.needs:
+        if not has(row, name):
+            offered = ", ".join(tasks_of(row)) or "no task"
+            raise RowError(
+                str(row.get("id") or ""), name, f"the task {task!r} needs `{name}`; the row offers {offered}."
+            )
+    is_spoken = spec.question == "question_audio"
+    question = {"audio": audio_of(row, spec.question)} if is_spoken else {"text": row[spec.question]}
+    answer = [{"type": "text", "text": row[spec.answer_text]}]
+    if spec.answer_audio is not None:
+        answer.append({"type": "audio", "audio": audio_of(row, spec.answer_audio)})
+    messages = [{"role": "system", "content": row["system"]}] if has(row, "system") else []
+    if spec.prompt == "ask" and has(row, "history"):
+        messages += [{"role": turn["role"], "content": turn["text"]} for turn in row["history"]]
+    messages += processor.make_conversation(spec.prompt, **question)
+    return [*messages, {"role": "assistant", "content": answer}]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text with the punctuation after them; in Chinese and Japanese, its characters."""
+    return WORD.findall(text)
+
+
+def word_times_of(row: Mapping, task: str) -> list[tuple[str, float]] | None:
+    """The words of a spoken answer and their onsets, for the timed layout; `None` if the row has no times."""
+    if spec_of(row, task).answer_audio != "answer_audio" or not has(row, "answer_word_times"):
+        return None
+    words, onsets = words_of(row["answer_text"]), row["answer_word_times"]
+    if len(words) != len(onsets):
+        raise RowError(
+            str(row.get("id") or ""),
+            "answer_word_times",
+            f"`answer_word_times` has {len(onsets)} times for the {len(words)} words of `answer_text`: give one per word "
+            "(between spaces; in Chinese and Japanese, per character).",
+        )
+    return list(zip(words, onsets))
+
+
+def uniform(*key: Any) -> float:
+    """A number in [0, 1) that depends on the key alone, in any process and any order."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+# Audio
+
+
+def audio_of(row: Mapping, name: str) -> Any:
+    """An audio column as [`load_audio`] reads it; for a segment of a long recording, its samples."""
+    source = row[name]
+    if name != "question_audio" or not (has(row, "question_start") or has(row, "question_end")):
+        return source
+    start, end = row.get("question_start") or 0.0, row.get("question_end")
+    file = file_of(source)
+    if file is None:
+        waveform, rate = read_audio(source)
+        return {
+            "array": waveform[round(start * rate) : None if end is None else round(end * rate)],
+            "sampling_rate": rate,
+        }
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate, first = sound.samplerate, round(start * sound.samplerate)
+            last = sound.frames if end is None else min(round(end * rate), sound.frames)
+            if first >= last:
+                raise ValueError(
+                    f"The segment from {start:g} s to {'the end' if end is None else f'{end:g} s'} is outside the recording "
+                    f"of {sound.frames / rate:.2f} s."
+                )
+            sound.seek(first)
+            samples = sound.read(last - first, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"Cannot decode {source!r:.200} ({error}): convert it to wav or flac.") from error
+    return {"array": samples.mean(axis=1), "sampling_rate": rate}
+
+
+def file_of(source: Any) -> str | io.BytesIO | None:
+    """What soundfile opens of an audio cell that is a local file or the bytes of one; otherwise `None`."""
+    if isinstance(source, Mapping):
+        source = source.get("bytes") if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(bytes(source))
+    if isinstance(source, str | os.PathLike) and not str(source).startswith(REMOTE):
+        return os.path.expanduser(source)
+    return None
+
+
+def audio_seconds(row: Mapping, name: str, trust_columns: bool = True) -> float:
+    """The duration of an audio column: from the row if it has it, otherwise from the header of the file."""
+    side = name.removesuffix("_audio")
+    if trust_columns and row.get(f"{side}_seconds") is not None:
+        return row[f"{side}_seconds"]
+    start, end = (row.get(f"{side}_start") or 0.0), row.get(f"{side}_end")
+    if trust_columns and end is not None:
+        return end - start
+    file = file_of(row[name])
+    if file is None:
+        total = len(load_audio(row[name], 16000)) / 16000
+    else:
+        import soundfile
+
+        if isinstance(file, str) and not os.path.isfile(file):
+            raise FileNotFoundError(f"There is no audio file '{file}'.")
+        try:
+            header = soundfile.info(file)
+        except soundfile.LibsndfileError as error:
+            raise ValueError(f"Cannot decode {row[name]!r:.200} ({error}): convert it to wav or flac.") from error
+        total = header.frames / header.samplerate
+    if end is not None and end > total + 0.1:
+        raise ValueError(f"The segment ends at {end:g} s, after the end of the recording ({total:.2f} s).")
+    if total == 0:
+        raise ValueError("The recording is empty.")
+    return (total if end is None else min(end, total)) - start
+
+
+# Checks
+
+
+def check_row(raw: Any, where: str, folder: str | os.PathLike | None = None) -> dict[str, Any]:
+    """
+    The known fields of a row, each with its checked value. Values of CSV files are strings and are parsed here.
+
+    Args:
+        raw (`Mapping`):
+            The row as it was read.
+        where (`str`):
+            Its place (`file.jsonl:12`), for messages and for its `id` if it has none.
+        folder (`str`, *optional*):
+            Relative paths of audio start here.
+    """
+    if not isinstance(raw, Mapping):
+        raise RowError(where, "", f"the row is {raw!r:.80}: it must be an object of fields ({', '.join(COLUMNS)}).")
+    check_columns(list(raw), where)
+    row = {name: _checked(raw[name], name, where) for name in COLUMNS if has(raw, name)}
+    for name in ("question_audio", "answer_audio"):
+        if name in row and folder is not None:
+            row[name] = _resolved(row[name], Path(folder))
+    row.setdefault("id", where)
+    if row.get("question_start", 0.0) >= row.get("question_end", math.inf):
+        problem = (
+            f"`question_end` ({row['question_end']:g}) must be after `question_start` ({row['question_start']:g})."
+        )
+        raise RowError(where, "question_end", problem)
+    if not tasks_of(row):
+        given = ", ".join(f"`{name}`" for name in row if name != "id") or "no known field"
+        needs = "; ".join(f"{task}: {' + '.join(spec.needs)}" for task, spec in TASKS.items())
+        raise RowError(where, "", f"the row has {given}, which serves no task. Each task needs: {needs}.")
+    return row
+
+
+def check_columns(names: Sequence[str], where: str) -> None:
+    """Refuses misspelt columns, which would be ignored silently, and rows without any known column."""
+    for name in names:
+        close = [] if name in COLUMNS else difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.85)
+        if close:
+            raise RowError(where, name, f"the field `{name}` is unknown: did you mean `{close[0]}`?")
+    if not any(name in COLUMNS for name in names):
+        raise RowError(
+            where,
+            names[0] if names else "",
+            f"none of its fields ({', '.join(names)}) is known. The fields are {', '.join(COLUMNS)}; map other names with "
+            "`columns` (`columns={question_text: sentence}`).",
+        )
+
+
+def _checked(value: Any, name: str, where: str) -> Any:
+    """The value of a field in its final form."""
+    kind = COLUMNS[name]
+
+    def fail(expected: str):
+        raise RowError(where, name, f"`{name}` is {value!r:.80}: it must be {expected}.")
+
+    def as_seconds(number: Any) -> float:
+        try:
+            seconds = math.nan if isinstance(number, bool) else float(number)
+        except (TypeError, ValueError):
+            seconds = math.nan
+        return seconds if 0.0 <= seconds < math.inf else fail("a number of seconds, 0 or more")
+
+    def as_list() -> list:
+        try:
+            items = json.loads(value) if isinstance(value, str) else value
+        except json.JSONDecodeError:
+            items = None
+        return list(items) if isinstance(items, list | tuple) else fail("a list (in a CSV file, written as JSON)")
+
+    if kind == "text":
+        text = str(value) if name == "id" and isinstance(value, int) else value
+        return text if isinstance(text, str) and text.strip() else fail("a string that is not blank")
+    if kind == "audio":
+        if isinstance(value, str | os.PathLike):
+            return os.fspath(value)
+        if isinstance(value, bytes | bytearray) or hasattr(value, "get_all_samples"):
+            return value
+        if isinstance(value, Mapping):
+            return {
+                key: value[key] for key in ("array", "sampling_rate", "bytes", "path") if value.get(key) is not None
+            }
+        return fail("the path of an audio file, or an object with `path` or `bytes`")
+    if kind == "seconds":
+        return as_seconds(value)
+    if kind == "times":
+        times = [as_seconds(time) for time in as_list()]
+        return times if times == sorted(times) else fail("onsets in ascending order")
+    for turn in as_list():
+        if not (
+            isinstance(turn, Mapping)
+            and turn.get("role") in ("user", "assistant")
+            and isinstance(turn.get("text"), str)
+        ):
+            fail("a list of turns, each with `role` (user or assistant) and `text`")
+    return [{"role": turn["role"], "text": turn["text"]} for turn in as_list()]
+
+
+def _resolved(audio: Any, folder: Path) -> Any:
+    """The audio with its path made absolute."""
+    if isinstance(audio, Mapping):
+        # the path of an embedded file is only its name
+        return audio if audio.get("bytes") is not None else audio | {"path": _resolved(audio["path"], folder)}
+    if not isinstance(audio, str) or audio.startswith(REMOTE):
+        return audio
+    return str(folder / Path(audio).expanduser())
+
+
+# Reading and writing
+
+
+def load_rows(
+    source: Any, columns: Mapping[str, str] | None = None, split: str | None = None, streaming: bool = False
+) -> Any:
+    """
+    Rows as a `datasets.Dataset`, an `IterableDataset` (`streaming=True`) or [`MixedRows`]. Audio is not decoded. Rows of
+    manifests are checked here, each once.
+
+    Args:
+        source (`str`, `Path`, `list`, `dict`, `Dataset` or `IterableDataset`):
+            A manifest (`.jsonl`, `.csv`, `.tsv`, gzipped or not), parquet files, a pattern such as `shards/*.parquet`, a
+            folder of these, a folder written by `save_to_disk`, or the id of a dataset on the Hub. A list joins several; a
+            `dict` mixes them: source to the number of times that its rows come per epoch (of streams: their proportion).
+        columns (`dict[str, str]`, *optional*):
+            Our name to the dataset's name of a column, such as `{"question_text": "sentence"}`.
+        split (`str`, *optional*, defaults to `"train"` if there are several):
+            The split of a dataset that has splits.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to read rows as they are needed.
+    """
+    columns = dict(columns or {})
+    for ours in columns:
+        if ours not in COLUMNS:
+            raise ValueError(f"`columns` maps the unknown column {ours!r}: the columns are {', '.join(COLUMNS)}.")
+    files = _files_of(source)
+    if isinstance(source, list | tuple) and not files:
+        source = dict.fromkeys(source, 1.0)
+    if isinstance(source, Mapping) and not isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
+        times = _checked_times(source)
+        parts = [load_rows(part, columns, split, streaming) for part in times]
+        return _interleaved(parts, [*times.values()]) if streaming else MixedRows(parts, [*times.values()])
+    if files and not files[0].endswith(".parquet"):
+        return _from_manifests(files, columns, streaming)
+    rows = _open_dataset(source, files, split, streaming)
+    names = rows.column_names or list(next(iter(rows)))
+    missing = [theirs for ours, theirs in columns.items() if theirs not in names and ours not in names]
+    if missing:
+        raise ValueError(f"{source} lacks the column {missing[0]!r} of `columns`: it has {', '.join(names)}.")
+    for name, feature in (rows.features or {}).items():
+        if isinstance(feature, datasets.Audio):
+            rows = rows.cast_column(name, datasets.Audio(decode=False))
+    rows = rows.rename_columns(
+        {theirs: ours for ours, theirs in columns.items() if theirs in names and theirs != ours}
+    )
+    check_columns(rows.column_names or list(next(iter(rows))), str(source))
+    return rows
+
+
+def raw_rows(
+    source: Any, columns: Mapping[str, str] | None = None, split: str | None = None
+) -> Iterator[tuple[str, str | None, Any]]:
+    """
+    Every row as it was read, with its place (`file.jsonl:12`) and the folder that its paths are relative to. For a line
+    that cannot be read, the [`RowError`] comes in place of the row.
+    """
+    files = _files_of(source)
+    if not files or files[0].endswith(".parquet"):
+        for number, row in enumerate(load_rows(source, columns, split, streaming=True), start=1):
+            yield f"row {number} of {source}", None, row
+        return
+    ours = {theirs: name for name, theirs in (columns or {}).items()}
+    for file in files:
+        for number, row in _lines_of(file):
+            if ours and isinstance(row, Mapping):
+                row = {ours.get(name, name): value for name, value in row.items()}
+            yield f"{file}:{number}", os.path.dirname(os.path.abspath(file)), row
+
+
+def write_rows(path: str | os.PathLike, rows: Iterable[Mapping]) -> int:
+    """
+    Writes rows as a JSONL manifest, atomically, and returns their number. Paths of audio inside the manifest's folder are
+    written relative to it, so that the folder can be moved.
+    """
+    path, num_rows = Path(path), 0
+    folder = path.parent.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        for row in rows:
+            row = dict(row)
+            for name in ("question_audio", "answer_audio"):
+                if isinstance(row.get(name), str | os.PathLike) and not str(row[name]).startswith(REMOTE):
+                    audio = Path(os.path.abspath(row[name]))
+                    row[name] = str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            num_rows += 1
+    return num_rows
+
+
+def open_text(path: str | os.PathLike) -> Any:
+    """A UTF-8 text file, gzipped or not, opened for reading. A byte order mark is skipped."""
+    opener = gzip.open if os.fspath(path).endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _files_of(source: Any) -> list[str]:
+    """The manifests or the parquet files that `source` names; empty if it is something else."""
+    if isinstance(source, list | tuple):
+        found = [_files_of(item) for item in source]
+        files = sorted(file for item in found for file in item) if all(found) else []
+        return files if len({file.endswith(".parquet") for file in files}) == 1 else []
+    if not isinstance(source, str | os.PathLike):
+        return []
+    path = os.path.expanduser(os.fspath(source))
+    if any(character in path for character in "*?["):
+        found = sorted(glob.glob(path, recursive=True))
+        if not found:
+            raise FileNotFoundError(f"No file matches {path!r}.")
+        return found
+    if os.path.isfile(path):
+        if not _is_rows(path):
+            raise ValueError(
+                f"'{path}' must end in {', '.join(MANIFEST_SUFFIXES)} (or one of these and .gz), or .parquet."
+            )
+        return [path]
+    if os.path.isdir(path):
+        if any(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_dict.json")):
+            return []
+        found = sorted(str(file) for file in Path(path).iterdir() if _is_rows(file.name))
+        if len({file.endswith(".parquet") for file in found}) != 1:
+            raise ValueError(
+                f"The folder '{path}' must hold manifests, or parquet files, or a saved dataset: name the files."
+            )
+        return found
+    # an id on the Hub is `name` or `owner/name`, without a suffix
+    if path.count("/") > 1 or path.startswith(("/", ".", "~")) or _is_rows(path):
+        raise FileNotFoundError(f"There is no '{path}': check the path of the manifest.")
+    return []
+
+
+def _is_rows(name: str) -> bool:
+    return name.removesuffix(".gz").lower().endswith((*MANIFEST_SUFFIXES, ".parquet"))
+
+
+def _lines_of(file: str) -> Iterator[tuple[int, Any]]:
+    """The rows of a manifest with their line numbers; a [`RowError`] in place of a line that cannot be parsed."""
+    name = file.removesuffix(".gz").lower()
+    try:
+        if name.endswith((".csv", ".tsv")):
+            with open_text(file) as lines:
+                reader = csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
+                for row in reader:
+                    problem = "the line has more values than there are columns: quote values that hold the separator."
+                    where = f"{file}:{reader.line_num}"
+                    yield reader.line_num, RowError(where, "", problem) if None in row else row
+            return
+        with gzip.open(file) if file.endswith(".gz") else open(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield number, json.loads(line)
+                except json.JSONDecodeError as error:
+                    problem = f"the line is not JSON ({error.msg} at column {error.colno}): write one object per line."
+                    yield number, RowError(f"{file}:{number}", "", problem)
+                except UnicodeDecodeError as error:
+                    yield number, RowError(f"{file}:{number}", "", f"the line is not UTF-8 ({error.reason}).")
+    except UnicodeDecodeError as error:
+        raise RowError(file, "", f"the file is not UTF-8 ({error}): save it as UTF-8.") from error
+
+
+def row_features() -> datasets.Features:
+    """The columns as `datasets` declares them; audio as `Audio(decode=False)` stores it."""
+    kinds = {
+        "text": datasets.Value("string"),
+        "audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        "seconds": datasets.Value("float64"),
+        "times": datasets.List(datasets.Value("float64")),
+        "messages": datasets.List({"role": datasets.Value("string"), "text": datasets.Value("string")}),
+    }
+    return datasets.Features({name: kinds[kind] for name, kind in COLUMNS.items()})
+
+
+def checked_rows(files: Sequence[str], columns: Mapping[str, str], **_: Any) -> Iterator[dict[str, Any]]:
+    """The rows of manifests, checked, with every column. Further arguments only tell versions of the files apart."""
+    for where, folder, raw in raw_rows(list(files), columns):
+        if isinstance(raw, RowError):
+            raise raw
+        row = dict.fromkeys(COLUMNS) | check_row(raw, where, folder)
+        for name, kind in COLUMNS.items():
+            if kind == "audio" and row[name] is not None and not isinstance(row[name], Mapping):
+                row[name] = {"bytes": None, "path": row[name]}
+        yield row
+
+
+def _from_manifests(files: list[str], columns: dict[str, str], streaming: bool) -> Any:
+    kwargs = {"files": files, "columns": columns}
+    if streaming:
+        return datasets.IterableDataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
+    if sum(os.path.getsize(file) for file in files) <= MAX_BYTES_IN_MEMORY:
+        rows = datasets.Dataset.from_list(list(checked_rows(**kwargs)), features=row_features())
+    else:
+        # tuples: a list would be taken for shards
+        kwargs |= {"files": tuple(files), "changed": tuple(os.stat(file).st_mtime_ns for file in files)}
+        try:
+            rows = datasets.Dataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise error.__cause__ or error from error.__cause__
+    if len(rows) == 0:
+        raise ValueError(f"There are no rows in {', '.join(files)}.")
+    return rows
+
+
+def _open_dataset(source: Any, files: list[str], split: str | None, streaming: bool) -> Any:
+    """Parquet files, a saved dataset, a dataset on the Hub, or one that is loaded already."""
+    if files:
+        loaded = datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+    elif isinstance(source, str | os.PathLike) and os.path.isdir(source):
+        loaded = datasets.load_from_disk(os.fspath(source))
+    elif isinstance(source, str):
+        try:
+            loaded = datasets.load_dataset(source, split=split, streaming=streaming)
+        except (FileNotFoundError, ConnectionError, ValueError) as error:
+            raise ValueError(
+                f"{source!r} is neither a file or folder here nor a dataset on the Hub within reach "
+                f"({' '.join(str(error).split())[:200]})."
+            ) from error
+    else:
+        loaded = source
+    if isinstance(loaded, Mapping):
+        chosen = split or ("train" if "train" in loaded or len(loaded) > 1 else next(iter(loaded)))
+        if chosen not in loaded:
+            raise ValueError(f"{source} has no split {chosen!r}: choose one of {', '.join(loaded)}.")
+        loaded = loaded[chosen]
+    if not isinstance(loaded, datasets.Dataset | datasets.IterableDataset):
+        raise TypeError(
+            f"Cannot read rows from a `{type(source).__name__}`: pass a manifest, parquet files or a dataset."
+        )
+    if streaming and isinstance(loaded, datasets.Dataset):
+        loaded = loaded.to_iterable_dataset(num_shards=min(64, max(1, len(loaded))))
+    return loaded
+
+
+# Mixtures
+
+
+class MixedRows(Sequence):
+    """
+    The rows of several sources, one after another, and how many times each source comes per epoch.
+
+    Args:
+        sources (`Sequence[datasets.Dataset]`):
+            The rows.
+        times (`Sequence[float]`):
+            2 is twice per epoch; 0.5 is half of the rows in one epoch and the others in the next.
+    """
+
+    def __init__(self, sources: Sequence[Any], times: Sequence[float]):
+        self.sources, self.times = list(sources), list(times)
+        self.ends = np.cumsum([len(source) for source in self.sources])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There is no row {index} among {len(self)}.")
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        return self.sources[number][index - int(self.ends[number]) + len(self.sources[number])]
+
+    def __iter__(self) -> Iterator[dict]:
+        for source in self.sources:
+            yield from source
+
+
+def draws_of_epoch(sizes: Sequence[int], times: Sequence[float], seed: int, epoch: int) -> list[tuple[int, int]]:
+    """
+    The rows of an epoch as `(round, index)`, over sources of `sizes` rows. Each source is gone through round by round in
+    an order of its own, and an epoch continues where the last one stopped: no row comes again before all others did.
+    """
+    draws, first = [], 0
+    for number, (size, share) in enumerate(zip(sizes, times)):
+        order = np.random.default_rng((seed, number)).permutation(size).tolist()
+        start, end = (round(passed * share * size) for passed in (epoch, epoch + 1))
+        draws += [(place // size, first + order[place % size]) for place in range(start, end)]
+        first += size
+    return draws
+
+
+def _checked_times(sources: Mapping[Any, Any]) -> dict[Any, float]:
+    """Sources and how many times they come per epoch; those of 0 are left out."""
+    for source, times in sources.items():
+        if isinstance(times, bool) or not isinstance(times, int | float) or not 0.0 <= times < math.inf:
+            raise ValueError(f"The weight of the source {str(source)!r} is {times!r}: it must be a number, 0 or more.")
+    kept = {source: float(times) for source, times in sources.items() if times > 0}
+    if not kept:
+        raise ValueError(f"None of the sources {', '.join(map(str, sources))} has a weight above 0.")
+    return kept
+
+
+def _interleaved(streams: Sequence[datasets.IterableDataset], times: Sequence[float]) -> datasets.IterableDataset:
+    """One stream with the rows of several in the proportion of `times`, until all have been read once."""
+    features, alike = row_features(), []
+    for stream in streams:
+        names = [name for name in stream.column_names or next(iter(stream)) if name in features]
+        missing = {name: None for name in features if name not in names}
+        stream = stream.select_columns(names)
+        alike.append(stream.map(lambda row, missing=missing: row | missing, features=features))
+    shares = np.array(times) / sum(times)
+    return datasets.interleave_datasets(alike, shares.tolist(), seed=0, stopping_strategy="all_exhausted")
