@@ -70,8 +70,7 @@ class LengthBatchSampler(BatchSampler):
 
     def _batches(self, epoch: int) -> list[list[Draw]]:
         draws, generator = self.dataset.draw(epoch), np.random.default_rng((self.dataset.builder.seed, epoch))
-        if self.shuffle:
-            draws = [draws[index] for index in generator.permutation(len(draws))]
+        draws = [draws[index] for index in generator.permutation(len(draws))] if self.shuffle else sorted(draws)
         # stable: rows whose lengths are rounded to the same bucket stay in their random order
         draws = sorted(((bucket(length), draw) for draw, length in draws), key=lambda pair: -pair[0])
         batches, start = [], 0

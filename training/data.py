@@ -551,17 +551,16 @@ def _from_manifests(files: list[str], columns: dict[str, str], streaming: bool) 
     if streaming:
         return datasets.IterableDataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
     if sum(os.path.getsize(file) for file in files) <= MAX_BYTES_IN_MEMORY:
-        rows = datasets.Dataset.from_list(list(checked_rows(**kwargs)), features=row_features())
-    else:
-        # tuples: a list would be taken for shards
-        kwargs |= {"files": tuple(files), "changed": tuple(os.stat(file).st_mtime_ns for file in files)}
-        try:
-            rows = datasets.Dataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise error.__cause__ or error from error.__cause__
-    if len(rows) == 0:
-        raise ValueError(f"There are no rows in {', '.join(files)}.")
-    return rows
+        rows = list(checked_rows(**kwargs))
+        if not rows:
+            raise ValueError(f"There are no rows in {', '.join(files)}.")
+        return datasets.Dataset.from_list(rows, features=row_features())
+    # tuples: a list would be taken for shards
+    kwargs |= {"files": tuple(files), "changed": tuple(os.stat(file).st_mtime_ns for file in files)}
+    try:
+        return datasets.Dataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from error.__cause__
 
 
 def _open_dataset(source: Any, files: list[str], split: str | None, streaming: bool) -> Any:
