@@ -125,8 +125,8 @@ class FlowOmniAnswer:
             has_nothing_to_say = has_nothing_to_say & ~self._may_still_start()
         return has_stopped | has_nothing_to_say
 
-    def note_cuts(self, is_finished: torch.BoolTensor) -> None:
-        """Marks rows that end here though they had not stopped speaking, or had yet to begin."""
+    def mark_truncated(self, is_finished: torch.BoolTensor) -> None:
+        """Marks rows that end here before the end, or even the start, of their speech."""
         was_speaking = (self.num_patches > 0) | (self.states == self.config.start_state_id)
         was_to_speak = was_speaking if self.mode != "speech" else torch.ones_like(was_speaking)
         has_stopped = self.states == self.config.stop_state_id

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The ears: Whisper's encoder, weights and names, on speech of any length, and the adapter into the language model."""
+"""Whisper's encoder for audio of any length, and the adapter into the language model."""
 
 import torch
 from torch import nn
@@ -27,23 +27,26 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_flow_omni import FlowOmniConfig
 
 
-class FlowOmniAudioPositions(nn.Embedding):
-    """
-    Whisper's fixed sinusoids. A class of its own, since transformers never calls `_init_weights` on a module without
-    parameters of its own in code from outside its package, which is where Whisper would set them.
-    """
+class FlowOmniAudioPositions(nn.Module):
+    """Whisper's fixed sinusoids: a buffer, which is saved with the weights and never trained."""
+
+    def __init__(self, num_positions: int, size: int):
+        super().__init__()
+        self.register_buffer("weight", sinusoids(num_positions, size))
+
+    def forward(self, num_frames: int) -> torch.Tensor:
+        return self.weight[:num_frames]
 
 
 class FlowOmniAudioEncoder(WhisperEncoder):
     """
-    `WhisperEncoder` without the 30 seconds: shorter speech is encoded at its own length, under a mask; longer speech in
+    `WhisperEncoder` for audio of any length: shorter audio is encoded at its own length, under a mask; longer audio in
     windows of 30 seconds, one after another. On one full window the output is Whisper's own.
     """
 
     def __init__(self, config: WhisperConfig):
         super().__init__(config)
         self.embed_positions = FlowOmniAudioPositions(self.max_source_positions, config.d_model)
-        self.embed_positions.requires_grad_(False)
         self.post_init()
 
     @torch.no_grad()
@@ -62,7 +65,7 @@ class FlowOmniAudioEncoder(WhisperEncoder):
             input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`):
                 Whisper's log-mel features, of any length.
             attention_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
-                1 for frames of speech, 0 for padding, which must be on the right.
+                1 for frames of audio, 0 for padding, which must be on the right.
 
         Returns:
             `BaseModelOutput`, whose `last_hidden_state` has the shape `(num_audios, ceil(num_frames / 2), d_model)` and
@@ -70,10 +73,10 @@ class FlowOmniAudioEncoder(WhisperEncoder):
         """
         if input_features.shape[1] != self.num_mel_bins:
             raise ValueError(
-                f"Got features of {input_features.shape[1]} mel bands for an encoder of {self.num_mel_bins}: make them with "
-                f"the checkpoint's own processor, or set `feature_size={self.num_mel_bins}` of the feature extractor."
+                f"Got features of {input_features.shape[1]} mel bands for an encoder of {self.num_mel_bins}: use the "
+                f"checkpoint's own processor, or set `feature_size={self.num_mel_bins}` of the feature extractor."
             )
-        # only the type: an offloaded encoder has its weights nowhere until its layers run
+        # dtype only: an offloaded encoder has its weights nowhere until its layers run
         input_features = input_features.to(self.conv1.weight.dtype)
         if attention_mask is None:
             attention_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
@@ -82,28 +85,27 @@ class FlowOmniAudioEncoder(WhisperEncoder):
             input_features.split(window_length, dim=-1),
             attention_mask.to(input_features.device).split(window_length, dim=-1),
         )
-        encoded = [self._encode_rows_with_speech(features, mask, **kwargs) for features, mask in windows]
+        encoded = [self._encode_rows_with_audio(features, mask, **kwargs) for features, mask in windows]
         return BaseModelOutput(last_hidden_state=torch.cat(encoded, dim=1))
 
-    def _encode_rows_with_speech(self, features: torch.Tensor, mask: torch.Tensor, **kwargs) -> torch.Tensor:
-        """One window of the rows that have speech in it; attention over nothing but padding would give NaN."""
-        has_speech = mask.bool().any(dim=-1)
-        if has_speech.all():
+    def _encode_rows_with_audio(self, features: torch.Tensor, mask: torch.Tensor, **kwargs) -> torch.Tensor:
+        """One window of the rows that have audio in it; attention over nothing but padding would give NaN."""
+        has_audio = mask.bool().any(dim=-1)
+        if has_audio.all():
             return self._encode_window(features, mask, **kwargs)
         encoded_length = (features.shape[-1] + 1) // 2
         encoded = features.new_zeros(features.shape[0], encoded_length, self.config.d_model)
-        if has_speech.any():
-            encoded[has_speech] = self._encode_window(features[has_speech], mask[has_speech], **kwargs)
+        if has_audio.any():
+            encoded[has_audio] = self._encode_window(features[has_audio], mask[has_audio], **kwargs)
         return encoded
 
     def _encode_window(self, features: torch.Tensor, mask: torch.Tensor, **kwargs) -> torch.Tensor:
-        # Both convolutions look one frame to each side: what they see beyond the end of a row must be the zeros that
-        # they would pad with if the row were alone, before the first and again before the second.
+        # Both convolutions see one frame to each side: beyond the end of a row these must be the zeros of the padding
+        # that the row would get alone, before the first and again before the second.
         frame_mask = mask[:, None].to(features.dtype)
         hidden_states = nn.functional.gelu(self.conv1(features * frame_mask)) * frame_mask
         hidden_states = nn.functional.gelu(self.conv2(hidden_states)).permute(0, 2, 1)
-        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
-        hidden_states = hidden_states + self.embed_positions(positions)
+        hidden_states = hidden_states + self.embed_positions(hidden_states.shape[1])
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
 
         attention_mask = create_bidirectional_mask(
@@ -117,14 +119,14 @@ class FlowOmniAudioEncoder(WhisperEncoder):
 
 
 class FlowOmniEmbeddingNorm(nn.RMSNorm):
-    """Gives embeddings the size of the language model's own. It starts there, and is trained."""
+    """Scales embeddings to the size of the language model's own, at first; the scale is trained."""
 
 
 class FlowOmniAudioAdapter(nn.Module):
     """
-    Joins `adapter_stack_size` encoder frames into one step of the language model, through linear blocks and a norm. Without
-    the norm heard speech grows to a hundred times the size of text in training, and what the language model's layers add to
-    it is lost in it.
+    Joins `adapter_stack_size` encoder frames into one position of the language model, through linear layers and a norm.
+    Without the norm, training makes encoded audio a hundred times as large as text embeddings, so that the updates of
+    the language model's layers are lost in it.
     """
 
     def __init__(self, config: FlowOmniConfig):
@@ -143,7 +145,7 @@ class FlowOmniAudioAdapter(nn.Module):
         `hidden_states` (num_audios, num_encoded, d_model) and their mask (num_audios, num_encoded) -> the embeddings
         (num_audios, ceil(num_encoded / stack_size), hidden_size) and theirs.
         """
-        # encoder outputs at padding are not zero, and a last group may hold some of them
+        # encoder outputs at padding are not zero, and a last group may contain some of them
         hidden_states = hidden_states * attention_mask[..., None].to(hidden_states.dtype)
         missing = -hidden_states.shape[1] % self.stack_size
         hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, missing))
