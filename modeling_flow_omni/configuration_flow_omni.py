@@ -72,14 +72,11 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
         hop_length (`int`, *optional*, defaults to 256):
             Samples between two frames.
         padding (`str`, *optional*, defaults to `"center"`):
-            Position of the first frame: `"center"` on the first sample, so that `n` frames make `(n - 1) * hop_length`
-            samples; `"same"` half a hop later, so that they make `n * hop_length`.
+            `"center"`: `n` frames make `(n - 1) * hop_length` samples; `"same"`: `n * hop_length`, as in Vocos.
         causal (`bool`, *optional*, defaults to `False`):
-            Whether the convolutions see only past frames. Those of published Vocos checkpoints are centred, so that
-            their stream lags behind.
+            Whether the convolutions see only past frames. Published Vocos checkpoints do not, so their stream lags behind.
         num_lookahead_frames (`int`, *optional*, defaults to 0):
-            Future frames that the first convolution of a causal vocoder sees: a few frames of latency for better
-            quality.
+            Future frames that the first convolution of a causal vocoder sees.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the truncated normal that initialises convolutions and linear layers.
     """
@@ -97,7 +94,7 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
     hop_length: int = positive_int_field(default=256)
     padding: Literal["center", "same"] = "center"
     causal: bool = False
-    num_lookahead_frames: int = 0
+    num_lookahead_frames: int = interval(min=0)(default=0)
     initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
 
     def validate_architecture(self):
@@ -110,22 +107,18 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
             )
         if self.padding == "same" and self.hop_length % 2:
             raise ValueError(f'`hop_length` ({self.hop_length}) must be even with `padding="same"`.')
-        if not self.causal and self.kernel_size % 2 == 0:
-            raise ValueError(f"`kernel_size` ({self.kernel_size}) must be odd, unless `causal=True`.")
-        if not self.causal and self.num_lookahead_frames != 0:
-            raise ValueError(f"`num_lookahead_frames` ({self.num_lookahead_frames}) must be 0, unless `causal=True`.")
-        if not 0 <= self.num_lookahead_frames < self.kernel_size:
+        if not self.causal and (self.kernel_size % 2 == 0 or self.num_lookahead_frames > 0):
+            raise ValueError("An even `kernel_size` and `num_lookahead_frames` need `causal=True`.")
+        if self.num_lookahead_frames >= self.kernel_size:
             raise ValueError(
-                f"`num_lookahead_frames` ({self.num_lookahead_frames}) must lie between 0 and `kernel_size - 1` "
-                f"({self.kernel_size - 1})."
+                f"`num_lookahead_frames` ({self.num_lookahead_frames}) must be below `kernel_size` ({self.kernel_size})."
             )
 
 
 @strict
 class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     r"""
-    The speech decoder of a [`FlowOmniForSpeechGeneration`]: geometry of the mel-spectrogram, speech transformer, speech
-    head.
+    The speech decoder of a [`FlowOmniForSpeechGeneration`]: mel geometry, speech transformer, speech head.
 
     Args:
         sampling_rate (`int`, *optional*, defaults to 24000):
@@ -137,8 +130,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         num_mel_bins (`int`, *optional*, defaults to 100):
             Mel bands of a frame.
         mel_padding (`str`, *optional*, defaults to `"center"`):
-            Position of the first frame: `"center"` on the first sample, `"same"` so that `n` samples give
-            `n / hop_length` frames. The names are those of Vocos.
+            `"center"` puts the first frame on the first sample, `"same"` gives `n / hop_length` frames, as in Vocos.
         frames_per_step (`int`, *optional*, defaults to 4):
             Mel frames generated at one position of the sequence, a *patch*. 1 is the paper.
         speech_delay (`int`, *optional*, defaults to 3):
@@ -154,8 +146,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         intermediate_size (`int`, *optional*):
             Width of their feed-forward networks. Defaults to the language model's.
         head_type (`str`, *optional*, defaults to `"flow"`):
-            How a patch is sampled: `"flow"` from noise, by flow matching; `"residual_vq"` as codes of a residual vector
-            quantiser, the discrete baseline.
+            `"flow"` samples patches by flow matching, `"residual_vq"` as codes of a residual quantiser, the baseline.
         head_hidden_size (`int`, *optional*, defaults to 512):
             Width of the head.
         head_num_layers (`int`, *optional*, defaults to 3):
@@ -181,14 +172,14 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         codebook_size (`int`, *optional*, defaults to 1024):
             Codes of each codebook.
         patch_noise (`float`, *optional*, defaults to 0.5):
-            In training, noise is added to the patches that the language model reads, with a standard deviation drawn for
-            each row from `[0, patch_noise]`, so that the model learns to correct its own small errors.
+            In training, the patches that the language model reads get noise, with a standard deviation drawn for each row
+            from `[0, patch_noise]`, so that the model learns to correct its own small errors.
         patch_dropout (`float`, *optional*, defaults to 0.2):
-            A fraction of those patches, drawn for each row from `[0, patch_dropout]`, is set to zero. Where many are
-            missing only the text predicts the speech: the higher, the sooner a new model follows its text.
+            A fraction of those patches, drawn for each row from `[0, patch_dropout]`, is set to zero: the higher, the
+            sooner a new model follows its text.
         clean_context (`bool`, *optional*, defaults to `True`):
-            Whether the speech transformer reads the previous patches without noise and gaps in training too. A small
-            model may rely on them and ignore the text: with `False` it reads what the language model reads.
+            Whether the speech transformer reads the previous patches without that noise and those gaps. A small model may
+            rely on them and ignore the text: with `False` it reads what the language model reads.
     """
 
     model_type = "flow_omni_speech"
@@ -245,7 +236,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
 
     Args:
         audio_config (`PreTrainedConfig` or `dict`, *optional*):
-            The Whisper of the audio encoder. Defaults to a small one.
+            The Whisper of the audio encoder. Defaults to the size of Whisper-tiny.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             The causal language model, of one of the families in `LANGUAGE_MODEL_FAMILIES`. Defaults to a small Qwen2.
         speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*):
@@ -253,8 +244,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*):
             The vocoder in the checkpoint. With `None` the model returns mel-spectrograms only.
         audio_token_id (`int`, *optional*):
-            Id of the placeholder `<|audio|>`, one for each position of encoded audio. Defaults to the last of the
-            vocabulary.
+            Id of `<|audio|>`, the placeholder of encoded audio. Defaults to the last of the vocabulary.
         ctc_blank_token_id (`int`, *optional*):
             The blank of the CTC loss of the audio encoder. Defaults to `audio_token_id`, which no transcript contains.
         adapter_stack_size (`int`, *optional*, defaults to 4):
@@ -292,19 +282,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     model_type = "flow_omni"
     keys_to_ignore_at_inference = ["cache", "condition"]
     sub_configs_defaults = {
-        "audio_config": SubConfigSpec(
-            AutoConfig,
-            model_type="whisper",
-            init_kwargs={
-                "d_model": 192,
-                "encoder_layers": 4,
-                "encoder_attention_heads": 4,
-                "encoder_ffn_dim": 768,
-                "decoder_layers": 1,
-                "decoder_attention_heads": 4,
-                "decoder_ffn_dim": 768,
-            },
-        ),
+        "audio_config": SubConfigSpec(AutoConfig, model_type="whisper"),
         "text_config": SubConfigSpec(
             AutoConfig,
             model_type="qwen2",
@@ -358,10 +336,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
 
     def validate_architecture(self):
         if self.audio_config.model_type != "whisper":
-            raise ValueError(
-                f"`audio_config` has the type `{self.audio_config.model_type}`: the audio encoder is Whisper's. Pass a "
-                "`WhisperConfig`."
-            )
+            raise ValueError(f"`audio_config` has the type `{self.audio_config.model_type}`: pass a `WhisperConfig`.")
         if self.text_config.model_type not in LANGUAGE_MODEL_FAMILIES:
             raise ValueError(
                 f"Language models of the type `{self.text_config.model_type}` are not supported: choose one of "
@@ -375,8 +350,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                 )
         if sorted(self.state_ids) != [0, 1, 2, 3]:
             raise ValueError(
-                f"The ids of the speech states (pad, start, generating, stop) are {self.state_ids}: they must be 0, 1, 2 "
-                "and 3 in some order."
+                f"The ids of the speech states are {self.state_ids}: they must be 0, 1, 2, 3 in some order."
             )
         if len(self.state_class_weights) != 4 or not all(weight >= 0 for weight in self.state_class_weights):
             raise ValueError(
@@ -384,15 +358,11 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                 "speech state, in the order of their ids."
             )
         for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins", "padding"):
-            speech_name = "mel_padding" if name == "padding" else name
-            speech_value, vocoder_value = (
-                getattr(self.speech_config, speech_name),
-                getattr(self.vocoder_config, name, None),
-            )
-            if self.vocoder_config is not None and speech_value != vocoder_value:
+            value = getattr(self.speech_config, "mel_padding" if name == "padding" else name)
+            if self.vocoder_config is not None and value != getattr(self.vocoder_config, name):
                 raise ValueError(
-                    f"`speech_config.{speech_name}` ({speech_value}) differs from `vocoder_config.{name}` ({vocoder_value}): "
-                    "set the former to the latter, as the vocoder reads the mel-spectrograms it was trained on."
+                    f"`{name}` of the mel-spectrogram differs between `speech_config` ({value}) and `vocoder_config` "
+                    f"({getattr(self.vocoder_config, name)}): set the former to the latter."
                 )
 
     @property

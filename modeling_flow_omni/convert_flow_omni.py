@@ -204,15 +204,14 @@ def _from_openai_file(path: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]
 def _from_openai_name(name: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
     try:
         import whisper
-    except ImportError as error:
+
+        names = whisper.available_models()
+    except ImportError:
+        names = []
+    if name not in names:
         raise ValueError(
-            f"{name!r} is neither a folder, a file nor a Hub id. If it names one of openai-whisper's models, install that "
-            "package first: pip install openai-whisper."
-        ) from error
-    if name not in whisper.available_models():
-        raise ValueError(
-            f"{name!r} is neither a folder, a file, a Hub id (`owner/name`) nor one of openai-whisper's models: "
-            f"{', '.join(whisper.available_models())}."
+            f"{name!r} is neither a folder, a file, a Hub id (`owner/name`) nor one of openai-whisper's models "
+            f"({', '.join(names) or 'which need: pip install openai-whisper'})."
         )
     model = whisper.load_model(name, device="cpu")
     return _from_openai_checkpoint(vars(model.dims), model.state_dict())
@@ -247,27 +246,14 @@ def _from_openai_checkpoint(
 # --- Vocos
 
 
-CONFIG_FILE, WEIGHTS_FILE = "config.yaml", "pytorch_model.bin"
-
-# The one kind of Vocos that reads a mel: the class of each part, and its arguments with Vocos's defaults (`...` where
-# there is none). Any other argument would change what the network computes.
+# the one kind of Vocos that reads a mel, and the arguments that its parts know
 VOCOS_PARTS = {
-    "feature_extractor": (
-        "MelSpectrogramFeatures",
-        {"sample_rate": 24000, "n_fft": 1024, "hop_length": 256, "n_mels": 100, "padding": "center"},
-    ),
+    "feature_extractor": ("MelSpectrogramFeatures", {"sample_rate", "n_fft", "hop_length", "n_mels", "padding"}),
     "backbone": (
         "VocosBackbone",
-        {
-            "input_channels": ...,
-            "dim": ...,
-            "intermediate_dim": ...,
-            "num_layers": ...,
-            "layer_scale_init_value": None,
-            "adanorm_num_embeddings": None,
-        },
+        {"input_channels", "dim", "intermediate_dim", "num_layers", "layer_scale_init_value"},
     ),
-    "head": ("ISTFTHead", {"dim": ..., "n_fft": ..., "hop_length": ..., "padding": "same"}),
+    "head": ("ISTFTHead", {"dim", "n_fft", "hop_length", "padding"}),
 }
 
 
@@ -276,10 +262,11 @@ def load_vocos(name_or_path: str | os.PathLike, revision: str | None = None) -> 
     Loads a vocoder from a folder or the Hub: a published Vocos (`config.yaml` and `pytorch_model.bin`), or one that
     `FlowOmniVocoder.save_pretrained` wrote.
     """
-    quiet = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-    config_path = cached_file(name_or_path, CONFIG_FILE, **quiet)
+    config_path = cached_file(
+        name_or_path, "config.yaml", revision=revision, _raise_exceptions_for_missing_entries=False
+    )
     if config_path is not None:
-        return import_vocos(Path(config_path), Path(cached_file(name_or_path, WEIGHTS_FILE, revision=revision)))
+        return import_vocos(config_path, cached_file(name_or_path, "pytorch_model.bin", revision=revision))
     vocoder, info = FlowOmniVocoder.from_pretrained(
         name_or_path, revision=revision, use_safetensors=True, output_loading_info=True
     )
@@ -287,66 +274,52 @@ def load_vocos(name_or_path: str | os.PathLike, revision: str | None = None) -> 
     return vocoder.eval()
 
 
-def import_vocos(config_path: Path, weights_path: Path) -> FlowOmniVocoder:
-    """Builds the vocoder that the two files of a published Vocos describe. Code in the weights is not run."""
-    vocoder = FlowOmniVocoder(read_vocos_config(config_path))
+def import_vocos(config_path: str, weights_path: str) -> FlowOmniVocoder:
+    """Builds the vocoder that the two files of a published Vocos describe. Code in them is not run."""
+    try:
+        vocoder = FlowOmniVocoder(read_vocos_config(yaml.safe_load(Path(config_path).read_text(encoding="utf-8"))))
+    except Exception as error:  # of whatever else the file may hold
+        raise ValueError(
+            f"{config_path} does not describe a supported Vocos ({type(error).__name__}: {error}): use a Vocos for "
+            "mel-spectrograms, such as charactr/vocos-mel-24khz."
+        ) from error
     try:
         weights = torch.load(weights_path, map_location="cpu", weights_only=True)
         # the window and the filters of the feature extractor follow from the configuration
-        weights = {name: weight for name, weight in weights.items() if not name.startswith("feature_extractor.")}
-        vocoder.load_state_dict(weights)
+        vocoder.load_state_dict({k: weight for k, weight in weights.items() if not k.startswith("feature_extractor.")})
     except Exception as error:  # a damaged pickle raises nearly anything: KeyError, IndexError, struct.error, ...
         raise ValueError(
-            f"{weights_path} could not be read as the weights of the Vocos that the `{CONFIG_FILE}` beside it describes "
-            f"({type(error).__name__}: {error}). Download it again."
+            f"{weights_path} could not be read as the weights of the Vocos that the `config.yaml` beside it describes "
+            f"({type(error).__name__}: {error}): download it again."
         ) from error
     return vocoder.eval()
 
 
-def read_vocos_config(path: Path) -> FlowOmniVocoderConfig:
-    """Translates `config.yaml`. The geometry of the mel is the feature extractor's, and the head must agree with it."""
-    try:
-        parts = yaml.safe_load(path.read_text(encoding="utf-8"))
-        features, backbone, head = (_read_vocos_part(parts[name], name) for name in VOCOS_PARTS)
-        if backbone["adanorm_num_embeddings"] is not None:
-            raise ValueError("the backbone is conditioned on a bandwidth, which goes with EnCodec tokens")
-        agreeing = {
-            "mel bands": (features["n_mels"], backbone["input_channels"]),
-            "dim": (backbone["dim"], head["dim"]),
-            "n_fft": (features["n_fft"], head["n_fft"]),
-            "hop_length": (features["hop_length"], head["hop_length"]),
-            "padding": (features["padding"], head["padding"]),
-        }
-        for name, (first, second) in agreeing.items():
-            if first != second:
-                raise ValueError(f"its parts disagree about `{name}`: {first!r} and {second!r}")
-        return FlowOmniVocoderConfig(
-            num_mel_bins=features["n_mels"],
-            hidden_size=backbone["dim"],
-            intermediate_size=backbone["intermediate_dim"],
-            num_hidden_layers=backbone["num_layers"],
-            sampling_rate=features["sample_rate"],
-            n_fft=features["n_fft"],
-            hop_length=features["hop_length"],
-            padding=features["padding"],
-        )
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} does not describe a supported Vocos ({type(error).__name__}: {error}): use a Vocos for "
-            "mel-spectrograms, such as charactr/vocos-mel-24khz."
-        ) from error
-
-
-def _read_vocos_part(part: dict[str, Any], name: str) -> dict[str, Any]:
-    """The arguments of one part, completed with Vocos's defaults, if it is of the supported class."""
-    class_name, defaults = VOCOS_PARTS[name]
-    if part["class_path"].rsplit(".", 1)[-1] != class_name:
-        raise ValueError(f"its `{name}` is a {part['class_path']}, only {class_name} is supported")
-    arguments = defaults | (part.get("init_args") or {})
-    unknown, missing = set(arguments) - set(defaults), [key for key, value in arguments.items() if value is ...]
-    if unknown or missing:
-        raise ValueError(f"its `{name}` has unknown arguments {sorted(unknown)}, or lacks {missing}")
-    return arguments
+def read_vocos_config(parts: dict[str, Any]) -> FlowOmniVocoderConfig:
+    """Translates `config.yaml`, with Vocos's own defaults."""
+    for name, (class_name, known) in VOCOS_PARTS.items():
+        if parts[name]["class_path"].rsplit(".", 1)[-1] != class_name:
+            raise ValueError(f"its {name} is a {parts[name]['class_path']}, only {class_name} is supported")
+        # an unknown argument would change what the network computes
+        unknown = set(parts[name].get("init_args") or {}) - known
+        if unknown:
+            raise ValueError(f"its {name} sets {', '.join(sorted(unknown))}, which is not supported")
+    defaults = {"sample_rate": 24000, "n_fft": 1024, "hop_length": 256, "n_mels": 100, "padding": "center"}
+    features = defaults | (parts["feature_extractor"].get("init_args") or {})
+    backbone, head = parts["backbone"]["init_args"], {"padding": "same"} | parts["head"]["init_args"]
+    expected = {name: features[name] for name in ("n_fft", "hop_length", "padding")} | {"dim": backbone["dim"]}
+    if head != expected or backbone["input_channels"] != features["n_mels"]:
+        raise ValueError(f"its parts do not fit: {features}, {backbone}, {head}")
+    return FlowOmniVocoderConfig(
+        num_mel_bins=features["n_mels"],
+        hidden_size=backbone["dim"],
+        intermediate_size=backbone["intermediate_dim"],
+        num_hidden_layers=backbone["num_layers"],
+        sampling_rate=features["sample_rate"],
+        n_fft=features["n_fft"],
+        hop_length=features["hop_length"],
+        padding=features["padding"],
+    )
 
 
 __all__ = ["assemble_from_pretrained_parts", "load_vocos", "load_whisper_encoder"]

@@ -16,6 +16,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -72,16 +73,10 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
             The waveform of each row, one-dimensional, empty for a row without speech.
         speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`):
             Rows whose speech was cut: by the length limit, by `max_new_tokens`, or by a stopping criterion.
-        scores (`tuple[torch.FloatTensor]`, *optional*, returned with `output_scores=True`):
-            Processed scores of the text token `(batch_size, vocab_size)` of each position at which a row had text left.
-        logits (`tuple[torch.FloatTensor]`, *optional*, returned with `output_logits=True`):
-            The same, unprocessed.
-        attentions (`tuple[tuple[torch.FloatTensor]]`, *optional*, returned with `output_attentions=True`):
-            The language model's attentions at each position.
-        hidden_states (`tuple[tuple[torch.FloatTensor]]`, *optional*, returned with `output_hidden_states=True`):
-            The language model's hidden states at each position.
-        cache (`Cache`, *optional*, returned with `use_cache=True`):
-            Keys and values of the language model's and the speech transformer's layers.
+        scores, logits, attentions, hidden_states, cache:
+            As in [`~transformers.generation.GenerateDecoderOnlyOutput`]: scores and logits of the positions at which a row
+            had text left, attentions and hidden states of the language model, and the cache of its layers and the speech
+            transformer's.
     """
 
     speech_states: torch.LongTensor | None = None
@@ -94,37 +89,18 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
 @dataclass
 class FlowOmniStep(ModelOutput):
     """
-    One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it.
-
-    Args:
-        text_ids (`torch.LongTensor` of shape `(batch_size,)`):
-            The text token of each row; padding where `is_text` is false.
-        is_text (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows whose text has not ended.
-        states (`torch.LongTensor` of shape `(batch_size,)`):
-            The speech state of each row.
-        mel (`torch.FloatTensor` of shape `(batch_size, frames_per_step, num_mel_bins)`):
-            The log-mel patch of each row; `mel_floor` where `is_generating` is false.
-        is_generating (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows with a patch at this position.
-        is_finished (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows that end at this position.
-        speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows whose speech has been cut.
-        audio (`list[torch.FloatTensor]`, *optional*):
-            The samples of each row that became ready at this position (none, while the vocoder looks ahead).
-        scores, logits, attentions, hidden_states, cache:
-            As in [`FlowOmniGenerateOutput`], of this position.
+    One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it: tensors of shape `(batch_size,)`, and
+    `mel` of shape `(batch_size, frames_per_step, num_mel_bins)`. The last five are as in [`FlowOmniGenerateOutput`].
     """
 
-    text_ids: torch.LongTensor | None = None
-    is_text: torch.BoolTensor | None = None
-    states: torch.LongTensor | None = None
-    mel: torch.FloatTensor | None = None
-    is_generating: torch.BoolTensor | None = None
-    is_finished: torch.BoolTensor | None = None
-    speech_truncated: torch.BoolTensor | None = None
-    audio: list[torch.FloatTensor] | None = None
+    text_ids: torch.LongTensor | None = None  # padding where `is_text` is false
+    is_text: torch.BoolTensor | None = None  # rows whose text has not ended
+    states: torch.LongTensor | None = None  # speech states
+    mel: torch.FloatTensor | None = None  # log-mel patches; `mel_floor` where `is_generating` is false
+    is_generating: torch.BoolTensor | None = None  # rows with a patch at this position
+    is_finished: torch.BoolTensor | None = None  # rows that end at this position
+    speech_truncated: torch.BoolTensor | None = None  # rows whose speech has been cut
+    audio: list[torch.FloatTensor] | None = None  # new samples of each row (none, while the vocoder looks ahead)
     scores: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -233,13 +209,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"`{name}` is {value!r}: it must be a number of at least 0.")
         if generation_config.end_after_repeats == 1:
-            raise ValueError("`end_after_repeats` is 1: every phrase occurs once. Use 2 or more, or 0 to disable it.")
+            raise ValueError(
+                "`end_after_repeats` is 1, which every phrase reaches: use 2 or more, or 0 to disable it."
+            )
         if generation_config.seed is not None and generation_config.generator is not None:
             raise ValueError("Got both `seed` and `generator`: pass one of them.")
-        if generation_config.cache_implementation == "paged":
-            raise ValueError(
-                '`cache_implementation="paged"` (continuous batching) supports text alone: leave it out, or use "static".'
-            )
         if generation_config.return_audio and self.vocoder is None:
             raise ValueError(
                 "`return_audio=True` needs a vocoder, and this model has none: assemble it with one "
@@ -306,12 +280,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """With `num_return_sequences`, repeats the audios row by row, as their placeholders are repeated."""
         features, mask = (model_kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
         if features is not None and expand_size > 1:
-            if input_ids.shape[1] == 0:
-                raise ValueError(
-                    "`num_return_sequences` with audio needs `input_ids` beside `inputs_embeds`: their placeholders assign "
-                    "the audios to the rows."
-                )
-            rows = audio_indices_of_rows(input_ids, features, mask, self.config)
+            lengths = num_audio_tokens(features, mask, self.config)
+            rows = audios_of_rows(input_ids, lengths, self.config.audio_token_id)
             order = torch.tensor([index for row in rows for _ in range(expand_size) for index in row])
             features = features[order.to(features.device)]
             mask = mask[order.to(mask.device)] if mask is not None else None
@@ -323,13 +293,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         return input_ids, model_kwargs
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        next_sequence_length=None,
-        is_first_iteration=False,
-        cache=None,
-        inputs_embeds=None,
-        **kwargs,
+        self, input_ids, next_sequence_length=None, is_first_iteration=False, cache=None, inputs_embeds=None, **kwargs
     ):
         """Cuts speech states, previous patches and audios down to what the cache does not hold yet."""
         if next_sequence_length is not None and next_sequence_length < 1:
@@ -365,12 +329,10 @@ class FlowOmniGenerationMixin(GenerationMixin):
     def _sample(
         self,
         input_ids: torch.LongTensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
         streamer: BaseStreamer | None = None,
-        **model_kwargs,
+        **kwargs,
     ) -> FlowOmniGenerateOutput | torch.LongTensor:
         """Collects the positions of the answer."""
         if synced_gpus:
@@ -378,10 +340,9 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 "`synced_gpus=True` (generation from weights sharded by FSDP or ZeRO-3) is not supported, since the rows' "
                 "speech differs in length: gather the weights first, or generate from a saved checkpoint."
             )
-        steps = self._steps(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+        steps = self._steps(input_ids, generation_config=generation_config, **kwargs)
         steps = list(_with_streamer(steps, streamer))
-        text_ids = torch.stack([step.text_ids for step in steps], dim=1)
-        sequences = torch.cat([input_ids, text_ids], dim=1)
+        sequences = torch.cat([input_ids, torch.stack([step.text_ids for step in steps], dim=1)], dim=1)
         if not generation_config.return_dict_in_generate:
             return sequences
         mel, mel_lengths = self._collect_mel(steps)
@@ -418,16 +379,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def _stream(
-        self,
-        input_ids: torch.LongTensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        **model_kwargs,
+        self, input_ids: torch.LongTensor, generation_config: GenerationConfig, **kwargs
     ) -> Iterator[FlowOmniStep]:
         """The positions with their audio: one vocoder stream for each row with speech."""
         streams = {}
-        for step in self._steps(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
+        for step in self._steps(input_ids, generation_config=generation_config, **kwargs):
             if generation_config.return_audio:
                 step.audio = [self._vocode_step(step, row, streams) for row in range(len(input_ids))]
             yield step
@@ -437,7 +393,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         samples = [step.mel.new_zeros(0)]
         if step.is_generating[row]:
             if row not in streams:
-                streams[row] = self.vocoder.stream(batch_size=1)
+                streams[row] = self.vocoder.stream()
             samples.append(streams[row].push(step.mel[row : row + 1]).squeeze(0))
         if step.is_finished[row] and row in streams:
             samples.append(streams.pop(row).finish().squeeze(0))
@@ -473,7 +429,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
 
         while is_unfinished.any():
             step = FlowOmniStep(attentions=outputs.attentions, hidden_states=outputs.hidden_states)
-            step.is_text = is_unfinished & ~answer.text_is_over
+            step.is_text = is_unfinished & ~answer.text_has_ended
             step.text_ids = self._next_text(step, outputs, input_ids, logits_processor, generation_config, generators)
             states = answer.next_states(outputs.state_logits[:, -1].to(device))
             step.states = torch.where(is_unfinished, states, self.config.pad_state_id)
@@ -491,7 +447,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 model_inputs = self.prepare_inputs_for_generation(
                     input_ids, next_sequence_length=1 if use_cache else None, **model_kwargs
                 )
-                if (answer.text_is_over | ~is_unfinished).all():
+                if (answer.text_has_ended | ~is_unfinished).all():
                     # an empty index: the vocabulary head has nothing left to do
                     model_inputs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=device)
                 outputs = model_forward(**model_inputs, return_dict=True)
@@ -654,18 +610,9 @@ SHORTEST_PHRASE, LONGEST_PHRASE = 4, 64
 
 class EndAfterRepeatsLogitsProcessor(LogitsProcessor):
     """
-    Allows nothing but the end as soon as a phrase occurs `num_repeats` times in a row, also within a word: "bees wheels
-    wheels wheel" has "s wheel" three times.
-
-    Args:
-        num_repeats (`int`):
-            How often a phrase of 4 to 64 tokens must occur.
-        prompt_length (`int`):
-            Positions before the answer, whose phrases do not count.
-        eos_token_ids (`Sequence[int]`):
-            Tokens that end a text.
-        pad_token_id (`int`):
-            The token of the gaps between words of the timed layout, which do not count either.
+    Allows nothing but the end as soon as a phrase of 4 to 64 tokens occurs `num_repeats` times in a row, also within a
+    word: "bees wheels wheels wheel" has "s wheel" three times. The prompt's phrases do not count, nor does `pad_token_id`,
+    the gaps between words of the timed layout.
     """
 
     # it looks back at every token of an answer
@@ -707,25 +654,15 @@ def num_audio_tokens(
     return (-(-num_encoded // config.adapter_stack_size)).tolist()
 
 
-def audio_indices_of_rows(
-    input_ids: torch.LongTensor,
-    input_features: torch.Tensor,
-    input_features_mask: torch.Tensor | None,
-    config: FlowOmniConfig,
-) -> list[list[int]]:
-    """The indices of the audios of each row of `input_ids` (batch_size, num_positions)."""
-    lengths = num_audio_tokens(input_features, input_features_mask, config)
-    rows, next_audio = [], 0
-    for num_placeholders in (input_ids == config.audio_token_id).sum(dim=-1).tolist():
-        row = []
-        while num_placeholders > 0 and next_audio < len(lengths):
-            num_placeholders -= lengths[next_audio]
-            row.append(next_audio)
-            next_audio += 1
-        if num_placeholders != 0:
+def audios_of_rows(input_ids: torch.LongTensor, lengths: list[int], audio_token_id: int) -> list[list[int]]:
+    """The indices of the audios, which take up `lengths`, of each row of `input_ids` (batch_size, num_positions)."""
+    ends, rows, first = [0, *accumulate(lengths)], [], 0
+    for end in accumulate((input_ids == audio_token_id).sum(dim=-1).tolist()):
+        if end not in ends:
             break
-        rows.append(row)
-    if len(rows) != len(input_ids) or next_audio != len(lengths):
+        rows.append(list(range(first, ends.index(end))))
+        first = ends.index(end)
+    if len(rows) != len(input_ids) or first != len(lengths):
         raise ValueError(
             f"The `<|audio|>` placeholders of {len(input_ids)} rows do not match {len(lengths)} audios of {lengths} "
             "positions: prepare both with `FlowOmniProcessor`, and do not truncate its `input_ids`."
@@ -745,32 +682,27 @@ def uncached_audios(
     others are in the cache. The caller may have passed only those.
     """
     uncached_ids = input_ids[:, -num_uncached:]
-    num_placeholders = int((uncached_ids == config.audio_token_id).sum())
+    num_placeholders = (uncached_ids == config.audio_token_id).sum(dim=-1).tolist()
     if input_features is None:
-        if num_placeholders > 0:
+        if sum(num_placeholders) > 0:
             raise ValueError(
-                f"The prompt has {num_placeholders} `<|audio|>` placeholders but no audio: pass the `input_features` (and "
-                "`input_features_mask`) that the processor returned with it."
+                f"The prompt has {sum(num_placeholders)} `<|audio|>` placeholders but no audio: pass the `input_features` "
+                "(and `input_features_mask`) that the processor returned with it."
             )
         return None, None
     lengths = num_audio_tokens(input_features, input_features_mask, config)
-    if num_placeholders == sum(lengths):
-        audio_indices_of_rows(uncached_ids, input_features, input_features_mask, config)  # each in its own row
+    if sum(num_placeholders) == sum(lengths):
+        audios_of_rows(uncached_ids, lengths, config.audio_token_id)  # raises unless each is in its own row
         return input_features, input_features_mask
     kept = []
-    rows = audio_indices_of_rows(input_ids, input_features, input_features_mask, config)
-    for row, row_ids in zip(rows, uncached_ids):
-        num_left = int((row_ids == config.audio_token_id).sum())
-        first = len(row)
-        while num_left > 0:
-            first -= 1
-            num_left -= lengths[row[first]]
-        if num_left < 0:
-            raise ValueError(
-                f"The cache ends in the middle of an audio of {lengths[row[first]]} positions: crop `cache` to the end of a "
-                "message."
-            )
-        kept += row[first:]
+    for row, num_uncached_placeholders in zip(
+        audios_of_rows(input_ids, lengths, config.audio_token_id), num_placeholders
+    ):
+        # placeholders of no audio of the row, of its last, of its last two, ...
+        counts = [0, *accumulate(lengths[index] for index in reversed(row))]
+        if num_uncached_placeholders not in counts:
+            raise ValueError("The cache ends in the middle of an audio: crop `cache` to the end of a message.")
+        kept += row[len(row) - counts.index(num_uncached_placeholders) :]
     if not kept:
         return None, None
     return input_features[kept], input_features_mask[kept] if input_features_mask is not None else None

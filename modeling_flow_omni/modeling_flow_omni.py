@@ -23,20 +23,24 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel, WhisperConfig
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import (
+    BaseModelOutput,
     BaseModelOutputWithPast,
     BaseModelOutputWithPooling,
     CausalLMOutputWithPast,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
-from .audio_encoder_flow_omni import FlowOmniAudioAdapter, FlowOmniAudioEncoder, FlowOmniEmbeddingNorm
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
-from .generation_flow_omni import FlowOmniGenerationMixin
+from .generation_flow_omni import FlowOmniGenerationMixin, num_audio_tokens
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
 
@@ -58,6 +62,29 @@ MODULE_GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
+INPUTS_DOCSTRING = r"""
+input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`, *optional*):
+    Whisper's log-mel features of the audios, right-padded, in the order of their placeholders in `input_ids`.
+input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
+    1 for frames of audio, 0 for padding.
+speech_states (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+    The speech state of every position. Defaults to `pad` throughout.
+previous_patches (`torch.Tensor` of shape `(batch_size, num_positions, patch_size)`, *optional*):
+    The normalised patch of the position before, zeros where that has none. Defaults to the targets, where `mel_labels`
+    are passed (teacher forcing).
+"""
+LABELS_DOCSTRING = r"""
+labels (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+    Text targets, aligned with `input_ids` (the model shifts them); -100 is ignored.
+state_labels (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+    Speech state targets, aligned with `speech_states` (the model shifts them); -100 is ignored.
+mel_labels (`torch.Tensor` of shape `(batch_size, max_patches, frames_per_step, num_mel_bins)`, *optional*):
+    Log-mel targets, right-padded: the patches of each row's `generating` positions, in order.
+audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*):
+    The tokens of the transcript of each audio in `input_features`, padded with -100, for the CTC loss.
+"""
+
+
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     """The number of parameters in each of `MODULE_GROUPS`, and of those that are trainable."""
     counts = {}
@@ -68,39 +95,36 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     return counts
 
 
-@auto_docstring(custom_intro="""Outputs of `FlowOmniModel`.""")
 @dataclass
 class FlowOmniModelOutputWithPast(BaseModelOutputWithPast):
-    r"""
-    audio_hidden_states (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
-        The adapter's output, one row for each `<|audio|>` placeholder, in the order of the batch.
+    """
+    Outputs of `FlowOmniModel`.
+
+    Args:
+        audio_hidden_states (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
+            The adapter's output, one row for each `<|audio|>` placeholder, in the order of the batch.
     """
 
     audio_hidden_states: torch.Tensor | None = None
 
 
-@auto_docstring(custom_intro="""Outputs of `FlowOmniForSpeechGeneration`.""")
 @dataclass
 class FlowOmniOutputWithPast(CausalLMOutputWithPast):
-    r"""
-    loss (`torch.Tensor` of shape `()`, *optional*, returned when any labels are passed):
-        The weighted sum of the losses below.
-    logits (`torch.Tensor` of shape `(batch_size, num_positions, vocab_size)`, *optional*, not returned with `labels`):
-        Scores of the next text token. With `labels`, the vocabulary head runs at the labelled positions alone.
-    state_logits (`torch.Tensor` of shape `(batch_size, num_positions, 4)`):
-        Scores of the next speech state.
-    condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
-        Output of the speech transformer, the condition of each position's patch.
-    text_loss (`torch.Tensor` of shape `()`, *optional*, returned when `labels` is passed):
-        Cross-entropy of the text tokens.
-    state_loss (`torch.Tensor` of shape `()`, *optional*, returned when `state_labels` is passed):
-        Weighted cross-entropy of the speech states.
-    speech_loss (`torch.Tensor` of shape `()`, *optional*, returned when `mel_labels` is passed):
-        Loss of the speech head.
-    auxiliary_loss (`torch.Tensor` of shape `()`, *optional*, returned when `mel_labels` is passed):
-        L1 error of the linear prediction of the patches.
-    ctc_loss (`torch.Tensor` of shape `()`, *optional*, returned when `audio_labels` is passed):
-        CTC loss of the encoded audio and its transcripts, per token.
+    """
+    Outputs of `FlowOmniForSpeechGeneration`.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, returned when any labels are passed):
+            The weighted sum of the losses below, each of which is returned when its labels are passed.
+        logits (`torch.Tensor` of shape `(batch_size, num_positions, vocab_size)`, *optional*, not returned with `labels`):
+            Scores of the next text token. With `labels`, the vocabulary head runs at the labelled positions alone.
+        state_logits (`torch.Tensor` of shape `(batch_size, num_positions, 4)`):
+            Scores of the next speech state.
+        condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
+            Output of the speech transformer, the condition of each position's patch.
+        text_loss, state_loss, speech_loss, auxiliary_loss, ctc_loss (`torch.Tensor` of shape `()`, *optional*):
+            Cross-entropy of the text tokens and of the speech states, loss of the speech head and of its linear
+            prediction, CTC loss of the encoded audio.
     """
 
     state_logits: torch.Tensor | None = None
@@ -112,6 +136,130 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
     ctc_loss: torch.Tensor | None = None
 
 
+# --- audio encoder and adapter
+
+
+class FlowOmniAudioPositions(nn.Module):
+    """Whisper's fixed sinusoids: a buffer, which is saved with the weights and never trained."""
+
+    def __init__(self, num_positions: int, size: int):
+        super().__init__()
+        self.register_buffer("weight", sinusoids(num_positions, size))
+
+    def forward(self, num_frames: int) -> torch.Tensor:
+        return self.weight[:num_frames]
+
+
+class FlowOmniAudioEncoder(WhisperEncoder):
+    """
+    `WhisperEncoder` for audio of any length: shorter audio is encoded at its own length, under a mask; longer audio in
+    windows of 30 seconds, one after another. On one full window the output is Whisper's own.
+    """
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        self.embed_positions = FlowOmniAudioPositions(self.max_source_positions, config.d_model)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, FlowOmniAudioPositions):
+            init.copy_(module.weight, sinusoids(*module.weight.shape))
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutput:
+        r"""
+        Args:
+            input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`):
+                Whisper's log-mel features, of any length.
+            attention_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
+                1 for frames of audio, 0 for padding, which must be on the right.
+
+        Returns:
+            `BaseModelOutput`, whose `last_hidden_state` has the shape `(num_audios, ceil(num_frames / 2), d_model)` and
+            is zero where a whole window is padding.
+        """
+        if input_features.shape[1] != self.num_mel_bins:
+            raise ValueError(
+                f"Got features of {input_features.shape[1]} mel bands for an encoder of {self.num_mel_bins}: use the "
+                f"checkpoint's own processor, or set `feature_size={self.num_mel_bins}` of the feature extractor."
+            )
+        # dtype only: an offloaded encoder has its weights nowhere until its layers run
+        input_features = input_features.to(self.conv1.weight.dtype)
+        if attention_mask is None:
+            attention_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
+        window_length = self.max_source_positions * self.conv1.stride[0] * self.conv2.stride[0]
+        windows = zip(
+            input_features.split(window_length, dim=-1),
+            attention_mask.to(input_features.device).split(window_length, dim=-1),
+        )
+        encoded = [self._encode_window(features, mask.bool(), **kwargs) for features, mask in windows]
+        return BaseModelOutput(last_hidden_state=torch.cat(encoded, dim=1))
+
+    def _encode_window(self, features: torch.Tensor, mask: torch.BoolTensor, **kwargs) -> torch.Tensor:
+        # Both convolutions see one frame to each side: beyond the end of a row these must be the zeros of the padding
+        # that the row would get alone, before the first and again before the second.
+        frame_mask = mask[:, None].to(features.dtype)
+        hidden_states = nn.functional.gelu(self.conv1(features * frame_mask)) * frame_mask
+        hidden_states = nn.functional.gelu(self.conv2(hidden_states)).permute(0, 2, 1)
+        hidden_states = hidden_states + self.embed_positions(hidden_states.shape[1])
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+
+        has_audio = mask.any(dim=-1, keepdim=True)
+        attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            # a row without audio in this window attends to all of it: attention over nothing would give NaN
+            attention_mask=mask[:, ::2] | ~has_audio,
+        )
+        for layer in self.layers:
+            if self.training and torch.rand([]) < self.layerdrop:
+                continue
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return torch.where(has_audio[..., None], self.layer_norm(hidden_states), 0.0)
+
+
+class FlowOmniEmbeddingNorm(nn.RMSNorm):
+    """Scales embeddings to the size of the language model's own, at first; the scale is trained."""
+
+
+class FlowOmniAudioAdapter(nn.Module):
+    """
+    Joins `adapter_stack_size` encoder frames into one position of the language model, through linear layers and a norm.
+    Without the norm, training makes encoded audio a hundred times as large as text embeddings, so that the updates of
+    the language model's layers are lost in it.
+    """
+
+    def __init__(self, config: FlowOmniConfig):
+        super().__init__()
+        self.stack_size = config.adapter_stack_size
+        sizes = [config.audio_config.d_model * self.stack_size]
+        sizes += [config.adapter_hidden_size] * (config.adapter_num_layers - 1) + [config.text_config.hidden_size]
+        self.layers = nn.ModuleList([nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, sizes[1:])])
+        self.act_fn = ACT2FN[config.adapter_hidden_act]
+        self.norm = FlowOmniEmbeddingNorm(config.text_config.hidden_size, eps=1e-6)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.BoolTensor]:
+        """
+        `hidden_states` (num_audios, num_encoded, d_model) and their mask (num_audios, num_encoded) -> the embeddings
+        (num_audios, ceil(num_encoded / stack_size), hidden_size) and theirs.
+        """
+        # encoder outputs at padding are not zero, and a last group may contain some of them
+        hidden_states = hidden_states * attention_mask[..., None].to(hidden_states.dtype)
+        missing = -hidden_states.shape[1] % self.stack_size
+        hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, missing))
+        hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, self.layers[0].in_features)
+        for layer in self.layers[:-1]:
+            hidden_states = self.act_fn(layer(hidden_states))
+        return self.norm(self.layers[-1](hidden_states)), attention_mask[:, :: self.stack_size].bool()
+
+
 # --- mel patches
 
 
@@ -121,16 +269,8 @@ class FlowOmniMelNormalizer(nn.Module):
     def __init__(self, config: FlowOmniSpeechConfig):
         super().__init__()
         self.config = config
-        mean, std = self.initial_statistics()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    def initial_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and std (num_mel_bins,) until the training data has been measured."""
-        return (
-            torch.full((self.config.num_mel_bins,), self.config.initial_mel_mean, dtype=torch.float32),
-            torch.full((self.config.num_mel_bins,), self.config.initial_mel_std, dtype=torch.float32),
-        )
+        self.register_buffer("mean", torch.full((config.num_mel_bins,), config.initial_mel_mean, dtype=torch.float32))
+        self.register_buffer("std", torch.full((config.num_mel_bins,), config.initial_mel_std, dtype=torch.float32))
 
     def _apply(self, fn, recurse: bool = True):
         # `model.to(bfloat16)` may move the statistics but not round them: they scale all generated speech
@@ -221,26 +361,17 @@ def state_loss(state_logits: torch.Tensor, labels: torch.LongTensor, class_weigh
 
 def ctc_loss(
     audio_embeddings: torch.Tensor,
-    lengths: torch.LongTensor,
+    lengths: list[int],
     token_embeddings: torch.Tensor,
     labels: torch.LongTensor,
     blank: int,
 ) -> torch.Tensor:
     """
-    Connectionist temporal classification of encoded audio over the language model's own embeddings: each position is to
-    point, by cosine, at the token that it adds to the transcript, or at the blank. Token embeddings get no gradient.
-
-    Args:
-        audio_embeddings (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`):
-            The adapter's output for all audios, one after another.
-        lengths (`torch.LongTensor` of shape `(num_audios,)`):
-            How many of them each audio has.
-        token_embeddings (`torch.Tensor` of shape `(vocab_size, hidden_size)`):
-            The language model's input embeddings.
-        labels (`torch.LongTensor` of shape `(num_audios, max_labels)`):
-            The tokens of the transcripts, padded with -100. An audio without any is left out.
-        blank (`int`):
-            The token of a position that adds nothing.
+    Connectionist temporal classification over the language model's own embeddings: each position of encoded audio is to
+    point, by cosine, at the token that it adds to the transcript, or at the `blank`. `audio_embeddings`
+    (num_audio_tokens, hidden_size) are those of all audios, one after another, with their `lengths`; `token_embeddings`
+    (vocab_size, hidden_size) get no gradient; `labels` (num_audios, max_labels) are the transcripts, padded with -100. An
+    audio without any is left out.
     """
     labels = labels.to(audio_embeddings.device)
     num_labels = (labels != IGNORE_INDEX).sum(dim=-1)
@@ -249,9 +380,9 @@ def ctc_loss(
     # cosines, scaled as the scores of an attention over vectors of this size
     log_probs = (audio_embeddings @ token_embeddings.T * token_embeddings.shape[-1] ** 0.5).log_softmax(dim=-1)
     losses = nn.functional.ctc_loss(
-        nn.utils.rnn.pad_sequence(log_probs.split(lengths.tolist())),
+        nn.utils.rnn.pad_sequence(log_probs.split(lengths)),
         labels.clamp(min=0),
-        lengths.to(labels.device),
+        torch.tensor(lengths, device=labels.device),
         num_labels,
         blank=blank,
         reduction="none",
@@ -298,9 +429,8 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
         elif isinstance(module, FlowOmniResidualQuantizer):
             init.normal_(module.codebooks, std=1.0)
         elif isinstance(module, FlowOmniMelNormalizer):
-            mean, std = module.initial_statistics()
-            init.copy_(module.mean, mean)
-            init.copy_(module.std, std)
+            init.constant_(module.mean, module.config.initial_mel_mean)
+            init.constant_(module.std, module.config.initial_mel_std)
 
 
 @auto_docstring(
@@ -336,8 +466,6 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         r"""
-        input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`):
-            Whisper's log-mel features of the audios, right-padded.
         input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
             1 for frames of audio, 0 for padding.
 
@@ -394,7 +522,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         return inputs_embeds + patch_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=INPUTS_DOCSTRING)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -409,16 +537,6 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> FlowOmniModelOutputWithPast:
-        r"""
-        input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`, *optional*):
-            Whisper's log-mel features of the audios, in the order of their placeholders in `input_ids`.
-        input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
-            1 for frames of audio, 0 for padding.
-        speech_states (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
-            The speech state of every position. Defaults to `pad` throughout.
-        previous_patches (`torch.Tensor` of shape `(batch_size, num_positions, patch_size)`, *optional*):
-            The normalised patch of the position before, zeros where that has none.
-        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if inputs_embeds is None:
@@ -456,11 +574,9 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 
 class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
     """
-    Causal layers over the language model's hidden states plus the previous patch. That patch has no noise and no gaps
-    where the language model reads a corrupted one (`clean_context`): without it heads drift away from the speaker.
-
-    The layers have the language model's own class, share its rotary embedding, and keep their keys and values in the
-    same cache, as the layers after its last. Their `config` is the language model's with these layers added.
+    Causal layers over the language model's hidden states plus the previous patch, uncorrupted (`clean_context`), without
+    which heads drift away from the speaker. The layers have the language model's own class, share its rotary embedding,
+    and keep their keys and values in the same cache, as the layers after its last.
     """
 
     def __init__(self, config: FlowOmniConfig, language_model: PreTrainedModel):
@@ -491,10 +607,7 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
         return layer_config
 
     def extend_cache(self, cache: Cache, max_length: int | None = None) -> None:
-        """
-        Appends the layers that a cache made for the language model alone lacks. `max_length` is the number of positions
-        that a static cache must hold; its longest layer may hold more.
-        """
+        """Appends the layers that a cache made for the language model lacks; a static one holds `max_length` or more."""
         if cache.layer_class_to_replicate is not None:
             return  # it grows by itself
         while len(cache.layers) < self.first_layer_index + len(self.layers):
@@ -564,13 +677,12 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     @classmethod
     def from_pretrained_parts(cls, whisper: str, llm: str, vocoder: str | None = None, **kwargs):
         """
-        Assembles a pretrained Whisper, a causal LLM and a Vocos into one model, with the weights of all three. What
-        connects them is new and must be trained.
+        Assembles a pretrained Whisper, a causal LLM and a Vocos into one model. What connects them is new and must be
+        trained.
 
         Args:
             whisper (`str`):
-                Hub id or folder of a Whisper in transformers' format, the path of an openai-whisper `.pt` file, or the
-                name of one of openai-whisper's models.
+                A Whisper: Hub id or folder (transformers), path of a `.pt` file or name of a model (openai-whisper).
             llm (`str`):
                 Hub id or folder of a causal language model.
             vocoder (`str`, *optional*):
@@ -589,10 +701,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         """Saves as every model does, with the code beside it and an `auto_map` for each of `AUTO_CLASSES`."""
         if self._auto_class is not None:
             own_name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
-            self.config.auto_map = {
-                **(getattr(self.config, "auto_map", None) or {}),
-                **dict.fromkeys(AUTO_CLASSES, own_name),
-            }
+            auto_map = getattr(self.config, "auto_map", None) or {}
+            self.config.auto_map = auto_map | dict.fromkeys(AUTO_CLASSES, own_name)
         # a generation config derived from the model's config would lose its speech options when loaded
         self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, **kwargs)
@@ -601,7 +711,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         return self.model.get_audio_features(*args, **kwargs)
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=INPUTS_DOCSTRING + LABELS_DOCSTRING)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -621,25 +731,6 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> FlowOmniOutputWithPast:
-        r"""
-        input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`, *optional*):
-            Whisper's log-mel features of the audios, in the order of their placeholders in `input_ids`.
-        input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
-            1 for frames of audio, 0 for padding.
-        speech_states (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
-            The speech state of every position. Defaults to `pad` throughout.
-        previous_patches (`torch.Tensor` of shape `(batch_size, num_positions, patch_size)`, *optional*):
-            The normalised patch of the position before, zeros where that has none. Defaults to the targets, where
-            `mel_labels` are passed (teacher forcing).
-        labels (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
-            Text targets, aligned with `input_ids` (the model shifts them); -100 is ignored.
-        state_labels (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
-            Speech state targets, aligned with `speech_states` (the model shifts them); -100 is ignored.
-        mel_labels (`torch.Tensor` of shape `(batch_size, max_patches, frames_per_step, num_mel_bins)`, *optional*):
-            Log-mel targets, right-padded: the patches of each row's `generating` positions, in order.
-        audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*):
-            The tokens of the transcript of each audio in `input_features`, padded with -100, for the CTC loss.
-        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if audio_labels is not None and input_features is None:
@@ -707,8 +798,12 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             num_patches = max(len(speech_losses[0]), 1)
             losses["speech_loss"], losses["auxiliary_loss"] = (loss.sum() / num_patches for loss in speech_losses)
         if audio_labels is not None:
-            losses["ctc_loss"] = self.compute_ctc_loss(
-                outputs.audio_hidden_states, input_features, input_features_mask, audio_labels
+            losses["ctc_loss"] = ctc_loss(
+                outputs.audio_hidden_states,
+                num_audio_tokens(input_features, input_features_mask, self.config),
+                self.get_input_embeddings().weight,
+                audio_labels,
+                blank=self.config.ctc_blank_token_id,
             )
         return FlowOmniOutputWithPast(
             loss=self.weighted_sum(losses) if losses else None,
@@ -725,12 +820,11 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         """The normalised target patch of every position: (batch_size, num_positions, patch_size)"""
         if speech_states is None:
             raise ValueError("`mel_labels` need `speech_states`, whose `generating` positions place the patches.")
-        speech_config = self.config.speech_config
-        expected = (speech_config.frames_per_step, speech_config.num_mel_bins)
-        if mel_labels.dim() != 4 or tuple(mel_labels.shape[2:]) != expected:
+        expected = (self.config.speech_config.frames_per_step, self.config.speech_config.num_mel_bins)
+        if mel_labels.dim() != 4 or mel_labels.shape[2:] != expected:
             raise ValueError(
                 f"`mel_labels` has the shape {tuple(mel_labels.shape)}: it must be (batch_size, max_patches, "
-                f"{expected[0]}, {expected[1]}), with `frames_per_step` and `num_mel_bins` of this model's config."
+                f"frames_per_step={expected[0]}, num_mel_bins={expected[1]})."
             )
         normalized = self.mel_normalizer.normalize(mel_labels).flatten(2)
         return lay_out_patches(normalized, speech_states == self.config.generating_state_id)
@@ -738,9 +832,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     @torch.no_grad()
     def predict_patches(self, condition: torch.Tensor, speech_states: torch.LongTensor) -> torch.Tensor:
         """
-        The most typical patch of each position given its condition (batch_size, num_positions, hidden_size), in one
-        solver step: (batch_size, num_positions, patch_size), zeros at positions without speech. Scheduled sampling trains
-        on them as `previous_patches`, after [`shift_patches`].
+        The most typical patch of each position given its `condition`, in one solver step: (batch_size, num_positions,
+        patch_size), zeros at positions without speech. For scheduled sampling, as `previous_patches=shift_patches(...)`.
         """
         is_generating = (speech_states == self.config.generating_state_id).to(condition.device)
         # at temperature 0 only the shape of the noise matters
@@ -771,25 +864,6 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             position_ids=position_ids,
         )
         return attention_mask, speech_mask
-
-    def compute_ctc_loss(
-        self,
-        audio_embeddings: torch.Tensor,
-        input_features: torch.Tensor,
-        input_features_mask: torch.Tensor | None,
-        audio_labels: torch.LongTensor,
-    ) -> torch.Tensor:
-        if input_features_mask is None:
-            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
-        # the encoder halves the frames, the adapter stacks what is left
-        lengths = input_features_mask[:, :: 2 * self.config.adapter_stack_size].sum(dim=-1).long()
-        return ctc_loss(
-            audio_embeddings,
-            lengths,
-            self.get_input_embeddings().weight,
-            audio_labels,
-            blank=self.config.ctc_blank_token_id,
-        )
 
     def weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """The sum of the losses, each times its `<name>_weight` in the config."""

@@ -63,46 +63,33 @@ def frames_from_spectrum(log_magnitude: torch.Tensor, phase: torch.Tensor, windo
     return torch.fft.irfft(torch.complex(real, imaginary), n=window.shape[0]) * window
 
 
-class FlowOmniVocoderPadding:
+class FlowOmniVocoderContext:
     """
-    What surrounds the frames of a convolution when the whole utterance is present: zeros. (In a stream it is the past
-    frames instead, [`FlowOmniVocoderPastFrames`].)
-
-    With `frame_mask` `(batch_size, num_frames)`, what lies behind the end of a shorter row is zeros too.
-    """
-
-    def __init__(self, frame_mask: torch.BoolTensor | None = None):
-        self.frame_mask = frame_mask
-
-    def surround(self, convolution: "FlowOmniVocoderConvolution", frames: torch.Tensor) -> torch.Tensor:
-        if self.frame_mask is not None:
-            frames = frames.masked_fill(~self.frame_mask.unsqueeze(-1), 0.0)
-        return nn.functional.pad(frames, (0, 0, convolution.num_past_frames, convolution.num_future_frames))
-
-
-class FlowOmniVocoderPastFrames:
-    """
-    What surrounds the frames of a convolution in a stream: before them the frames that it saw last (zeros at the
-    start), after them nothing, until `is_last`, when the zeros follow that end a whole utterance.
+    What surrounds the frames of a convolution. Of a whole utterance (`is_last`): zeros; with `frame_mask`
+    `(batch_size, num_frames)`, what lies behind the end of a shorter row is zeros too. In a stream: before them the frames
+    that the convolution saw last (zeros at the start), after them nothing, until `is_last`.
 
     A convolution with lookahead thus returns frames that came earlier, and at the end all that are left. Each frame is
     computed once, in every layer: nothing is computed again for context.
     """
 
-    def __init__(self):
-        self.is_last = False
+    def __init__(self, frame_mask: torch.BoolTensor | None = None, is_last: bool = True):
+        self.frame_mask = frame_mask
+        self.is_last = is_last
         self._past: dict[nn.Module, torch.Tensor] = {}
 
     def surround(self, convolution: "FlowOmniVocoderConvolution", frames: torch.Tensor) -> torch.Tensor:
-        past = self._past.get(convolution)
-        if past is None:
-            past = frames.new_zeros(frames.shape[0], convolution.num_past_frames, frames.shape[2])
-        surrounded = torch.cat([past, frames], dim=1)
+        if self.frame_mask is not None:
+            frames = frames.masked_fill(~self.frame_mask.unsqueeze(-1), 0.0)
+        if convolution in self._past:
+            frames = torch.cat([self._past[convolution], frames], dim=1)
+        else:
+            frames = nn.functional.pad(frames, (0, 0, convolution.num_past_frames, 0))
         if self.is_last:
-            return nn.functional.pad(surrounded, (0, 0, 0, convolution.num_future_frames))
-        num_kept = min(convolution.num_past_frames + convolution.num_future_frames, surrounded.shape[1])
-        self._past[convolution] = surrounded[:, surrounded.shape[1] - num_kept :]
-        return surrounded
+            return nn.functional.pad(frames, (0, 0, 0, convolution.num_future_frames))
+        num_kept = min(convolution.num_past_frames + convolution.num_future_frames, frames.shape[1])
+        self._past[convolution] = frames[:, frames.shape[1] - num_kept :]
+        return frames
 
 
 class FlowOmniVocoderConvolution(nn.Conv1d):
@@ -138,9 +125,7 @@ class FlowOmniVocoderBlock(nn.Module):
         self.pwconv2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.gamma = nn.Parameter(torch.full((config.hidden_size,), 1.0 / config.num_hidden_layers))
 
-    def forward(
-        self, hidden_states: torch.Tensor, context: FlowOmniVocoderPadding | FlowOmniVocoderPastFrames
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, context: FlowOmniVocoderContext) -> torch.Tensor:
         surrounded = context.surround(self.dwconv, hidden_states)
         update = self.dwconv(surrounded)
         # the frames that the update belongs to: in a stream they are older than the newest ones
@@ -162,7 +147,7 @@ class FlowOmniVocoderBackbone(nn.Module):
         self.convnext = nn.ModuleList([FlowOmniVocoderBlock(config) for _ in range(config.num_hidden_layers)])
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
-    def forward(self, mel: torch.Tensor, context: FlowOmniVocoderPadding | FlowOmniVocoderPastFrames) -> torch.Tensor:
+    def forward(self, mel: torch.Tensor, context: FlowOmniVocoderContext) -> torch.Tensor:
         hidden_states = self.norm(self.embed(context.surround(self.embed, mel)))
         for block in self.convnext:
             hidden_states = block(hidden_states, context)
@@ -291,7 +276,7 @@ class FlowOmniVocoder(PreTrainedModel):
                     "number of frames for each row."
                 )
             frame_mask = torch.arange(mel.shape[1], device=mel.device) < lengths.unsqueeze(1)
-        hidden_states = self.backbone(mel, FlowOmniVocoderPadding(frame_mask))
+        hidden_states = self.backbone(mel, FlowOmniVocoderContext(frame_mask))
         return self.head(hidden_states, frame_mask)
 
     def check_mel(self, mel: torch.Tensor) -> torch.Tensor:
@@ -308,7 +293,7 @@ class FlowOmniVocoder(PreTrainedModel):
         """Samples in the waveform of so many frames."""
         return self.head.istft.num_samples(num_frames)
 
-    def stream(self, batch_size: int = 1) -> "VocoderStream":
+    def stream(self) -> "VocoderStream":
         """
         A stream for mel frames as they come, whose chunks join to what `forward` returns for the whole:
 
@@ -319,7 +304,7 @@ class FlowOmniVocoder(PreTrainedModel):
             play(stream.finish())
         ```
         """
-        return VocoderStream(self, batch_size)
+        return VocoderStream(self)
 
     @property
     def streaming_latency_frames(self) -> int:
@@ -333,42 +318,31 @@ class FlowOmniVocoder(PreTrainedModel):
 
 class VocoderStream:
     """
-    One utterance (or a batch of equally long ones) on its way through a [`FlowOmniVocoder`].
+    One utterance on its way through a [`FlowOmniVocoder`].
 
     `push` returns the samples that no later frame can change, which may be none; `finish` returns the rest. Together
     they are `vocoder(mel)` of all frames, however these were split. No gradient flows. As a context manager it raises
     if `finish` was forgotten, which would lose the end of the speech.
     """
 
-    def __init__(self, vocoder: FlowOmniVocoder, batch_size: int = 1):
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` is {batch_size}: a stream carries at least one utterance.")
+    def __init__(self, vocoder: FlowOmniVocoder):
         self.vocoder = vocoder
-        self.batch_size = batch_size
-        self.reset()
-
-    def reset(self):
-        """Discards everything that was pushed. The stream can then carry another utterance."""
         self.num_frames = 0
         self.is_finished = False
-        self._past = FlowOmniVocoderPastFrames()
-        # windowed samples and their envelope (one more row), summed so far, where later frames overlap
+        self._context = FlowOmniVocoderContext(is_last=False)
+        # windowed samples and their envelope (a second row), summed so far, where later frames overlap
         self._overlap: torch.Tensor | None = None
-        self._num_samples_to_trim = self.vocoder.head.istft.num_trimmed_samples
+        self._num_samples_to_trim = vocoder.head.istft.num_trimmed_samples
 
     @torch.no_grad()
     def push(self, mel: torch.Tensor) -> torch.Tensor:
-        """Takes the next frames, `(batch_size, num_frames, num_mel_bins)`; returns `(batch_size, num_samples)`."""
+        """Takes the next frames, `(1, num_frames, num_mel_bins)`; returns `(1, num_samples)`."""
         if self.is_finished:
-            raise RuntimeError(
-                f"This stream was finished after {self.num_frames} frames: start another with `vocoder.stream()`, or call "
-                "`reset()`."
-            )
+            raise RuntimeError(f"This stream was finished after {self.num_frames} frames: start another one.")
         mel = self.vocoder.check_mel(mel)
-        if mel.shape[0] != self.batch_size:
+        if mel.shape[0] != 1:
             raise ValueError(
-                f"Got a mel of {mel.shape[0]} rows in a stream of {self.batch_size}: start the stream with "
-                f"`vocoder.stream(batch_size={mel.shape[0]})`."
+                f"Got a mel of {mel.shape[0]} rows: a stream carries one utterance. Start one for each row."
             )
         self.num_frames += mel.shape[1]
         ready, self._overlap = self._add(mel)
@@ -376,14 +350,13 @@ class VocoderStream:
 
     @torch.no_grad()
     def finish(self) -> torch.Tensor:
-        """Ends the utterance; returns its last samples, `(batch_size, num_samples)`."""
+        """Ends the utterance; returns its last samples, `(1, num_samples)`."""
         if self.is_finished:
             raise RuntimeError(f"This stream was finished already, after {self.num_frames} frames.")
-        self.is_finished = self._past.is_last = True
-        no_frames = self.vocoder.backbone.embed.weight.new_zeros(self.batch_size, 0, self.vocoder.config.num_mel_bins)
-        ready, rest = self._add(no_frames)
-        waveform = torch.cat([ready, rest], dim=1)
-        self._past = self._overlap = None
+        self.is_finished = self._context.is_last = True
+        no_frames = self.vocoder.backbone.embed.weight.new_zeros(1, 0, self.vocoder.config.num_mel_bins)
+        waveform = torch.cat(self._add(no_frames), dim=1)
+        self._context = self._overlap = None
         return self._normalize(waveform[:, : waveform.shape[1] - self.vocoder.head.istft.num_trimmed_samples])
 
     def _add(self, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -392,7 +365,7 @@ class VocoderStream:
         frames overlap; the envelope is one more row.
         """
         istft = self.vocoder.head.istft
-        frames = self.vocoder.head.frames(self.vocoder.backbone(mel, self._past))
+        frames = self.vocoder.head.frames(self.vocoder.backbone(mel, self._context))
         envelope = istft.exact_window().square().expand(1, frames.shape[1], -1).to(frames.dtype)
         sums = overlap_add(torch.cat([frames, envelope]), istft.hop_length)
         if self._overlap is not None:
@@ -410,12 +383,9 @@ class VocoderStream:
         return self
 
     def __exit__(self, exception_type, exception, traceback):
-        if exception_type is not None:
-            self.reset()
-        elif self.num_frames and not self.is_finished:
+        if exception_type is None and self.num_frames and not self.is_finished:
             raise RuntimeError(
-                f"A stream was left after {self.num_frames} frames without its end: call `finish()` for the last samples, or "
-                "`reset()` to discard them."
+                f"A stream was left after {self.num_frames} frames without its end: call `finish()` for the last samples."
             )
 
 
