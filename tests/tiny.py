@@ -14,10 +14,11 @@
 """Tiny models with random weights, in every size and shape the tests need: under a million parameters, built in no time."""
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 from flow_omni.processing.processing_flow_omni import FlowOmniProcessor
 
 
@@ -163,3 +164,22 @@ def training_batch(config: FlowOmniConfig, seed: int = 0) -> dict[str, torch.Ten
 def tiny_processor(config: FlowOmniConfig | None = None) -> FlowOmniProcessor:
     """The processor of a tiny model, around a tokenizer of bytes."""
     return FlowOmniProcessor.from_parts(byte_level_tokenizer(), config or tiny_config())
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer without training: ids 0 to 255 are the bytes of UTF-8, 256 to 259 control tokens."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    vocabulary = {chr(byte): byte for byte in printable} | {
+        chr(256 + index): byte for index, byte in enumerate(others)
+    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
