@@ -120,7 +120,9 @@ def test_a_batch_that_lacks_a_modality_reaches_every_module_and_keeps_its_losses
     full = {name: value for name, value in full.items() if name not in ("ids", "skipped")}
     outputs, counts = model(**full), count_targets(full, model.config)
     if examples:
-        batch = {k: v for k, v in TrainingCollator(tiny_processor(model.config))(examples).items() if torch.is_tensor(v)}
+        batch = {
+            k: v for k, v in TrainingCollator(tiny_processor(model.config))(examples).items() if torch.is_tensor(v)
+        }
         expected = model(**batch)
         assert counts.tolist() == count_targets(batch, model.config).tolist()
         for name, count in zip(LOSSES, counts):
@@ -142,7 +144,9 @@ def test_batches_with_all_modalities_stay_as_they_are():
 
 def stream(tmp_path, num_rows=30, **options):
     for part in range(2):
-        rows = [{"id": f"{part}-{n}", "question_text": "a", "answer_text": "b" * (1 + n)} for n in range(num_rows // 2)]
+        rows = [
+            {"id": f"{part}-{n}", "question_text": "a", "answer_text": "b" * (1 + n)} for n in range(num_rows // 2)
+        ]
         write_rows(tmp_path / f"part{part}.jsonl", rows)
     rows = load_rows(str(tmp_path / "part*.jsonl"), streaming=True)
     processor = tiny_processor(tiny_config())

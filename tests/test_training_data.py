@@ -91,7 +91,9 @@ def test_every_task_is_encoded_with_the_prompt_of_inference(row, processor):
     for task in TASKS:
         *prompt, answer = conversation_of(row, task, processor)
         spec = TASKS[task]
-        inputs = {"audio": row["question_audio"]} if spec.question == "question_audio" else {"text": row[spec.question]}
+        inputs = (
+            {"audio": row["question_audio"]} if spec.question == "question_audio" else {"text": row[spec.question]}
+        )
         assert prompt == processor.make_conversation(spec.prompt, **inputs)
         example = ExampleBuilder(processor).build(row, task)
         expected = processor.encode_training_example([*prompt, answer])
@@ -101,7 +103,9 @@ def test_every_task_is_encoded_with_the_prompt_of_inference(row, processor):
 
 def test_history_precedes_a_question_and_not_a_transcription(row, processor):
     row |= {"history": [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b"}], "system": "be brief"}
-    roles = {task: [m["role"] for m in conversation_of(row, task, processor)] for task in ("text_to_text", "transcribe")}
+    roles = {
+        task: [m["role"] for m in conversation_of(row, task, processor)] for task in ("text_to_text", "transcribe")
+    }
     assert roles["text_to_text"] == ["system", "user", "assistant", "user", "assistant"]
     assert roles["transcribe"] == ["system", "user", "assistant"]
     with pytest.raises(RowError, match="row-0: the task 'say' needs `answer_text`"):
@@ -124,11 +128,15 @@ def test_a_segment_of_a_long_recording_is_what_the_whole_has_there(tmp_path):
     waveform = tone(2.0)
     soundfile.write(tmp_path / "long.wav", waveform, 16000, subtype="FLOAT")
     contents = (tmp_path / "long.wav").read_bytes()
-    for source in (str(tmp_path / "long.wav"), {"bytes": contents, "path": "x"}, {"array": waveform, "sampling_rate": 16000}):
+    for source in (
+        str(tmp_path / "long.wav"),
+        {"bytes": contents, "path": "x"},
+        {"array": waveform, "sampling_rate": 16000},
+    ):
         row = {"question_audio": source, "question_start": 0.5, "question_end": 1.25}
         np.testing.assert_allclose(audio_of(row, "question_audio")["array"], waveform[8000:20000], atol=1e-6)
-        assert audio_seconds(row, "question_audio", trust_columns=False) == pytest.approx(0.75)
-    with pytest.raises(ValueError, match="from 3 s to the end is outside the recording of 2.00 s"):
+        assert audio_seconds(row, "question", trust_columns=False) == pytest.approx(0.75)
+    with pytest.raises(ValueError, match="from 3 s is outside the recording of 2.00 s"):
         audio_of({"question_audio": str(tmp_path / "long.wav"), "question_start": 3.0}, "question_audio")
 
 
@@ -143,7 +151,9 @@ def test_every_form_gives_the_same_rows(folder):
     names = ["id", "question_text", "question_audio", "answer_text"]
     lines = [[row["id"], row["question_text"], row["question_audio"]["path"], row["answer_text"]] for row in expected]
     (folder / "table.csv").write_text("\n".join(",".join(line) for line in [names, *lines]))
-    (folder / "table.tsv").write_text("\ufeff" + "\n".join("\t".join(line) for line in [names, *lines]), encoding="utf-8")
+    (folder / "table.tsv").write_text(
+        "\ufeff" + "\n".join("\t".join(line) for line in [names, *lines]), encoding="utf-8"
+    )
     rows.to_parquet(folder / "rows.parquet")
     rows.save_to_disk(folder / "saved")
     (folder / "renamed.jsonl").write_text((folder / "rows.jsonl").read_text().replace("question_text", "sentence"))
@@ -203,13 +213,15 @@ def test_a_mistake_is_named_by_file_line_field_value_and_rule(folder):
         '{"question_text": "a", "question_audio": 3}': "`question_audio` is 3: it must be the path of an audio file",
         '{"question_text": "a", "question_audio": "b", "question_start": 2, "question_end": 1}': ".* must be after",
         "[1, 2]": "the row is \\[1, 2\\]: it must be an object",
-        '{"question_text": ': "the line is not JSON",
+        '{"question_text": ': "the line is not JSON, one object per line",
     }
     for line, message in cases.items():
         (folder / "wrong.jsonl").write_text((folder / "rows.jsonl").read_text() + line + "\n")
         with pytest.raises(RowError, match=f"wrong.jsonl:3: {message}"):
             load_rows(folder / "wrong.jsonl")
-        assert any(isinstance(raw, RowError) or where.endswith(":3") for where, _, raw in raw_rows(folder / "wrong.jsonl"))
+        assert any(
+            isinstance(raw, RowError) or where.endswith(":3") for where, _, raw in raw_rows(folder / "wrong.jsonl")
+        )
     (folder / "wrong.jsonl").write_bytes(b'{"question_text": "\xe9t\xe9", "answer_text": "b"}\n')
     with pytest.raises(RowError, match="wrong.jsonl:1: the line is not UTF-8"):
         load_rows(folder / "wrong.jsonl")
@@ -217,7 +229,7 @@ def test_a_mistake_is_named_by_file_line_field_value_and_rule(folder):
     with pytest.raises(RowError, match="wrong.csv:2: the line has more values than there are columns"):
         load_rows(folder / "wrong.csv")
     (folder / "latin.csv").write_bytes(b"question_text,answer_text\n\xe9,b\n")
-    with pytest.raises(RowError, match="latin.csv: the file is not UTF-8"):
+    with pytest.raises(RowError, match="latin.csv:2: the line is not UTF-8"):
         load_rows(folder / "latin.csv")
 
 
@@ -230,7 +242,7 @@ def test_sources_that_cannot_be_read_say_so(folder, monkeypatch):
         "notes.txt": "must end in .jsonl",
         "none": "must hold manifests, or parquet files, or a saved dataset",
         "nowhere.jsonl": "There is no .*check the path",
-        "*.none": "No file matches",
+        "*.none": "There is no file",
     }
     for name, message in cases.items():
         with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -246,8 +258,12 @@ def test_sources_that_cannot_be_read_say_so(folder, monkeypatch):
     assert (len(load_rows(splits)), len(load_rows(splits, split="test"))) == (2, 1)
     with pytest.raises(ValueError, match="has no split 'dev': choose one of train, test"):
         load_rows(splits, split="dev")
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(ConnectionError("far")))
-    with pytest.raises(ValueError, match="neither a file or folder here nor a dataset on the Hub within reach \\(far\\)"):
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(ConnectionError("far"))
+    )
+    with pytest.raises(
+        ValueError, match="neither a file or folder here nor a dataset on the Hub within reach \\(far\\)"
+    ):
         load_rows("owner/name")
 
 
@@ -279,7 +295,11 @@ def test_mixed_rows_are_those_of_their_sources(folder):
     other = folder / "other.jsonl"
     other.write_text('{"question_text": "a", "answer_text": "b"}\n')
     mixed = load_rows({str(folder / "rows.jsonl"): 1, str(other): 2.5})
-    assert [row["answer_text"] for row in mixed] == [mixed[index]["answer_text"] for index in range(3)] == ["so", "here", "b"]
+    assert (
+        [row["answer_text"] for row in mixed]
+        == [mixed[index]["answer_text"] for index in range(3)]
+        == ["so", "here", "b"]
+    )
     assert mixed.times == [1.0, 2.5]
     with pytest.raises(IndexError):
         mixed[3]
@@ -287,7 +307,10 @@ def test_mixed_rows_are_those_of_their_sources(folder):
     assert len(load_rows({str(folder / "rows.jsonl"): 0, str(other): 1})) == 1
     stream = load_rows({str(folder / "rows.jsonl"): 1, str(other): 1}, streaming=True)
     assert {row["answer_text"] for row in stream} == {"so", "here", "b"}
-    for weights, message in (({"a": -1}, "The weight of the source 'a' is -1"), ({"a": 0}, "None of the sources a has a")):
+    for weights, message in (
+        ({"a": -1}, "The weight of the source 'a' is -1"),
+        ({"a": 0}, "None of the sources has a"),
+    ):
         with pytest.raises(ValueError, match=message):
             load_rows(weights)
 
@@ -373,7 +396,9 @@ def test_rows_that_serve_no_task_or_are_too_long_are_skipped(processor):
     limit = sorted(lengths)[3]
     dataset = ExampleDataset(rows, ExampleBuilder(processor, {"say": 1}), max_length=limit)
     assert len(dataset.draw(0)) == sum(length <= limit for length in lengths) < 6
-    with pytest.raises(ValueError, match=r"None of 6 rows can be used.*row-0 has 27 positions as text_to_text, and at most 3 fit"):
+    with pytest.raises(
+        ValueError, match=r"None of 6 rows can be used.*row-0 has 27 positions as text_to_text, and at most 3 fit"
+    ):
         ExampleDataset(rows, ExampleBuilder(processor), max_length=3)
     texts = [{"id": "a", "question_text": "b", "answer_text": "c"}]
     with pytest.raises(ValueError, match="for the tasks say. The first: a offers text_to_text.*Set `tasks`"):

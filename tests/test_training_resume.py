@@ -127,7 +127,9 @@ def test_a_run_resumed_in_a_later_epoch_equals_the_uninterrupted_one(tmp_path, n
         dataset = rows_dataset()
         decoded[name] = []
         build = dataset.builder.build
-        dataset.builder.build = lambda *args, build=build, name=name: decoded[name].append(args[0]["id"]) or build(*args)
+        dataset.builder.build = lambda *args, build=build, name=name: (
+            decoded[name].append(args[0]["id"]) or build(*args)
+        )
         runs[name] = make_trainer(
             tmp_path / name,
             tiny_model(**DROPOUT),
@@ -214,7 +216,9 @@ def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path):
         assert state["best_model_checkpoint"] == str(tmp_path / "checkpoint-2")
     best = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
     assert torch.equal(trainer.model.state_head.weight, best["state_head.weight"])
-    assert torch.equal(trainer.ema.averages["state_head.weight"], load_file(tmp_path / "checkpoint-2" / EMA_FILE)["state_head.weight"])
+    assert torch.equal(
+        trainer.ema.averages["state_head.weight"], load_file(tmp_path / "checkpoint-2" / EMA_FILE)["state_head.weight"]
+    )
 
 
 @pytest.mark.parametrize("is_tied", [True, False])

@@ -48,7 +48,12 @@ def deterministic_model(**changes):
 
 @pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
 def test_every_trainable_parameter_changes_and_every_frozen_one_does_not(tmp_path, head_type):
-    cases = [ALL_BUT_VOCODER, ["audio_adapter", "speech_inputs", "speech_decoder"], ["audio_encoder"], ["speech_decoder"]]
+    cases = [
+        ALL_BUT_VOCODER,
+        ["audio_adapter", "speech_inputs", "speech_decoder"],
+        ["audio_encoder"],
+        ["speech_decoder"],
+    ]
     for modules in cases:
         model = tiny_model(speech={"head_type": head_type, "condition_dropout": 0.5})
         model.requires_grad_(False)
@@ -391,4 +396,3 @@ def test_every_task_can_be_learnt(tmp_path):
     trainer.train()
     metrics = trainer.evaluate()
     assert metrics["eval_text_loss"] < 0.05 and metrics["eval_state_loss"] < 0.05 and metrics["eval_speech_loss"] < 1.0
-

@@ -133,7 +133,9 @@ def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.
     assert set(first) == set(second)
     for name, tensor in first.items():
         if tolerance:
-            torch.testing.assert_close(tensor, second[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+            torch.testing.assert_close(
+                tensor, second[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance
+            )
         else:
             assert torch.equal(tensor, second[name]), name
 

@@ -26,21 +26,12 @@ from .examples import Draw, ExampleDataset
 
 class LengthBatchSampler(BatchSampler):
     """
-    Batches of similar length, a function of the seed and the epoch: resuming needs no other state. The number of batches
-    is that of the first epoch in every epoch, as the Trainer's arithmetic of steps and epochs requires. If the lengths of
-    the drawn tasks make a few batches more, these wait for later epochs; if they make fewer, some come twice.
+    Batches of similar length, a function of the seed and the epoch: resuming needs no other state. Rows times positions of
+    the longest are at most `max_positions`, and rows at most `max_rows`.
 
-    Args:
-        dataset ([`ExampleDataset`]):
-            The examples.
-        max_positions (`int`):
-            Rows times positions of the longest row, padding included.
-        max_rows (`int`, *optional*):
-            The most rows of a batch.
-        num_processes (`int`, *optional*, defaults to 1):
-            Empty batches fill up the last round of all processes; the collator makes inputs without targets of them.
-        shuffle (`bool`, *optional*, defaults to `True`):
-            Whether rows are shuffled among those of their length, and batches among each other.
+    The number of batches is that of the first epoch in every epoch, as the Trainer's arithmetic of steps and epochs
+    requires. If the lengths of the drawn tasks make a few batches more, these wait for later epochs; if they make fewer,
+    some come twice. Empty batches fill up the last round of `num_processes`: the collator makes inputs without targets.
     """
 
     batch_size, drop_last = None, False
@@ -90,14 +81,8 @@ def bucket(length: int) -> int:
 class TrainingCollator:
     """
     Collates encoded examples into a batch of the model's inputs, padded on the right. `ids` names its rows, and `skipped`
-    those whose audio could not be read.
-
-    Args:
-        processor (`FlowOmniProcessor`):
-            Pads the examples.
-        all_modalities (`bool`, *optional*, defaults to `False`):
-            Whether a batch without audio input or without speech gets a row of silence without targets: DDP and FSDP wait
-            for the gradients of every module on every process.
+    those whose audio could not be read. With `all_modalities`, a batch without audio input or without speech gets a row of
+    silence without targets: DDP and FSDP wait for the gradients of every module on every process.
     """
 
     def __init__(self, processor: Any, all_modalities: bool = False):

@@ -138,9 +138,6 @@ def check_finite(loss: torch.Tensor, losses: Mapping[str, Any], ids: Sequence[st
         )
 
 
-# Mel statistics
-
-
 class MelStatisticsCallback(TrainerCallback):
     """
     Measures the mean and std of the mel bands over some batches before the first step, and fits the codebooks of a
@@ -194,7 +191,7 @@ class MelStatisticsCallback(TrainerCallback):
 
 def bands_to_measure(normalizer: nn.Module) -> torch.Tensor:
     """All bands of a new model; of one that has statistics, those that were silent in everything it was trained on."""
-    mean, std = (value.to(normalizer.mean) for value in normalizer.initial_statistics())
-    if torch.equal(normalizer.mean, mean) and torch.equal(normalizer.std, std):
+    mean, std, config = normalizer.mean, normalizer.std, normalizer.config
+    if (mean == config.initial_mel_mean).all() and (std == config.initial_mel_std).all():
         return torch.ones_like(mean, dtype=torch.bool)
-    return (normalizer.mean < normalizer.config.mel_floor + SILENT_ABOVE_FLOOR) & (normalizer.std < SILENT_STD)
+    return (mean < config.mel_floor + SILENT_ABOVE_FLOOR) & (std < SILENT_STD)

@@ -32,7 +32,7 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 
-from ..processing.audio_io import load_audio, read_audio
+from ..processing.audio_io import load_audio
 from ..processing.files import atomic_write
 
 
@@ -69,22 +69,11 @@ class RowError(ValueError):
         self.where, self.field, self.problem = where, field, problem
 
 
-# Tasks
-
-
 @dataclass(frozen=True)
 class TaskSpec:
-    """
-    The columns of a task.
+    """The columns of a task: the user's message, the written answer, and the spoken answer if the task has one."""
 
-    Attributes:
-        prompt: the task of the processor's [`make_conversation`]: `ask`, `say` or `transcribe`.
-        question: the column of the user's message.
-        answer_text: the column of the written answer.
-        answer_audio: the column of the spoken answer, if the task has one.
-    """
-
-    prompt: Literal["ask", "say", "transcribe"]
+    prompt: Literal["ask", "say", "transcribe"]  # the task of the processor's `make_conversation`
     question: str
     answer_text: str
     answer_audio: str | None = None
@@ -137,9 +126,8 @@ def conversation_of(row: Mapping, task: str, processor: Any) -> list[dict]:
     for name in spec.needs:
         if not has(row, name):
             offered = ", ".join(tasks_of(row)) or "no task"
-            raise RowError(
-                str(row.get("id") or ""), name, f"the task {task!r} needs `{name}`; the row offers {offered}."
-            )
+            problem = f"the task {task!r} needs `{name}`; the row offers {offered}."
+            raise RowError(str(row.get("id") or ""), name, problem)
     is_spoken = spec.question == "question_audio"
     question = {"audio": audio_of(row, spec.question)} if is_spoken else {"text": row[spec.question]}
     answer = [{"type": "text", "text": row[spec.answer_text]}]
@@ -163,12 +151,11 @@ def word_times_of(row: Mapping, task: str) -> list[tuple[str, float]] | None:
         return None
     words, onsets = words_of(row["answer_text"]), row["answer_word_times"]
     if len(words) != len(onsets):
-        raise RowError(
-            str(row.get("id") or ""),
-            "answer_word_times",
+        problem = (
             f"`answer_word_times` has {len(onsets)} times for the {len(words)} words of `answer_text`: give one per word "
-            "(between spaces; in Chinese and Japanese, per character).",
+            "(between spaces; in Chinese and Japanese, per character)."
         )
+        raise RowError(str(row.get("id") or ""), "answer_word_times", problem)
     return list(zip(words, onsets))
 
 
@@ -178,38 +165,54 @@ def uniform(*key: Any) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-# Audio
-
-
 def audio_of(row: Mapping, name: str) -> Any:
     """An audio column as [`load_audio`] reads it; for a segment of a long recording, its samples."""
-    source = row[name]
     if name != "question_audio" or not (has(row, "question_start") or has(row, "question_end")):
-        return source
-    start, end = row.get("question_start") or 0.0, row.get("question_end")
-    file = file_of(source)
-    if file is None:
-        waveform, rate = read_audio(source)
-        return {
-            "array": waveform[round(start * rate) : None if end is None else round(end * rate)],
-            "sampling_rate": rate,
-        }
+        return row[name]
+    with _open_sound(row[name]) as file:
+        rate, first = file.samplerate, round((row.get("question_start") or 0.0) * file.samplerate)
+        last = min(round(row["question_end"] * rate), file.frames) if has(row, "question_end") else file.frames
+        if first >= last:
+            raise ValueError(
+                f"The segment from {first / rate:g} s is outside the recording of {file.frames / rate:.2f} s."
+            )
+        file.seek(first)
+        samples = file.read(last - first, dtype="float32", always_2d=True)
+    return {"array": samples.mean(axis=1), "sampling_rate": rate}
+
+
+def audio_seconds(row: Mapping, side: str, trust_columns: bool = True) -> float:
+    """The duration of the `question` or `answer` audio: from the row if it has it, otherwise from the file's header."""
+    if trust_columns and row.get(f"{side}_seconds") is not None:
+        return row[f"{side}_seconds"]
+    start, end = row.get(f"{side}_start") or 0.0, row.get(f"{side}_end")
+    if trust_columns and end is not None:
+        return end - start
+    with _open_sound(row[f"{side}_audio"]) as file:
+        total = file.frames / file.samplerate
+    if total == 0 or (end or 0.0) > total + 0.1:
+        raise ValueError(
+            f"The recording is {total:.2f} s long" + (f", and its segment ends at {end:g} s." if end else ".")
+        )
+    return (total if end is None else min(end, total)) - start
+
+
+def _open_sound(source: Any) -> Any:
+    """An audio cell as a `soundfile.SoundFile`. Only what is no local file and no bytes of one is read whole."""
     import soundfile
 
+    file = file_of(source)
+    if file is None:
+        rate = source.get("sampling_rate") or 48000 if isinstance(source, Mapping) else 48000
+        file = io.BytesIO()
+        soundfile.write(file, load_audio(source, rate), rate, format="WAV", subtype="FLOAT")
+        file.seek(0)
+    elif isinstance(file, str) and not os.path.isfile(file):
+        raise FileNotFoundError(f"There is no audio file '{file}'.")
     try:
-        with soundfile.SoundFile(file) as sound:
-            rate, first = sound.samplerate, round(start * sound.samplerate)
-            last = sound.frames if end is None else min(round(end * rate), sound.frames)
-            if first >= last:
-                raise ValueError(
-                    f"The segment from {start:g} s to {'the end' if end is None else f'{end:g} s'} is outside the recording "
-                    f"of {sound.frames / rate:.2f} s."
-                )
-            sound.seek(first)
-            samples = sound.read(last - first, dtype="float32", always_2d=True)
+        return soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"Cannot decode {source!r:.200} ({error}): convert it to wav or flac.") from error
-    return {"array": samples.mean(axis=1), "sampling_rate": rate}
 
 
 def file_of(source: Any) -> str | io.BytesIO | None:
@@ -223,57 +226,22 @@ def file_of(source: Any) -> str | io.BytesIO | None:
     return None
 
 
-def audio_seconds(row: Mapping, name: str, trust_columns: bool = True) -> float:
-    """The duration of an audio column: from the row if it has it, otherwise from the header of the file."""
-    side = name.removesuffix("_audio")
-    if trust_columns and row.get(f"{side}_seconds") is not None:
-        return row[f"{side}_seconds"]
-    start, end = (row.get(f"{side}_start") or 0.0), row.get(f"{side}_end")
-    if trust_columns and end is not None:
-        return end - start
-    file = file_of(row[name])
-    if file is None:
-        total = len(load_audio(row[name], 16000)) / 16000
-    else:
-        import soundfile
-
-        if isinstance(file, str) and not os.path.isfile(file):
-            raise FileNotFoundError(f"There is no audio file '{file}'.")
-        try:
-            header = soundfile.info(file)
-        except soundfile.LibsndfileError as error:
-            raise ValueError(f"Cannot decode {row[name]!r:.200} ({error}): convert it to wav or flac.") from error
-        total = header.frames / header.samplerate
-    if end is not None and end > total + 0.1:
-        raise ValueError(f"The segment ends at {end:g} s, after the end of the recording ({total:.2f} s).")
-    if total == 0:
-        raise ValueError("The recording is empty.")
-    return (total if end is None else min(end, total)) - start
-
-
-# Checks
-
-
 def check_row(raw: Any, where: str, folder: str | os.PathLike | None = None) -> dict[str, Any]:
     """
-    The known fields of a row, each with its checked value. Values of CSV files are strings and are parsed here.
-
-    Args:
-        raw (`Mapping`):
-            The row as it was read.
-        where (`str`):
-            Its place (`file.jsonl:12`), for messages and for its `id` if it has none.
-        folder (`str`, *optional*):
-            Relative paths of audio start here.
+    The known fields of a row, each with its checked value; values of CSV files are strings and are parsed here. `where`
+    is its place (`file.jsonl:12`), and its `id` if it has none; relative paths of audio start at `folder`.
     """
     if not isinstance(raw, Mapping):
         raise RowError(where, "", f"the row is {raw!r:.80}: it must be an object of fields ({', '.join(COLUMNS)}).")
     check_columns(list(raw), where)
-    row = {name: _checked(raw[name], name, where) for name in COLUMNS if has(raw, name)}
+    row = {"id": where} | {name: _checked(raw[name], name, where) for name in COLUMNS if has(raw, name)}
     for name in ("question_audio", "answer_audio"):
-        if name in row and folder is not None:
-            row[name] = _resolved(row[name], Path(folder))
-    row.setdefault("id", where)
+        audio = row.get(name)
+        path = audio.get("path") if isinstance(audio, Mapping) else audio
+        # the path of an embedded file is only its name
+        if folder is not None and isinstance(path, str) and file_of(audio) == os.path.expanduser(path):
+            path = str(Path(folder) / Path(path).expanduser())
+            row[name] = audio | {"path": path} if isinstance(audio, Mapping) else path
     if row.get("question_start", 0.0) >= row.get("question_end", math.inf):
         problem = (
             f"`question_end` ({row['question_end']:g}) must be after `question_start` ({row['question_start']:g})."
@@ -293,12 +261,11 @@ def check_columns(names: Sequence[str], where: str) -> None:
         if close:
             raise RowError(where, name, f"the field `{name}` is unknown: did you mean `{close[0]}`?")
     if not any(name in COLUMNS for name in names):
-        raise RowError(
-            where,
-            names[0] if names else "",
+        problem = (
             f"none of its fields ({', '.join(names)}) is known. The fields are {', '.join(COLUMNS)}; map other names with "
-            "`columns` (`columns={question_text: sentence}`).",
+            "`columns` (`columns={question_text: sentence}`)."
         )
+        raise RowError(where, names[0] if names else "", problem)
 
 
 def _checked(value: Any, name: str, where: str) -> Any:
@@ -308,67 +275,47 @@ def _checked(value: Any, name: str, where: str) -> Any:
     def fail(expected: str):
         raise RowError(where, name, f"`{name}` is {value!r:.80}: it must be {expected}.")
 
-    def as_seconds(number: Any) -> float:
+    def seconds(number: Any) -> float:
         try:
-            seconds = math.nan if isinstance(number, bool) else float(number)
+            number = math.nan if isinstance(number, bool) else float(number)
         except (TypeError, ValueError):
-            seconds = math.nan
-        return seconds if 0.0 <= seconds < math.inf else fail("a number of seconds, 0 or more")
-
-    def as_list() -> list:
-        try:
-            items = json.loads(value) if isinstance(value, str) else value
-        except json.JSONDecodeError:
-            items = None
-        return list(items) if isinstance(items, list | tuple) else fail("a list (in a CSV file, written as JSON)")
+            number = math.nan
+        return number if 0.0 <= number < math.inf else fail("a number of seconds, 0 or more")
 
     if kind == "text":
         text = str(value) if name == "id" and isinstance(value, int) else value
         return text if isinstance(text, str) and text.strip() else fail("a string that is not blank")
     if kind == "audio":
-        if isinstance(value, str | os.PathLike):
-            return os.fspath(value)
-        if isinstance(value, bytes | bytearray) or hasattr(value, "get_all_samples"):
-            return value
         if isinstance(value, Mapping):
             return {
                 key: value[key] for key in ("array", "sampling_rate", "bytes", "path") if value.get(key) is not None
             }
-        return fail("the path of an audio file, or an object with `path` or `bytes`")
+        is_audio = isinstance(value, str | os.PathLike | bytes) or hasattr(value, "get_all_samples")
+        return value if is_audio else fail("the path of an audio file, or an object with `path` or `bytes`")
     if kind == "seconds":
-        return as_seconds(value)
+        return seconds(value)
+    try:
+        items = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        items = None
+    if not isinstance(items, list | tuple):
+        fail("a list (in a CSV file, written as JSON)")
     if kind == "times":
-        times = [as_seconds(time) for time in as_list()]
+        times = [seconds(time) for time in items]
         return times if times == sorted(times) else fail("onsets in ascending order")
-    for turn in as_list():
-        if not (
-            isinstance(turn, Mapping)
-            and turn.get("role") in ("user", "assistant")
-            and isinstance(turn.get("text"), str)
-        ):
+    for turn in items:
+        is_turn = isinstance(turn, Mapping) and isinstance(turn.get("text"), str)
+        if not is_turn or turn.get("role") not in ("user", "assistant"):
             fail("a list of turns, each with `role` (user or assistant) and `text`")
-    return [{"role": turn["role"], "text": turn["text"]} for turn in as_list()]
-
-
-def _resolved(audio: Any, folder: Path) -> Any:
-    """The audio with its path made absolute."""
-    if isinstance(audio, Mapping):
-        # the path of an embedded file is only its name
-        return audio if audio.get("bytes") is not None else audio | {"path": _resolved(audio["path"], folder)}
-    if not isinstance(audio, str) or audio.startswith(REMOTE):
-        return audio
-    return str(folder / Path(audio).expanduser())
-
-
-# Reading and writing
+    return [{"role": turn["role"], "text": turn["text"]} for turn in items]
 
 
 def load_rows(
     source: Any, columns: Mapping[str, str] | None = None, split: str | None = None, streaming: bool = False
 ) -> Any:
     """
-    Rows as a `datasets.Dataset`, an `IterableDataset` (`streaming=True`) or [`MixedRows`]. Audio is not decoded. Rows of
-    manifests are checked here, each once.
+    Rows as a `datasets.Dataset`, with `streaming` an `IterableDataset`, of several sources [`MixedRows`]. Audio is not
+    decoded. Rows of manifests are checked here, each once.
 
     Args:
         source (`str`, `Path`, `list`, `dict`, `Dataset` or `IterableDataset`):
@@ -377,10 +324,8 @@ def load_rows(
             `dict` mixes them: source to the number of times that its rows come per epoch (of streams: their proportion).
         columns (`dict[str, str]`, *optional*):
             Our name to the dataset's name of a column, such as `{"question_text": "sentence"}`.
-        split (`str`, *optional*, defaults to `"train"` if there are several):
-            The split of a dataset that has splits.
-        streaming (`bool`, *optional*, defaults to `False`):
-            Whether to read rows as they are needed.
+        split (`str`, *optional*):
+            The split of a dataset that has splits; `"train"` by default.
     """
     columns = dict(columns or {})
     for ours in columns:
@@ -390,9 +335,7 @@ def load_rows(
     if isinstance(source, list | tuple) and not files:
         source = dict.fromkeys(source, 1.0)
     if isinstance(source, Mapping) and not isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
-        times = _checked_times(source)
-        parts = [load_rows(part, columns, split, streaming) for part in times]
-        return _interleaved(parts, [*times.values()]) if streaming else MixedRows(parts, [*times.values()])
+        return _mixed(source, columns, split, streaming)
     if files and not files[0].endswith(".parquet"):
         return _from_manifests(files, columns, streaming)
     rows = _open_dataset(source, files, split, streaming)
@@ -403,11 +346,9 @@ def load_rows(
     for name, feature in (rows.features or {}).items():
         if isinstance(feature, datasets.Audio):
             rows = rows.cast_column(name, datasets.Audio(decode=False))
-    rows = rows.rename_columns(
-        {theirs: ours for ours, theirs in columns.items() if theirs in names and theirs != ours}
-    )
-    check_columns(rows.column_names or list(next(iter(rows))), str(source))
-    return rows
+    renamed = {theirs: ours for ours, theirs in columns.items() if theirs in names and theirs != ours}
+    check_columns([renamed.get(name, name) for name in names], str(source))
+    return rows.rename_columns(renamed)
 
 
 def raw_rows(
@@ -417,12 +358,11 @@ def raw_rows(
     Every row as it was read, with its place (`file.jsonl:12`) and the folder that its paths are relative to. For a line
     that cannot be read, the [`RowError`] comes in place of the row.
     """
-    files = _files_of(source)
+    files, ours = _files_of(source), {theirs: name for name, theirs in (columns or {}).items()}
     if not files or files[0].endswith(".parquet"):
         for number, row in enumerate(load_rows(source, columns, split, streaming=True), start=1):
             yield f"row {number} of {source}", None, row
         return
-    ours = {theirs: name for name, theirs in (columns or {}).items()}
     for file in files:
         for number, row in _lines_of(file):
             if ours and isinstance(row, Mapping):
@@ -450,32 +390,15 @@ def write_rows(path: str | os.PathLike, rows: Iterable[Mapping]) -> int:
     return num_rows
 
 
-def open_text(path: str | os.PathLike) -> Any:
-    """A UTF-8 text file, gzipped or not, opened for reading. A byte order mark is skipped."""
-    opener = gzip.open if os.fspath(path).endswith(".gz") else open
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
-
-
 def _files_of(source: Any) -> list[str]:
     """The manifests or the parquet files that `source` names; empty if it is something else."""
     if isinstance(source, list | tuple):
         found = [_files_of(item) for item in source]
-        files = sorted(file for item in found for file in item) if all(found) else []
+        files = [file for item in found for file in item] if all(found) else []
         return files if len({file.endswith(".parquet") for file in files}) == 1 else []
     if not isinstance(source, str | os.PathLike):
         return []
     path = os.path.expanduser(os.fspath(source))
-    if any(character in path for character in "*?["):
-        found = sorted(glob.glob(path, recursive=True))
-        if not found:
-            raise FileNotFoundError(f"No file matches {path!r}.")
-        return found
-    if os.path.isfile(path):
-        if not _is_rows(path):
-            raise ValueError(
-                f"'{path}' must end in {', '.join(MANIFEST_SUFFIXES)} (or one of these and .gz), or .parquet."
-            )
-        return [path]
     if os.path.isdir(path):
         if any(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_dict.json")):
             return []
@@ -485,41 +408,50 @@ def _files_of(source: Any) -> list[str]:
                 f"The folder '{path}' must hold manifests, or parquet files, or a saved dataset: name the files."
             )
         return found
+    found = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
     # an id on the Hub is `name` or `owner/name`, without a suffix
-    if path.count("/") > 1 or path.startswith(("/", ".", "~")) or _is_rows(path):
-        raise FileNotFoundError(f"There is no '{path}': check the path of the manifest.")
-    return []
+    if not found and (path.count("/") > 1 or path.startswith(("/", ".", "~")) or "*" in path or _is_rows(path)):
+        raise FileNotFoundError(f"There is no file '{path}': check the path of the manifest.")
+    for file in found:
+        if not _is_rows(file):
+            raise ValueError(
+                f"'{file}' must end in {', '.join(MANIFEST_SUFFIXES)} (or one of these and .gz), or .parquet."
+            )
+    return found
 
 
 def _is_rows(name: str) -> bool:
     return name.removesuffix(".gz").lower().endswith((*MANIFEST_SUFFIXES, ".parquet"))
 
 
+def open_text(path: str | os.PathLike, errors: str = "strict") -> Any:
+    """A UTF-8 text file, gzipped or not, opened for reading. A byte order mark is skipped."""
+    opener = gzip.open if os.fspath(path).endswith(".gz") else open
+    return opener(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
+
+
 def _lines_of(file: str) -> Iterator[tuple[int, Any]]:
     """The rows of a manifest with their line numbers; a [`RowError`] in place of a line that cannot be parsed."""
     name = file.removesuffix(".gz").lower()
-    try:
-        if name.endswith((".csv", ".tsv")):
-            with open_text(file) as lines:
-                reader = csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ",")
-                for row in reader:
-                    problem = "the line has more values than there are columns: quote values that hold the separator."
-                    where = f"{file}:{reader.line_num}"
-                    yield reader.line_num, RowError(where, "", problem) if None in row else row
-            return
-        with gzip.open(file) if file.endswith(".gz") else open(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    problem = f"the line is not JSON ({error.msg} at column {error.colno}): write one object per line."
-                    yield number, RowError(f"{file}:{number}", "", problem)
-                except UnicodeDecodeError as error:
-                    yield number, RowError(f"{file}:{number}", "", f"the line is not UTF-8 ({error.reason}).")
-    except UnicodeDecodeError as error:
-        raise RowError(file, "", f"the file is not UTF-8 ({error}): save it as UTF-8.") from error
+    is_table = name.endswith((".csv", ".tsv"))
+    with open_text(file, errors="surrogateescape") as lines:
+        reader = csv.DictReader(lines, delimiter="\t" if name.endswith(".tsv") else ",") if is_table else lines
+        for number, row in enumerate(reader, start=1):
+            text = " ".join(map(str, row.values())) if is_table else row
+            if not text.strip():
+                continue
+            where = f"{file}:{reader.line_num if is_table else number}"
+            try:
+                text.encode()  # bytes that are not UTF-8 were read as surrogates
+                row = row if is_table else json.loads(row)
+            except ValueError as error:
+                expected = "UTF-8" if isinstance(error, UnicodeError) else "JSON, one object per line"
+                row = RowError(where, "", f"the line is not {expected} ({error}).")
+            if is_table and isinstance(row, dict) and None in row:
+                row = RowError(
+                    where, "", "the line has more values than there are columns: quote those with the separator."
+                )
+            yield (reader.line_num if is_table else number), row
 
 
 def row_features() -> datasets.Features:
@@ -540,9 +472,9 @@ def checked_rows(files: Sequence[str], columns: Mapping[str, str], **_: Any) -> 
         if isinstance(raw, RowError):
             raise raw
         row = dict.fromkeys(COLUMNS) | check_row(raw, where, folder)
-        for name, kind in COLUMNS.items():
-            if kind == "audio" and row[name] is not None and not isinstance(row[name], Mapping):
-                row[name] = {"bytes": None, "path": row[name]}
+        for name in ("question_audio", "answer_audio"):
+            if row[name] is not None and not isinstance(row[name], Mapping):
+                row[name] = {"bytes": None, "path": os.fspath(row[name])}
         yield row
 
 
@@ -573,9 +505,9 @@ def _open_dataset(source: Any, files: list[str], split: str | None, streaming: b
         try:
             loaded = datasets.load_dataset(source, split=split, streaming=streaming)
         except (FileNotFoundError, ConnectionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{source!r} is neither a file or folder here nor a dataset on the Hub within reach "
-                f"({' '.join(str(error).split())[:200]})."
+                f"{source!r} is neither a file or folder here nor a dataset on the Hub within reach ({reason})."
             ) from error
     else:
         loaded = source
@@ -593,36 +525,24 @@ def _open_dataset(source: Any, files: list[str], split: str | None, streaming: b
     return loaded
 
 
-# Mixtures
-
-
 class MixedRows(Sequence):
     """
-    The rows of several sources, one after another, and how many times each source comes per epoch.
-
-    Args:
-        sources (`Sequence[datasets.Dataset]`):
-            The rows.
-        times (`Sequence[float]`):
-            2 is twice per epoch; 0.5 is half of the rows in one epoch and the others in the next.
+    The rows of several sources, one after another, and how many `times` each source comes per epoch: 2 is twice, 0.5 is
+    half of the rows in one epoch and the others in the next.
     """
 
     def __init__(self, sources: Sequence[Any], times: Sequence[float]):
         self.sources, self.times = list(sources), list(times)
-        self.ends = np.cumsum([len(source) for source in self.sources])
+        self.ends = np.cumsum([len(source) for source in self.sources]).tolist()
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return self.ends[-1]
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f"There is no row {index} among {len(self)}.")
         number = int(np.searchsorted(self.ends, index, side="right"))
-        return self.sources[number][index - int(self.ends[number]) + len(self.sources[number])]
-
-    def __iter__(self) -> Iterator[dict]:
-        for source in self.sources:
-            yield from source
+        return self.sources[number][index - self.ends[number] + len(self.sources[number])]
 
 
 def draws_of_epoch(sizes: Sequence[int], times: Sequence[float], seed: int, epoch: int) -> list[tuple[int, int]]:
@@ -639,24 +559,22 @@ def draws_of_epoch(sizes: Sequence[int], times: Sequence[float], seed: int, epoc
     return draws
 
 
-def _checked_times(sources: Mapping[Any, Any]) -> dict[Any, float]:
-    """Sources and how many times they come per epoch; those of 0 are left out."""
+def _mixed(sources: Mapping[Any, Any], columns: Mapping[str, str], split: str | None, streaming: bool) -> Any:
+    """[`MixedRows`], or one stream with the rows of several in proportion, until all have been read once."""
     for source, times in sources.items():
         if isinstance(times, bool) or not isinstance(times, int | float) or not 0.0 <= times < math.inf:
             raise ValueError(f"The weight of the source {str(source)!r} is {times!r}: it must be a number, 0 or more.")
-    kept = {source: float(times) for source, times in sources.items() if times > 0}
-    if not kept:
-        raise ValueError(f"None of the sources {', '.join(map(str, sources))} has a weight above 0.")
-    return kept
-
-
-def _interleaved(streams: Sequence[datasets.IterableDataset], times: Sequence[float]) -> datasets.IterableDataset:
-    """One stream with the rows of several in the proportion of `times`, until all have been read once."""
+    sources = {source: float(times) for source, times in sources.items() if times > 0}
+    if not sources:
+        raise ValueError("None of the sources has a weight above 0.")
+    parts = [load_rows(source, columns, split, streaming) for source in sources]
+    if not streaming:
+        return MixedRows(parts, [*sources.values()])
     features, alike = row_features(), []
-    for stream in streams:
+    for stream in parts:
         names = [name for name in stream.column_names or next(iter(stream)) if name in features]
         missing = {name: None for name in features if name not in names}
         stream = stream.select_columns(names)
         alike.append(stream.map(lambda row, missing=missing: row | missing, features=features))
-    shares = np.array(times) / sum(times)
+    shares = np.array([*sources.values()]) / sum(sources.values())
     return datasets.interleave_datasets(alike, shares.tolist(), seed=0, stopping_strategy="all_exhausted")

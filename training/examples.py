@@ -14,9 +14,10 @@
 """From rows to training examples: the task of a row, its length, and what the processor makes of it."""
 
 import difflib
+import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -51,12 +52,8 @@ class ExampleBuilder:
     Builds examples from rows, in the workers of a data loader.
 
     Args:
-        processor (`FlowOmniProcessor`):
-            Encodes the examples.
         tasks (`dict[str, float]`, *optional*):
             The weight of each task among those that a row offers; other tasks are not trained. All alike by default.
-        seed (`int`, *optional*, defaults to 0):
-            Decides with the row and its round which task is drawn and how it is augmented.
         text_layout (`str`, *optional*, defaults to `"leading"`):
             `"leading"`, `"timed"` (spoken answers must have `answer_word_times`), or `"auto"`: timed if there are times.
         ctc_labels (`bool`, *optional*, defaults to `False`):
@@ -167,12 +164,14 @@ class LengthEstimator:
     def __call__(self, row: Mapping, task: str) -> int:
         spec = spec_of(row, task)
         if spec.question == "question_audio":
-            length = math.ceil(audio_seconds(row, "question_audio") * self.positions_per_second)
+            length = math.ceil(audio_seconds(row, "question") * self.positions_per_second)
         else:
             length = self._tokens(row[spec.question])
         answer = self._tokens(row[spec.answer_text])
         if spec.answer_audio is not None:
-            num_patches = math.ceil(audio_seconds(row, spec.answer_audio) * self.patches_per_second)
+            num_patches = math.ceil(
+                audio_seconds(row, spec.answer_audio.removesuffix("_audio")) * self.patches_per_second
+            )
             answer = max(answer, min(answer, self.processor.speech_delay) + num_patches)
         turns = [row["system"]] if has(row, "system") else []
         turns += [turn["text"] for turn in row.get("history") or []] if spec.prompt == "ask" else []
@@ -192,21 +191,9 @@ class Draw(NamedTuple):
 
 class ExampleDataset(Dataset):
     """
-    The examples of rows that can be counted, indexed by [`Draw`].
-
-    Args:
-        rows (`Dataset`, [`MixedRows`] or `list[dict]`):
-            The rows.
-        builder ([`ExampleBuilder`]):
-            Builds the examples.
-        max_length (`int`, *optional*):
-            Positions of the longest example to use.
-        max_skipped_fraction (`float`, *optional*, defaults to 0.1):
-            Unreadable rows are skipped with a warning; more than this fraction of them is an error.
-
-    Attributes:
-        lengths: for each row, the tasks that it can train and the positions of its example.
-        skipped: messages about rows that cannot be used.
+    The examples of rows that can be counted, indexed by [`Draw`]. `lengths` holds for each row the tasks that it can
+    train, with the positions of its example. Rows that are longer than `max_length` or that cannot be read are `skipped`
+    with a warning; more than `max_skipped_fraction` that cannot be read are an error.
     """
 
     def __init__(
@@ -215,38 +202,32 @@ class ExampleDataset(Dataset):
         self.rows, self.builder, self.max_skipped_fraction = rows, builder, max_skipped_fraction
         self.sizes = [len(source) for source in getattr(rows, "sources", [rows])]
         self.times = getattr(rows, "times", [1.0])
-        self.lengths, self.skipped, unreadable = [], [], 0
+        self.lengths, self.skipped, num_unreadable = [], [], 0
         estimate = LengthEstimator(builder)
-        for row in rows:
-            where = str(row.get("id") or f"row {len(self.lengths) + 1}")
-            lengths, reason = {}, f"offers {', '.join(tasks_of(row)) or 'no task'}"
+        for number, row in enumerate(rows, start=1):
+            offered, lengths = tasks_of(row), {}
+            reason = f"offers {', '.join(offered) or 'no task'}"
             try:
-                for task in tasks_of(row):
-                    if task in builder.tasks:
-                        lengths[task] = estimate(row, task)
-                        reason = f"has {lengths[task]} positions as {task}, and at most {max_length} fit"
+                lengths = {task: estimate(row, task) for task in offered if task in builder.tasks}
             except UNREADABLE as error:
-                lengths, reason, unreadable = {}, f"cannot be read: {error}", unreadable + 1
-            kept = {task: length for task, length in lengths.items() if max_length is None or length <= max_length}
-            if not kept:
-                self.skipped.append(f"{where} {reason}")
-            self.lengths.append(kept)
+                reason, num_unreadable = f"cannot be read: {error}", num_unreadable + 1
+            if lengths:
+                reason = f"has {min(lengths.values())} positions, and at most {max_length} fit"
+            self.lengths.append({task: n for task, n in lengths.items() if max_length is None or n <= max_length})
+            if not self.lengths[-1]:
+                self.skipped.append(f"{row.get('id') or f'row {number}'} {reason}")
         for message in self.skipped[:10]:
             logger.warning("Skipped: %s", message)
-        self._check(unreadable)
-
-    def _check(self, num_unreadable: int) -> None:
         if len(self.skipped) == len(self.lengths):
             raise ValueError(
-                f"None of {len(self.lengths)} rows can be used for the tasks {', '.join(self.builder.tasks)}. The first: "
-                f"{self.skipped[0] if self.skipped else 'there are none'}. Set `tasks` to what the rows offer, map their columns with "
-                "`columns`, or raise `max_positions_per_batch`."
+                f"None of {len(self.lengths)} rows can be used for the tasks {', '.join(builder.tasks)}. The first: "
+                f"{self.skipped[:1]}. Set `tasks` to what the rows offer, map their columns with `columns`, or raise "
+                "`max_positions_per_batch`."
             )
-        if num_unreadable > self.max_skipped_fraction * len(self.lengths):
+        if num_unreadable > max_skipped_fraction * len(self.lengths):
             raise ValueError(
                 f"{num_unreadable} of {len(self.lengths)} rows cannot be read, more than `max_skipped_fraction` "
-                f"({self.max_skipped_fraction:g}) allows: fix the data (`flow-omni prepare validate` lists what is wrong), or raise it. "
-                f"The first: {self.skipped[0]}."
+                f"({max_skipped_fraction:g}) allows: fix the data (`flow-omni prepare validate` lists what is wrong), or raise it."
             )
 
     def __len__(self) -> int:
@@ -272,39 +253,42 @@ class StreamedBatches(IterableDataset):
     """
 
     def __init__(
-        self, rows: Any, builder: ExampleBuilder, collate: Any, max_positions: int, seed: int = 0, window: int = 500
+        self,
+        rows: Any,
+        builder: ExampleBuilder,
+        collate: Callable[[Sequence[dict]], dict],
+        max_positions: int,
+        max_length: int | None = None,
+        window: int = 500,
     ):
         self.rows, self.builder, self.collate = rows, builder, collate
-        self.max_positions, self.seed, self.window = max_positions, seed, window
+        self.max_positions, self.max_length, self.window = max_positions, max_length or max_positions, window
 
     def __iter__(self) -> Iterator[dict]:
-        rows, epoch = self.rows.shuffle(seed=self.seed, buffer_size=self.window), 0
-        while True:
+        rows = self.rows.shuffle(seed=self.builder.seed, buffer_size=self.window)
+        for epoch in itertools.count():
             rows.set_epoch(epoch)
-            found, examples = False, []
+            examples, is_empty = [], True
             for number, row in enumerate(rows):
-                offered = [task for task in tasks_of(row) if task in self.builder.tasks]
-                if offered:
+                if offered := [task for task in tasks_of(row) if task in self.builder.tasks]:
                     key = (row.get("id") or number, epoch)
                     examples.append(self.builder.build(row, self.builder.draw_task(offered, *key), *key))
+                    is_empty = False
                 if len(examples) == self.window:
                     yield from self._batches(examples)
-                    found, examples = True, []
-            yield from self._batches(examples)
-            if not (found or examples):
+                    examples = []
+            if is_empty:
                 raise ValueError(f"The stream has no rows for the tasks {', '.join(self.builder.tasks)}.")
-            epoch += 1
+            yield from self._batches(examples)
 
     def _batches(self, examples: list[dict]) -> Iterator[dict]:
         def length(example: Mapping) -> int:
             return len(example.get("input_ids", ()))
 
-        examples = sorted((example for example in examples if length(example) <= self.max_positions), key=length)
-        batch: list[dict] = []
-        for example in examples:
-            if batch and (len(batch) + 1) * length(example) > self.max_positions:
-                yield self.collate(batch)
-                batch = []
-            batch.append(example)
-        if batch:
-            yield self.collate(batch)
+        batches: list[list[dict]] = [[]]
+        for example in sorted((e for e in examples if length(e) <= self.max_length), key=length):
+            if (len(batches[-1]) + 1) * length(example) > self.max_positions:
+                batches.append([])
+            batches[-1].append(example)
+        batches.sort(key=lambda batch: uniform(*(example["id"] for example in batch)))  # not by length
+        yield from (self.collate(batch) for batch in batches if batch)

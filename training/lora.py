@@ -54,7 +54,7 @@ def save_and_merge_lora(model: FlowOmniForSpeechGeneration, tuner: LoraModel, fo
         folder.mkdir(parents=True, exist_ok=True)
         weights = get_peft_model_state_dict(tuner, adapter_name=ADAPTER)
         save_file(
-            {f"base_model.model.{name}": w.contiguous() for name, w in weights.items()},
+            {f"base_model.{name}": w.contiguous() for name, w in weights.items()},
             folder / "adapter_model.safetensors",
         )
         tuner.peft_config[ADAPTER].save_pretrained(folder)

@@ -29,12 +29,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
-from ..modeling_flow_omni.modeling_flow_omni import (
-    IGNORE_INDEX,
-    MODULE_GROUPS,
-    FlowOmniForSpeechGeneration,
-    shift_patches,
-)
+from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, MODULE_GROUPS, shift_patches
+from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration as Model
 from .arguments import FlowOmniTrainingArguments
 from .batching import LengthBatchSampler, TrainingCollator
 from .callbacks import EMACallback, MelStatisticsCallback, SetEpochCallback, StopOnNaNCallback, check_finite
@@ -65,7 +61,7 @@ class FlowOmniTrainer(Trainer):
 
     def __init__(
         self,
-        model: FlowOmniForSpeechGeneration,
+        model: Model,
         args: FlowOmniTrainingArguments,
         generation_metrics: Callable[..., dict[str, float]] | None = None,
         **kwargs: Any,
@@ -92,11 +88,9 @@ class FlowOmniTrainer(Trainer):
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(layers)
 
     @property
-    def flow_omni(self) -> FlowOmniForSpeechGeneration:
+    def flow_omni(self) -> Model:
         """The model without the wrappers of DDP and FSDP."""
         return self.accelerator.unwrap_model(self.model)
-
-    # Data
 
     def get_train_dataloader(self) -> DataLoader:
         if isinstance(self.train_dataset, StreamedBatches):
@@ -113,9 +107,8 @@ class FlowOmniTrainer(Trainer):
         if not isinstance(dataset, ExampleDataset):
             return None
         args = self.args
-        sampler = LengthBatchSampler(
-            dataset, args.max_positions_per_batch, args.max_rows_per_batch, args.world_size, shuffle=shuffle
-        )
+        budget = (args.max_positions_per_batch, args.max_rows_per_batch)
+        sampler = LengthBatchSampler(dataset, *budget, args.world_size, shuffle)
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -125,8 +118,6 @@ class FlowOmniTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
         return self.accelerator.prepare(loader)
-
-    # The optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's, with parameter groups of their own for the new modules if these have a learning rate."""
@@ -142,8 +133,6 @@ class FlowOmniTrainer(Trainer):
                 elif moved:
                     group["lr"] = rate
         return optimizer
-
-    # The loss
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The batches of the next optimizer step. Their targets are counted here, over all processes."""
@@ -208,8 +197,6 @@ class FlowOmniTrainer(Trainer):
             return tensor
         return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
 
-    # Logging and evaluation
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's, with each part of the loss as a mean over its targets since the last time."""
         if "loss" in logs and "learning_rate" in logs:
@@ -233,16 +220,13 @@ class FlowOmniTrainer(Trainer):
                 generated = self.generation_metrics(self.flow_omni, self.state.global_step, self)
         means, self.losses = self.losses.pop_means(self.sum_over_processes), training_losses
         if means:
-            means["loss"] = sum(
-                getattr(self.flow_omni.config, f"{name}_weight") * mean for name, mean in means.items()
-            )
+            config = self.flow_omni.config
+            means["loss"] = sum(getattr(config, f"{name}_weight") * mean for name, mean in means.items())
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in (means | generated).items()})
         return output
 
     def _averaged_weights(self):
         return self.ema.applied_to(self.flow_omni) if self.ema is not None and self.ema.averages else nullcontext()
-
-    # Checkpoints
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The Trainer's. A checkpoint holds the weights to continue with, a final model their average if there is one."""
@@ -267,7 +251,7 @@ class FlowOmniTrainer(Trainer):
             )
 
 
-def freeze(model: FlowOmniForSpeechGeneration, trainable_modules: Sequence[str]) -> None:
+def freeze(model: Model, trainable_modules: Sequence[str]) -> None:
     """Sets `requires_grad` of every parameter by its group. Of a language model with LoRA, the adapters alone are trained."""
     trained = tuple(prefix for name in trainable_modules for prefix in MODULE_GROUPS[name])
     frozen = ["model.audio_encoder.embed_positions."]  # fixed sinusoids
@@ -290,9 +274,8 @@ def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> 
         counts[0] = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
     if "state_labels" in batch:
         targets = batch["state_labels"][:, 1:].flatten().cpu()
-        counts[1] = torch.tensor(config.state_class_weights, dtype=torch.float64)[
-            targets[targets != IGNORE_INDEX]
-        ].sum()
+        weights = torch.tensor(config.state_class_weights, dtype=torch.float64)
+        counts[1] = weights[targets[targets != IGNORE_INDEX]].sum()
     if "mel_labels" in batch:
         # the row of silence that fills up a batch has states but no state labels
         is_target = batch["speech_states"] == config.generating_state_id
@@ -319,9 +302,6 @@ class LossMeans:
         sums, counts = sum_over_processes(self.sums).tolist()
         self.sums = torch.zeros_like(self.sums)
         return {name: total / count for name, total, count in zip(self.names, sums, counts) if count > 0}
-
-
-# Checkpoints
 
 
 @contextmanager
@@ -378,6 +358,8 @@ def save_final(trainer: Trainer, model: Any = None) -> None:
     """Saves the trained model and its processor to `output_dir`; each file appears when it is complete."""
     folder = Path(trainer.args.output_dir)
     staged = folder / STAGING / "final"
+    if trainer.args.should_save:
+        shutil.rmtree(staged, ignore_errors=True)
     if model is None:
         trainer.save_model(os.fspath(staged), _internal_call=True)
     elif trainer.args.should_save:

@@ -93,9 +93,6 @@ class VocoderSegments(Dataset):
         raise RuntimeError(f"None of {offset + 1} recordings can be read. The last: {last}")
 
 
-# Losses
-
-
 def stft_magnitudes(waveform: torch.Tensor, n_fft: int) -> torch.Tensor:
     """`(batch_size, num_samples)` to `(batch_size, n_fft // 2 + 1, num_frames)`."""
     window = torch.hann_window(n_fft, device=waveform.device)
@@ -130,9 +127,6 @@ def feature_matching_loss(
     """The mean distance of the discriminators' features of the two."""
     pairs = [pair for real_layers, fake_layers in zip(real, fake) for pair in zip(real_layers, fake_layers)]
     return torch.stack([(one.detach() - other).abs().mean() for one, other in pairs]).mean()
-
-
-# Discriminators
 
 
 class Discriminator(nn.Module):
