@@ -22,7 +22,6 @@ import soundfile
 from tiny import tiny_config, tiny_processor
 from training_tools import sound, spoken_rows, tone
 
-from flow_omni.training import data
 from flow_omni.training.data import (
     TASKS,
     RowError,
@@ -120,7 +119,7 @@ def test_words_are_separated_by_spaces_or_single_characters(row):
     timed = row | {"answer_text": "so so", "answer_word_times": [0.0, 0.2]}
     assert word_times_of(timed, "say") == [("so", 0.0), ("so", 0.2)]
     assert word_times_of(row, "say") is None and word_times_of(timed, "text_to_text") is None
-    with pytest.raises(RowError, match="has 1 times for the 2 words"):
+    with pytest.raises(RowError, match="has 1 times for 2 words"):
         word_times_of(timed | {"answer_word_times": [0.0]}, "say")
 
 
@@ -136,7 +135,7 @@ def test_a_segment_of_a_long_recording_is_what_the_whole_has_there(tmp_path):
         row = {"question_audio": source, "question_start": 0.5, "question_end": 1.25}
         np.testing.assert_allclose(audio_of(row, "question_audio")["array"], waveform[8000:20000], atol=1e-6)
         assert audio_seconds(row, "question", trust_columns=False) == pytest.approx(0.75)
-    with pytest.raises(ValueError, match="from 3 s is outside the recording of 2.00 s"):
+    with pytest.raises(ValueError, match="from 3 s is outside the 2.00 s long recording"):
         audio_of({"question_audio": str(tmp_path / "long.wav"), "question_start": 3.0}, "question_audio")
 
 
@@ -166,14 +165,6 @@ def test_every_form_gives_the_same_rows(folder):
             ids = [row.pop("id") for row in found]
             assert found == [{k: v for k, v in row.items() if k != "id"} for row in expected], (source, streaming)
             assert ids[1] == "second"
-
-
-def test_a_large_manifest_is_read_from_disk_and_never_stale(folder, monkeypatch):
-    monkeypatch.setattr(data, "MAX_BYTES_IN_MEMORY", 0)
-    assert len(load_rows(folder / "rows.jsonl")) == 2
-    with open(folder / "rows.jsonl", "a") as file:
-        file.write('{"question_text": "a", "answer_text": "b"}\n')
-    assert len(load_rows(folder / "rows.jsonl")) == 3
 
 
 def test_audio_columns_of_datasets_are_not_decoded(folder):
@@ -226,14 +217,14 @@ def test_a_mistake_is_named_by_file_line_field_value_and_rule(folder):
     with pytest.raises(RowError, match="wrong.jsonl:1: the line is not UTF-8"):
         load_rows(folder / "wrong.jsonl")
     (folder / "wrong.csv").write_text("question_text,answer_text\na,b,c\n")
-    with pytest.raises(RowError, match="wrong.csv:2: the line has more values than there are columns"):
+    with pytest.raises(RowError, match="wrong.csv:2: the line has more values than columns"):
         load_rows(folder / "wrong.csv")
     (folder / "latin.csv").write_bytes(b"question_text,answer_text\n\xe9,b\n")
     with pytest.raises(RowError, match="latin.csv:2: the line is not UTF-8"):
         load_rows(folder / "latin.csv")
 
 
-def test_sources_that_cannot_be_read_say_so(folder, monkeypatch):
+def test_sources_that_cannot_be_read_say_so(folder):
     (folder / "empty.jsonl").touch()
     (folder / "notes.txt").touch()
     (folder / "none").mkdir()
@@ -258,13 +249,6 @@ def test_sources_that_cannot_be_read_say_so(folder, monkeypatch):
     assert (len(load_rows(splits)), len(load_rows(splits, split="test"))) == (2, 1)
     with pytest.raises(ValueError, match="has no split 'dev': choose one of train, test"):
         load_rows(splits, split="dev")
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(ConnectionError("far"))
-    )
-    with pytest.raises(
-        ValueError, match="neither a file or folder here nor a dataset on the Hub within reach \\(far\\)"
-    ):
-        load_rows("owner/name")
 
 
 def test_values_of_csv_files_are_parsed():
@@ -309,7 +293,7 @@ def test_mixed_rows_are_those_of_their_sources(folder):
     assert {row["answer_text"] for row in stream} == {"so", "here", "b"}
     for weights, message in (
         ({"a": -1}, "The weight of the source 'a' is -1"),
-        ({"a": 0}, "None of the sources has a"),
+        ({"a": 0}, "at least one source"),
     ):
         with pytest.raises(ValueError, match=message):
             load_rows(weights)
@@ -325,10 +309,8 @@ def test_tasks_are_drawn_by_their_weights_among_those_offered(processor):
     assert drawn == [builder.draw_task(["transcribe", "say"], index, 0) for index in range(2000)]
     assert drawn != [builder.draw_task(["transcribe", "say"], index, 1) for index in range(2000)]
     assert builder.draw_task(["transcribe"], 0) == "transcribe"
-    cases = {"sing": "`tasks` names 'sing'", "sya": "Did you mean `say`"}
-    for task, message in cases.items():
-        with pytest.raises(ValueError, match=message):
-            ExampleBuilder(processor, {task: 1})
+    with pytest.raises(ValueError, match="`tasks` names 'sing': the tasks are transcribe"):
+        ExampleBuilder(processor, {"sing": 1})
     for tasks, message in (({"say": -1}, "weight of the task 'say' is -1"), ({"say": 0}, "at least one task")):
         with pytest.raises(ValueError, match=message):
             ExampleBuilder(processor, tasks)
@@ -373,8 +355,6 @@ def test_layouts_and_ctc_labels_are_as_asked(row, processor):
     (labels,) = builder.build(row, "speech_to_text")["audio_labels"]
     assert processor.tokenizer.decode(labels) == row["question_text"]
     assert "audio_labels" not in builder.build(row, "say")
-    with pytest.raises(ValueError, match="`text_layout` is 'late'"):
-        ExampleBuilder(processor, text_layout="late")
 
 
 def test_unreadable_rows_are_skipped_up_to_a_limit(processor, tmp_path, caplog):
@@ -396,10 +376,8 @@ def test_rows_that_serve_no_task_or_are_too_long_are_skipped(processor):
     limit = sorted(lengths)[3]
     dataset = ExampleDataset(rows, ExampleBuilder(processor, {"say": 1}), max_length=limit)
     assert len(dataset.draw(0)) == sum(length <= limit for length in lengths) < 6
-    with pytest.raises(
-        ValueError, match=r"None of 6 rows can be used.*row-0 has 27 positions as text_to_text, and at most 3 fit"
-    ):
+    with pytest.raises(ValueError, match=r"None of 6 rows can be used.*row-0 has 26 positions, and at most 3 fit"):
         ExampleDataset(rows, ExampleBuilder(processor), max_length=3)
     texts = [{"id": "a", "question_text": "b", "answer_text": "c"}]
-    with pytest.raises(ValueError, match="for the tasks say. The first: a offers text_to_text.*Set `tasks`"):
+    with pytest.raises(ValueError, match="for the tasks say. The first: ..a offers text_to_text.*Set `tasks`"):
         ExampleDataset(texts, ExampleBuilder(processor, {"say": 1}))

@@ -123,15 +123,13 @@ def test_segments_are_cut_at_places_that_depend_on_seed_and_index_alone(tmp_path
         {"id": "short", "answer_audio": sound(0.1)},
     ]
     segments, again = (VocoderSegments(rows, 16000, 8000, seed=1, segments_per_recording=5) for _ in range(2))
-    assert len(segments) == 15
-    cut = [segments[index]["waveform"] for index in range(15)]
+    assert len(segments) == 10
+    cut = [segments[index]["waveform"] for index in range(10)]
     assert all(torch.equal(one, again[index]["waveform"]) for index, one in enumerate(cut))
     assert len({one[0].item() for one in cut[:5]}) == 5
-    assert {len(one) for one in cut} == {8000} and not cut[14][1600:].any()
-    assert torch.equal(cut[5], cut[10]) and "Skipped the recording of row broken" in caplog.text
-    with pytest.raises(RuntimeError, match="None of 1 recordings can be read"):
-        VocoderSegments(rows[2:3], 16000, 8000)[0]
-    with pytest.raises(ValueError, match="None of 1 rows has an `answer_audio`"):
+    assert {len(one) for one in cut} == {8000} and not cut[9][1600:].any()
+    assert "Skipped the recording of row broken" in caplog.text
+    with pytest.raises(ValueError, match="None of 1 rows has a readable `answer_audio`"):
         VocoderSegments(rows[:1], 16000, 8000)
 
 
@@ -164,8 +162,8 @@ def test_the_recipe_trains_the_vocoder_of_a_model_and_nothing_else(material, tmp
     assert set(before) == set(after)
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"vocoder"}
-    assert {"loss", "mel_loss", "stft_loss", "adversarial_loss", "feature_loss"} <= set(result.log_history[0])
-    assert result.metrics["eval_loss"] > 0 and (tmp_path / "processor_config.json").is_file()
+    assert {"loss", "mel_loss", "stft_loss", "adversarial_loss", "feature_loss"} <= set(result.state.log_history[0])
+    assert result.state.log_history[-1]["eval_loss"] > 0 and (tmp_path / "processor_config.json").is_file()
 
 
 def test_a_vocoder_alone_trains_and_resumes_to_the_bit(material, tmp_path):

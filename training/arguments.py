@@ -74,10 +74,7 @@ class FlowOmniTrainingArguments(TrainingArguments):
     # names of `MODULE_GROUPS`: these are trained and all others frozen; `vocoder` is trained alone
     trainable_modules: list[str] | None = None
     max_positions_per_batch: int = 4096  # rows times positions of the longest row, padding included, per process
-    max_rows_per_batch: int | None = None
-    new_module_learning_rate: float | None = (
-        None  # of adapter, speech inputs and speech decoder, which start at random
-    )
+    new_module_learning_rate: float | None = None  # of adapter, speech inputs and decoder, which start at random
     # up to this fraction of a row's previous patches are the model's own predictions; costs a second forward pass
     scheduled_sampling: float = 0.0
     ema_decay: float | None = None  # such as 0.999: evaluation and the final model use a moving average of the weights
@@ -90,16 +87,12 @@ class FlowOmniTrainingArguments(TrainingArguments):
     adversarial_start: int = 0  # optimizer steps before the discriminators are used
     discriminator_channels: int = 32
 
-    # the collator makes the model's inputs: there are no columns to remove
-    remove_unused_columns: bool = False
+    remove_unused_columns: bool = False  # the collator makes the model's inputs
     # every row has text labels; text answers have no `mel_labels`, and would be taken for unlabelled
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
-    # the logits of all positions would fill the memory
-    prediction_loss_only: bool = True
-    # the filter would hide the losses that `stop_on_nan` is for
-    logging_nan_inf_filter: bool = False
-    # every batch reaches every module (`TrainingCollator`)
-    ddp_find_unused_parameters: bool | None = False
+    prediction_loss_only: bool = True  # the logits of all positions would fill the memory
+    logging_nan_inf_filter: bool = False  # the filter would hide the losses that `stop_on_nan` is for
+    ddp_find_unused_parameters: bool | None = False  # every batch reaches every module (`TrainingCollator`)
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
@@ -109,8 +102,8 @@ class FlowOmniTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.n_gpu > 1:
             raise ValueError(
-                f"One process sees {self.n_gpu} GPUs and would cut batches in pieces, apart from their audio: start one process per GPU "
-                f"(`accelerate launch --num_processes {self.n_gpu} -m flow_omni.training …`) or set CUDA_VISIBLE_DEVICES=0."
+                f"One process sees {self.n_gpu} GPUs and would cut batches apart from their audio: start one process per GPU, or "
+                "set CUDA_VISIBLE_DEVICES=0."
             )
         modules = self.trainable_modules or []
         for name in modules:
@@ -118,12 +111,15 @@ class FlowOmniTrainingArguments(TrainingArguments):
                 raise ValueError(f"`trainable_modules` names {name!r}: the modules are {', '.join(MODULE_GROUPS)}.")
         if "vocoder" in modules and len(modules) > 1:
             raise ValueError(
-                "No loss of the model reaches the vocoder: train it alone, `trainable_modules: [vocoder]`."
+                "No loss of the model reaches the vocoder: train it alone (`trainable_modules: [vocoder]`)"
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` is {self.ema_decay}: it must be between 0 and 1, for example 0.999.")
         if not 0 <= self.scheduled_sampling <= 1:
             raise ValueError(f"`scheduled_sampling` is {self.scheduled_sampling}: it must be between 0 and 1.")
+
+
+Arguments = tuple[ModelArguments, DataArguments, FlowOmniTrainingArguments]
 
 
 class RecipeParser(HfArgumentParser):
@@ -137,9 +133,7 @@ class RecipeParser(HfArgumentParser):
     def error(self, message: str):
         raise ValueError(f"The recipe is invalid: {message}.")
 
-    def parse(
-        self, name: str, overrides: Sequence[str] = ()
-    ) -> tuple[ModelArguments, DataArguments, FlowOmniTrainingArguments]:
+    def parse(self, name: str, overrides: Sequence[str] = ()) -> Arguments:
         """The arguments of a recipe (a YAML file, or the name of a packaged one) after `key=value` overrides."""
         values, given = read_recipe(name), {}
         for override in overrides:

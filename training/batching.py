@@ -13,12 +13,13 @@
 # limitations under the License.
 """Batches: rows of similar length under a budget of positions, and their collation into the model's inputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, IterableDataset
 
 from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX
 from .examples import Draw, ExampleDataset
@@ -27,24 +28,17 @@ from .examples import Draw, ExampleDataset
 class LengthBatchSampler(BatchSampler):
     """
     Batches of similar length, a function of the seed and the epoch: resuming needs no other state. Rows times positions of
-    the longest are at most `max_positions`, and rows at most `max_rows`.
+    the longest are at most `max_positions`.
 
-    The number of batches is that of the first epoch in every epoch, as the Trainer's arithmetic of steps and epochs
-    requires. If the lengths of the drawn tasks make a few batches more, these wait for later epochs; if they make fewer,
-    some come twice. Empty batches fill up the last round of `num_processes`: the collator makes inputs without targets.
+    Every epoch has as many batches as the first, as the Trainer's arithmetic of steps and epochs requires. If the lengths
+    of the drawn tasks make a few more, these wait for later epochs; if they make fewer, some come twice. Empty batches fill
+    up the last round of `num_processes`: the collator makes inputs without targets of them.
     """
 
     batch_size, drop_last = None, False
 
-    def __init__(
-        self,
-        dataset: ExampleDataset,
-        max_positions: int,
-        max_rows: int | None = None,
-        num_processes: int = 1,
-        shuffle: bool = True,
-    ):
-        self.dataset, self.max_positions, self.max_rows = dataset, max_positions, max_rows
+    def __init__(self, dataset: ExampleDataset, max_positions: int, num_processes: int = 1, shuffle: bool = True):
+        self.dataset, self.max_positions = dataset, max_positions
         self.num_processes, self.shuffle, self.epoch = num_processes, shuffle, 0
         self.num_batches = len(self._batches(0))
 
@@ -66,7 +60,7 @@ class LengthBatchSampler(BatchSampler):
         draws = sorted(((bucket(length), draw) for draw, length in draws), key=lambda pair: -pair[0])
         batches, start = [], 0
         while start < len(draws):
-            size = max(1, min(self.max_positions // draws[start][0], self.max_rows or len(draws)))
+            size = max(1, self.max_positions // draws[start][0])
             batches.append([draw for _, draw in draws[start : start + size]])
             start += size
         return [batches[index] for index in generator.permutation(len(batches))] if self.shuffle else batches
@@ -76,6 +70,25 @@ def bucket(length: int) -> int:
     """The length rounded up by at most an eighth, so that rows of about the same length change places."""
     step = 2 ** max(0, (length - 1).bit_length() - 4)
     return -(-length // step) * step
+
+
+class StreamedBatches(IterableDataset):
+    """Endless batches of a stream: each window of rows is batched by itself. Each worker reads its part of the stream."""
+
+    def __init__(self, rows: Any, collate: Callable, max_positions: int, window: int = 500, **options: Any):
+        self.rows, self.collate, self.max_positions = rows, collate, max_positions
+        self.window, self.options = window, options  # of [`ExampleDataset`]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows = self.rows.shuffle(seed=self.options["builder"].seed, buffer_size=self.window)
+        for epoch in itertools.count():
+            rows.set_epoch(epoch)
+            iterator, window = iter(rows), None
+            while window := list(itertools.islice(iterator, self.window)):
+                dataset = ExampleDataset(window, **self.options)
+                sampler = LengthBatchSampler(dataset, self.max_positions)
+                sampler.set_epoch(epoch)
+                yield from (self.collate([dataset[draw] for draw in batch]) for batch in sampler)
 
 
 class TrainingCollator:
@@ -93,20 +106,20 @@ class TrainingCollator:
         examples = [example for example in examples if "error" not in example]
         ids = [example["id"] for example in examples if "id" in example]
         if self.all_modalities or not examples:
-            hears = any(len(example["input_features"]) for example in examples)
-            speaks = any("mel_labels" in example for example in examples)
-            if not (hears and speaks):
-                examples = [*examples, self._without_targets(hears, speaks)]
+            has_audio = any(len(example["input_features"]) for example in examples)
+            has_speech = any("mel_labels" in example for example in examples)
+            if not (has_audio and has_speech):
+                examples = [*examples, self._without_targets(has_audio, has_speech)]
         return dict(self.processor.collate(examples)) | {"ids": ids, "skipped": skipped}
 
-    def _without_targets(self, hears: bool, speaks: bool) -> dict[str, Any]:
+    def _without_targets(self, has_audio: bool, has_speech: bool) -> dict[str, Any]:
         """An example of a tenth of a second of silence in each modality that a batch lacks. Nothing in it is a target."""
         rate = self.processor.sampling_rate
         silence = {"type": "audio", "audio": {"array": np.zeros(rate // 10, np.float32), "sampling_rate": rate}}
         text = {"type": "text", "text": "."}
         conversation = [
-            {"role": "user", "content": [text] if hears else [silence]},
-            {"role": "assistant", "content": [text] if speaks else [text, silence]},
+            {"role": "user", "content": [text] if has_audio else [silence]},
+            {"role": "assistant", "content": [text] if has_speech else [text, silence]},
         ]
         example = self.processor.encode_training_example(conversation)
         return example | {name: torch.full_like(example[name], IGNORE_INDEX) for name in ("labels", "state_labels")}

@@ -13,7 +13,6 @@
 # limitations under the License.
 """What happens around the optimizer steps: epochs, mel statistics, the moving average of weights, the stop on NaN."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -28,8 +27,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-
-logger = logging.getLogger(__name__)
 
 EMA_FILE = "ema.safetensors"
 # A band that hardly varies (silence above the voice's range) would be divided by almost nothing.
@@ -51,8 +48,8 @@ class SetEpochCallback(TrainerCallback):
 
 class EMACallback(TrainerCallback):
     """
-    Keeps `average = decay * average + (1 - decay) * weight` of every weight that trains, in fp32: in bf16 a change of one
-    part in a thousand rounds to nothing. The decay is lower in the first steps, so that the start is soon forgotten.
+    Keeps `average = decay * average + (1 - decay) * weight` of every weight that trains, in fp32 (in bf16 small changes
+    round to nothing). The decay is lower in the first steps, so that the start is soon forgotten.
     """
 
     def __init__(self, decay: float):
@@ -83,12 +80,11 @@ class EMACallback(TrainerCallback):
         try:
             yield
         finally:
-            for name, weight in _trained(model):
-                weight.copy_(own[name])
+            self.copy_to(model, own)
 
-    def copy_to(self, model: nn.Module) -> None:
+    def copy_to(self, model: nn.Module, values: Mapping[str, torch.Tensor] | None = None) -> None:
         for name, weight in _trained(model):
-            weight.copy_(self.averages[name])
+            weight.copy_((values or self.averages)[name])
 
     def save(self, folder: Path) -> None:
         metadata = {"num_updates": str(self.num_updates)}
@@ -98,9 +94,9 @@ class EMACallback(TrainerCallback):
         path, weights = Path(folder) / EMA_FILE, dict(_trained(model))
         averages = load_file(path) if path.is_file() else {}
         if averages.keys() != weights.keys():
+            problem = f"There is no `{EMA_FILE}` in '{folder}', or it averages other weights"
             raise ValueError(
-                f"There is no `{EMA_FILE}` in '{folder}', or it averages other weights: resume with the `ema_decay` and the "
-                "`trainable_modules` of the run, or start again (`--fresh`)."
+                f"{problem}: resume with the `ema_decay` and `trainable_modules` of the run, or use `--fresh`."
             )
         self.averages = {name: average.to(weights[name].device) for name, average in averages.items()}
         with safe_open(path, framework="pt") as file:
@@ -123,8 +119,8 @@ class StopOnNaNCallback(TrainerCallback):
         # the loss scaling of fp16 meets infinite gradients, and skips these steps itself
         if not args.fp16 and not torch.isfinite(nn.utils.get_total_norm(gradients)):
             raise TrainingDivergedError(
-                f"The gradient at step {state.global_step + 1} is not finite though the loss was: the step was not taken. Resume "
-                "from the last checkpoint with a lower `learning_rate`, or in bf16."
+                f"The gradient at step {state.global_step + 1} is not finite though the loss was: the step was not taken. "
+                "Resume with a lower `learning_rate`, or in bf16."
             )
 
 
@@ -133,8 +129,8 @@ def check_finite(loss: torch.Tensor, losses: Mapping[str, Any], ids: Sequence[st
     if not torch.isfinite(loss):
         parts = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
         raise TrainingDivergedError(
-            f"The loss at step {step} is {loss.item()} ({parts}), in the batch of the rows {', '.join(ids or ['(no ids)'])}. The step "
-            "was not taken. Look at these rows, or resume from the last checkpoint with a lower `learning_rate`."
+            f"The loss at step {step} is {loss.item()} ({parts}), in the batch of the rows {', '.join(ids or ['(no ids)'])}. The "
+            "step was not taken. Look at these rows, or resume with a lower `learning_rate`."
         )
 
 
@@ -155,9 +151,8 @@ class MelStatisticsCallback(TrainerCallback):
         is_trained = any(parameter.requires_grad for parameter in model.speech_head.parameters())
         if state.global_step > 0 or num_batches == 0 or not bands.any() or not is_trained:
             return
-        sums = torch.zeros(3, len(normalizer.mean), dtype=torch.float64)
+        sums = torch.zeros(3, len(normalizer.mean), dtype=torch.float64)  # the std is a difference of large sums
         for patches in self._patches(num_batches):
-            # fp64: a difference of large sums gives the std
             frames = patches.flatten(0, 1).cpu().double().clamp(min=normalizer.config.mel_floor)
             sums += torch.stack([torch.full_like(sums[0], len(frames)), frames.sum(dim=0), frames.square().sum(dim=0)])
         count, total, squares = self.trainer.sum_over_processes(sums)
@@ -166,7 +161,6 @@ class MelStatisticsCallback(TrainerCallback):
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=MIN_STD)
         normalizer.mean[bands], normalizer.std[bands] = mean.to(normalizer.mean)[bands], std.to(normalizer.std)[bands]
-        logger.info("Measured %d mel bands on %d frames.", int(bands.sum()), int(count[0]))
         quantizer = getattr(model.speech_head, "quantizer", None)
         if quantizer is not None and bands.all():
             patches = torch.cat([normalizer.normalize(patches).flatten(1) for patches in self._patches(num_batches)])
@@ -178,9 +172,8 @@ class MelStatisticsCallback(TrainerCallback):
         loader, state_id = self.trainer.get_train_dataloader(), self.trainer.flow_omni.config.generating_state_id
         if loader.batch_sampler is not None:
             indices = list(islice(loader.batch_sampler, num_batches))
-            loader = DataLoader(
-                loader.dataset, batch_sampler=indices, collate_fn=loader.collate_fn, num_workers=loader.num_workers
-            )
+            options = {"collate_fn": loader.collate_fn, "num_workers": loader.num_workers}
+            loader = DataLoader(loader.dataset, batch_sampler=indices, **options)
         with torch.random.fork_rng(devices=[]):
             for batch in islice(loader, num_batches):
                 if "mel_labels" in batch:

@@ -55,8 +55,6 @@ COLUMNS: dict[str, Literal["text", "audio", "seconds", "times", "messages"]] = {
 }
 MANIFEST_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 REMOTE = ("http://", "https://", "data:", "hf://", "s3://", "zip://")
-# Larger manifests are written to the cache of `datasets` and memory-mapped.
-MAX_BYTES_IN_MEMORY = 64 * 2**20
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{CJK}][^\s\w]*|[^\s{CJK}]+")
 
@@ -152,10 +150,9 @@ def word_times_of(row: Mapping, task: str) -> list[tuple[str, float]] | None:
     words, onsets = words_of(row["answer_text"]), row["answer_word_times"]
     if len(words) != len(onsets):
         problem = (
-            f"`answer_word_times` has {len(onsets)} times for the {len(words)} words of `answer_text`: give one per word "
-            "(between spaces; in Chinese and Japanese, per character)."
+            f"has {len(onsets)} times for {len(words)} words (between spaces; in Chinese and Japanese, characters)"
         )
-        raise RowError(str(row.get("id") or ""), "answer_word_times", problem)
+        raise RowError(str(row.get("id") or ""), "answer_word_times", f"`answer_word_times` {problem}.")
     return list(zip(words, onsets))
 
 
@@ -174,7 +171,7 @@ def audio_of(row: Mapping, name: str) -> Any:
         last = min(round(row["question_end"] * rate), file.frames) if has(row, "question_end") else file.frames
         if first >= last:
             raise ValueError(
-                f"The segment from {first / rate:g} s is outside the recording of {file.frames / rate:.2f} s."
+                f"The segment from {first / rate:g} s is outside the {file.frames / rate:.2f} s long recording."
             )
         file.seek(first)
         samples = file.read(last - first, dtype="float32", always_2d=True)
@@ -192,7 +189,7 @@ def audio_seconds(row: Mapping, side: str, trust_columns: bool = True) -> float:
         total = file.frames / file.samplerate
     if total == 0 or (end or 0.0) > total + 0.1:
         raise ValueError(
-            f"The recording is {total:.2f} s long" + (f", and its segment ends at {end:g} s." if end else ".")
+            f"The recording is {total:.2f} s long" + (f"; its segment ends at {end:g} s." if end else ".")
         )
     return (total if end is None else min(end, total)) - start
 
@@ -243,10 +240,7 @@ def check_row(raw: Any, where: str, folder: str | os.PathLike | None = None) -> 
             path = str(Path(folder) / Path(path).expanduser())
             row[name] = audio | {"path": path} if isinstance(audio, Mapping) else path
     if row.get("question_start", 0.0) >= row.get("question_end", math.inf):
-        problem = (
-            f"`question_end` ({row['question_end']:g}) must be after `question_start` ({row['question_start']:g})."
-        )
-        raise RowError(where, "question_end", problem)
+        raise RowError(where, "question_end", "`question_end` must be after `question_start`.")
     if not tasks_of(row):
         given = ", ".join(f"`{name}`" for name in row if name != "id") or "no known field"
         needs = "; ".join(f"{task}: {' + '.join(spec.needs)}" for task, spec in TASKS.items())
@@ -261,53 +255,48 @@ def check_columns(names: Sequence[str], where: str) -> None:
         if close:
             raise RowError(where, name, f"the field `{name}` is unknown: did you mean `{close[0]}`?")
     if not any(name in COLUMNS for name in names):
-        problem = (
-            f"none of its fields ({', '.join(names)}) is known. The fields are {', '.join(COLUMNS)}; map other names with "
-            "`columns` (`columns={question_text: sentence}`)."
+        problem = f"none of its fields ({', '.join(names)}) is known. The fields are {', '.join(COLUMNS)}"
+        raise RowError(
+            where, "", f"{problem}; map other names with `columns` (`columns={{question_text: sentence}}`)."
         )
-        raise RowError(where, names[0] if names else "", problem)
 
 
 def _checked(value: Any, name: str, where: str) -> Any:
     """The value of a field in its final form."""
     kind = COLUMNS[name]
 
-    def fail(expected: str):
-        raise RowError(where, name, f"`{name}` is {value!r:.80}: it must be {expected}.")
+    def check(is_valid: bool, expected: str) -> None:
+        if not is_valid:
+            raise RowError(where, name, f"`{name}` is {value!r:.80}: it must be {expected}.")
 
     def seconds(number: Any) -> float:
-        try:
-            number = math.nan if isinstance(number, bool) else float(number)
-        except (TypeError, ValueError):
-            number = math.nan
-        return number if 0.0 <= number < math.inf else fail("a number of seconds, 0 or more")
+        text = "" if isinstance(number, bool) else str(number).strip()
+        check(re.fullmatch(r"\+?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text) is not None, "a number of seconds, 0 or more")
+        return float(text)
 
     if kind == "text":
         text = str(value) if name == "id" and isinstance(value, int) else value
-        return text if isinstance(text, str) and text.strip() else fail("a string that is not blank")
+        check(isinstance(text, str) and text.strip(), "a string that is not blank")
+        return text
     if kind == "audio":
-        if isinstance(value, Mapping):
-            return {
-                key: value[key] for key in ("array", "sampling_rate", "bytes", "path") if value.get(key) is not None
-            }
-        is_audio = isinstance(value, str | os.PathLike | bytes) or hasattr(value, "get_all_samples")
-        return value if is_audio else fail("the path of an audio file, or an object with `path` or `bytes`")
+        is_audio = isinstance(value, str | os.PathLike | bytes | Mapping) or hasattr(value, "get_all_samples")
+        check(is_audio, "the path of an audio file, or an object with `path` or `bytes`")
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, Mapping) else value
     if kind == "seconds":
         return seconds(value)
     try:
         items = json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
         items = None
-    if not isinstance(items, list | tuple):
-        fail("a list (in a CSV file, written as JSON)")
+    check(isinstance(items, list | tuple), "a list (in a CSV file, written as JSON)")
     if kind == "times":
         times = [seconds(time) for time in items]
-        return times if times == sorted(times) else fail("onsets in ascending order")
-    for turn in items:
-        is_turn = isinstance(turn, Mapping) and isinstance(turn.get("text"), str)
-        if not is_turn or turn.get("role") not in ("user", "assistant"):
-            fail("a list of turns, each with `role` (user or assistant) and `text`")
-    return [{"role": turn["role"], "text": turn["text"]} for turn in items]
+        check(times == sorted(times), "onsets in ascending order")
+        return times
+    turns = [dict(turn) if isinstance(turn, Mapping) else {} for turn in items]
+    is_valid = all(turn.get("role") in ("user", "assistant") and isinstance(turn.get("text"), str) for turn in turns)
+    check(is_valid, "a list of turns, each with `role` (user or assistant) and `text`")
+    return [{"role": turn["role"], "text": turn["text"]} for turn in turns]
 
 
 def load_rows(
@@ -317,35 +306,32 @@ def load_rows(
     Rows as a `datasets.Dataset`, with `streaming` an `IterableDataset`, of several sources [`MixedRows`]. Audio is not
     decoded. Rows of manifests are checked here, each once.
 
-    Args:
-        source (`str`, `Path`, `list`, `dict`, `Dataset` or `IterableDataset`):
-            A manifest (`.jsonl`, `.csv`, `.tsv`, gzipped or not), parquet files, a pattern such as `shards/*.parquet`, a
-            folder of these, a folder written by `save_to_disk`, or the id of a dataset on the Hub. A list joins several; a
-            `dict` mixes them: source to the number of times that its rows come per epoch (of streams: their proportion).
-        columns (`dict[str, str]`, *optional*):
-            Our name to the dataset's name of a column, such as `{"question_text": "sentence"}`.
-        split (`str`, *optional*):
-            The split of a dataset that has splits; `"train"` by default.
+    A source is a manifest (`.jsonl`, `.csv`, `.tsv`, gzipped or not), parquet files, a pattern such as `shards/*.parquet`,
+    a folder of these or one written by `save_to_disk`, the id of a dataset on the Hub, or a dataset. A list joins several; a
+    `dict` maps sources to how many times their rows come per epoch (of streams: to their proportion). `columns` maps our
+    names to the dataset's names of columns; `split` is `"train"` by default.
     """
-    columns = dict(columns or {})
-    for ours in columns:
-        if ours not in COLUMNS:
-            raise ValueError(f"`columns` maps the unknown column {ours!r}: the columns are {', '.join(COLUMNS)}.")
-    files = _files_of(source)
+    columns, files = dict(columns or {}), _files_of(source)
+    if unknown := [ours for ours in columns if ours not in COLUMNS]:
+        raise ValueError(f"`columns` maps the unknown column {unknown[0]!r}: the columns are {', '.join(COLUMNS)}.")
     if isinstance(source, list | tuple) and not files:
         source = dict.fromkeys(source, 1.0)
     if isinstance(source, Mapping) and not isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
         return _mixed(source, columns, split, streaming)
     if files and not files[0].endswith(".parquet"):
-        return _from_manifests(files, columns, streaming)
+        if streaming:
+            kwargs = {"files": files, "columns": columns}
+            return datasets.IterableDataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
+        rows = list(checked_rows(files, columns))
+        if not rows:
+            raise ValueError(f"There are no rows in {', '.join(files)}.")
+        return datasets.Dataset.from_list(rows, features=row_features())
     rows = _open_dataset(source, files, split, streaming)
     names = rows.column_names or list(next(iter(rows)))
-    missing = [theirs for ours, theirs in columns.items() if theirs not in names and ours not in names]
-    if missing:
+    if missing := [theirs for ours, theirs in columns.items() if theirs not in names and ours not in names]:
         raise ValueError(f"{source} lacks the column {missing[0]!r} of `columns`: it has {', '.join(names)}.")
-    for name, feature in (rows.features or {}).items():
-        if isinstance(feature, datasets.Audio):
-            rows = rows.cast_column(name, datasets.Audio(decode=False))
+    for name in [name for name, feature in (rows.features or {}).items() if isinstance(feature, datasets.Audio)]:
+        rows = rows.cast_column(name, datasets.Audio(decode=False))
     renamed = {theirs: ours for ours, theirs in columns.items() if theirs in names and theirs != ours}
     check_columns([renamed.get(name, name) for name in names], str(source))
     return rows.rename_columns(renamed)
@@ -354,27 +340,21 @@ def load_rows(
 def raw_rows(
     source: Any, columns: Mapping[str, str] | None = None, split: str | None = None
 ) -> Iterator[tuple[str, str | None, Any]]:
-    """
-    Every row as it was read, with its place (`file.jsonl:12`) and the folder that its paths are relative to. For a line
-    that cannot be read, the [`RowError`] comes in place of the row.
-    """
+    """Every row as it was read (a [`RowError`] in place of one that cannot be), with its place and its folder."""
     files, ours = _files_of(source), {theirs: name for name, theirs in (columns or {}).items()}
     if not files or files[0].endswith(".parquet"):
         for number, row in enumerate(load_rows(source, columns, split, streaming=True), start=1):
             yield f"row {number} of {source}", None, row
         return
     for file in files:
-        for number, row in _lines_of(file):
+        for where, row in _lines_of(file):
             if ours and isinstance(row, Mapping):
                 row = {ours.get(name, name): value for name, value in row.items()}
-            yield f"{file}:{number}", os.path.dirname(os.path.abspath(file)), row
+            yield where, os.path.dirname(os.path.abspath(file)), row
 
 
 def write_rows(path: str | os.PathLike, rows: Iterable[Mapping]) -> int:
-    """
-    Writes rows as a JSONL manifest, atomically, and returns their number. Paths of audio inside the manifest's folder are
-    written relative to it, so that the folder can be moved.
-    """
+    """Writes a JSONL manifest, atomically, with paths relative to it as far as possible. Returns the number of rows."""
     path, num_rows = Path(path), 0
     folder = path.parent.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -404,9 +384,7 @@ def _files_of(source: Any) -> list[str]:
             return []
         found = sorted(str(file) for file in Path(path).iterdir() if _is_rows(file.name))
         if len({file.endswith(".parquet") for file in found}) != 1:
-            raise ValueError(
-                f"The folder '{path}' must hold manifests, or parquet files, or a saved dataset: name the files."
-            )
+            raise ValueError(f"The folder '{path}' must hold manifests, or parquet files, or a saved dataset.")
         return found
     found = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
     # an id on the Hub is `name` or `owner/name`, without a suffix
@@ -414,9 +392,7 @@ def _files_of(source: Any) -> list[str]:
         raise FileNotFoundError(f"There is no file '{path}': check the path of the manifest.")
     for file in found:
         if not _is_rows(file):
-            raise ValueError(
-                f"'{file}' must end in {', '.join(MANIFEST_SUFFIXES)} (or one of these and .gz), or .parquet."
-            )
+            raise ValueError(f"'{file}' must end in {', '.join(MANIFEST_SUFFIXES)} (perhaps with .gz), or .parquet.")
     return found
 
 
@@ -430,8 +406,8 @@ def open_text(path: str | os.PathLike, errors: str = "strict") -> Any:
     return opener(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
 
 
-def _lines_of(file: str) -> Iterator[tuple[int, Any]]:
-    """The rows of a manifest with their line numbers; a [`RowError`] in place of a line that cannot be parsed."""
+def _lines_of(file: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a manifest with their places; a [`RowError`] in place of a line that cannot be parsed."""
     name = file.removesuffix(".gz").lower()
     is_table = name.endswith((".csv", ".tsv"))
     with open_text(file, errors="surrogateescape") as lines:
@@ -448,10 +424,8 @@ def _lines_of(file: str) -> Iterator[tuple[int, Any]]:
                 expected = "UTF-8" if isinstance(error, UnicodeError) else "JSON, one object per line"
                 row = RowError(where, "", f"the line is not {expected} ({error}).")
             if is_table and isinstance(row, dict) and None in row:
-                row = RowError(
-                    where, "", "the line has more values than there are columns: quote those with the separator."
-                )
-            yield (reader.line_num if is_table else number), row
+                row = RowError(where, "", "the line has more values than columns: quote those with a separator.")
+            yield where, row
 
 
 def row_features() -> datasets.Features:
@@ -466,9 +440,9 @@ def row_features() -> datasets.Features:
     return datasets.Features({name: kinds[kind] for name, kind in COLUMNS.items()})
 
 
-def checked_rows(files: Sequence[str], columns: Mapping[str, str], **_: Any) -> Iterator[dict[str, Any]]:
-    """The rows of manifests, checked, with every column. Further arguments only tell versions of the files apart."""
-    for where, folder, raw in raw_rows(list(files), columns):
+def checked_rows(files: Sequence[str], columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The rows of manifests, checked, with every column."""
+    for where, folder, raw in raw_rows(files, columns):
         if isinstance(raw, RowError):
             raise raw
         row = dict.fromkeys(COLUMNS) | check_row(raw, where, folder)
@@ -478,23 +452,6 @@ def checked_rows(files: Sequence[str], columns: Mapping[str, str], **_: Any) -> 
         yield row
 
 
-def _from_manifests(files: list[str], columns: dict[str, str], streaming: bool) -> Any:
-    kwargs = {"files": files, "columns": columns}
-    if streaming:
-        return datasets.IterableDataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
-    if sum(os.path.getsize(file) for file in files) <= MAX_BYTES_IN_MEMORY:
-        rows = list(checked_rows(**kwargs))
-        if not rows:
-            raise ValueError(f"There are no rows in {', '.join(files)}.")
-        return datasets.Dataset.from_list(rows, features=row_features())
-    # tuples: a list would be taken for shards
-    kwargs |= {"files": tuple(files), "changed": tuple(os.stat(file).st_mtime_ns for file in files)}
-    try:
-        return datasets.Dataset.from_generator(checked_rows, row_features(), gen_kwargs=kwargs)
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise error.__cause__ or error from error.__cause__
-
-
 def _open_dataset(source: Any, files: list[str], split: str | None, streaming: bool) -> Any:
     """Parquet files, a saved dataset, a dataset on the Hub, or one that is loaded already."""
     if files:
@@ -502,13 +459,7 @@ def _open_dataset(source: Any, files: list[str], split: str | None, streaming: b
     elif isinstance(source, str | os.PathLike) and os.path.isdir(source):
         loaded = datasets.load_from_disk(os.fspath(source))
     elif isinstance(source, str):
-        try:
-            loaded = datasets.load_dataset(source, split=split, streaming=streaming)
-        except (FileNotFoundError, ConnectionError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"{source!r} is neither a file or folder here nor a dataset on the Hub within reach ({reason})."
-            ) from error
+        loaded = datasets.load_dataset(source, split=split, streaming=streaming)
     else:
         loaded = source
     if isinstance(loaded, Mapping):
@@ -517,19 +468,14 @@ def _open_dataset(source: Any, files: list[str], split: str | None, streaming: b
             raise ValueError(f"{source} has no split {chosen!r}: choose one of {', '.join(loaded)}.")
         loaded = loaded[chosen]
     if not isinstance(loaded, datasets.Dataset | datasets.IterableDataset):
-        raise TypeError(
-            f"Cannot read rows from a `{type(source).__name__}`: pass a manifest, parquet files or a dataset."
-        )
+        raise TypeError(f"Cannot read rows from a `{type(source).__name__}`: pass a file, a folder or a dataset.")
     if streaming and isinstance(loaded, datasets.Dataset):
         loaded = loaded.to_iterable_dataset(num_shards=min(64, max(1, len(loaded))))
     return loaded
 
 
 class MixedRows(Sequence):
-    """
-    The rows of several sources, one after another, and how many `times` each source comes per epoch: 2 is twice, 0.5 is
-    half of the rows in one epoch and the others in the next.
-    """
+    """Several sources, one after another. `times` each comes per epoch; 0.5: half of its rows now, the others next."""
 
     def __init__(self, sources: Sequence[Any], times: Sequence[float]):
         self.sources, self.times = list(sources), list(times)
@@ -561,12 +507,7 @@ def draws_of_epoch(sizes: Sequence[int], times: Sequence[float], seed: int, epoc
 
 def _mixed(sources: Mapping[Any, Any], columns: Mapping[str, str], split: str | None, streaming: bool) -> Any:
     """[`MixedRows`], or one stream with the rows of several in proportion, until all have been read once."""
-    for source, times in sources.items():
-        if isinstance(times, bool) or not isinstance(times, int | float) or not 0.0 <= times < math.inf:
-            raise ValueError(f"The weight of the source {str(source)!r} is {times!r}: it must be a number, 0 or more.")
-    sources = {source: float(times) for source, times in sources.items() if times > 0}
-    if not sources:
-        raise ValueError("None of the sources has a weight above 0.")
+    sources = checked_weights(sources, "source")
     parts = [load_rows(source, columns, split, streaming) for source in sources]
     if not streaming:
         return MixedRows(parts, [*sources.values()])
@@ -578,3 +519,13 @@ def _mixed(sources: Mapping[Any, Any], columns: Mapping[str, str], split: str | 
         alike.append(stream.map(lambda row, missing=missing: row | missing, features=features))
     shares = np.array([*sources.values()]) / sum(sources.values())
     return datasets.interleave_datasets(alike, shares.tolist(), seed=0, stopping_strategy="all_exhausted")
+
+
+def checked_weights(weights: Mapping[Any, float], kind: str) -> dict[Any, float]:
+    """The weights of sources or tasks, without those of 0."""
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0.0 <= weight < math.inf:
+            raise ValueError(f"The weight of the {kind} {str(name)!r} is {weight!r}: it must be a number, 0 or more.")
+    if not any(weights.values()):
+        raise ValueError(f"Give at least one {kind} a weight above 0.")
+    return {name: float(weight) for name, weight in weights.items() if weight > 0}

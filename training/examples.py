@@ -13,31 +13,20 @@
 # limitations under the License.
 """From rows to training examples: the task of a row, its length, and what the processor makes of it."""
 
-import difflib
+import bisect
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
 from ..processing.audio_io import load_audio
+from . import data
 from .augmentation import Augmentation
-from .data import (
-    TASKS,
-    audio_of,
-    audio_seconds,
-    conversation_of,
-    draws_of_epoch,
-    has,
-    spec_of,
-    tasks_of,
-    uniform,
-    word_times_of,
-)
 
 
 logger = logging.getLogger(__name__)
@@ -49,17 +38,9 @@ TURN_LENGTH = 8
 
 class ExampleBuilder:
     """
-    Builds examples from rows, in the workers of a data loader.
-
-    Args:
-        tasks (`dict[str, float]`, *optional*):
-            The weight of each task among those that a row offers; other tasks are not trained. All alike by default.
-        text_layout (`str`, *optional*, defaults to `"leading"`):
-            `"leading"`, `"timed"` (spoken answers must have `answer_word_times`), or `"auto"`: timed if there are times.
-        ctc_labels (`bool`, *optional*, defaults to `False`):
-            Whether spoken questions carry their transcript as `audio_labels`, for the CTC loss.
-        augmentation ([`Augmentation`], *optional*):
-            Noise, rooms and so on for spoken questions, different in every round.
+    Builds examples from rows, in the workers of a data loader. `tasks` weighs the tasks among those that a row offers (all
+    alike by default; others are not trained). `text_layout` may be `"auto"`: timed if the row has word times. With
+    `ctc_labels`, spoken questions carry their transcript as `audio_labels`. `augmentation` is for spoken questions.
     """
 
     def __init__(
@@ -71,71 +52,51 @@ class ExampleBuilder:
         ctc_labels: bool = False,
         augmentation: Augmentation | None = None,
     ):
-        if text_layout not in ("leading", "timed", "auto"):
-            raise ValueError(f'`text_layout` is {text_layout!r}: it must be "leading", "timed" or "auto".')
-        self.processor, self.tasks, self.seed = processor, checked_tasks(tasks), seed
+        for task in tasks or ():
+            if task not in data.TASKS:
+                raise ValueError(f"`tasks` names {task!r}: the tasks are {', '.join(data.TASKS)}.")
+        tasks = dict.fromkeys(data.TASKS, 1.0) if tasks is None else data.checked_weights(tasks, "task")
+        self.processor, self.tasks, self.seed = processor, tasks, seed
         self.text_layout, self.ctc_labels, self.augmentation = text_layout, ctc_labels, augmentation
 
     def draw_task(self, offered: Sequence[str], *key: Any) -> str:
         """One of the offered tasks, by their weights; which one depends on the seed and the key alone."""
-        weights = [self.tasks[task] for task in offered]
-        place = uniform(self.seed, "task", *key) * sum(weights)
-        for task, weight in zip(offered, weights):
-            place -= weight
-            if place < 0:
-                return task
-        return offered[-1]
+        bounds = list(itertools.accumulate(self.tasks[task] for task in offered))
+        place = data.uniform(self.seed, "task", *key) * bounds[-1]
+        return offered[bisect.bisect(bounds, place, hi=len(offered) - 1)]
 
     def build(self, row: Mapping, task: str, *key: Any) -> dict[str, Any]:
         """
         The encoded example of a row, with its `id`. If its audio cannot be read, an example of its `id` and the `error`
         alone, which the collator leaves out.
         """
-        row, spec = dict(row), spec_of(row, task)
+        row, spec, where = dict(row), data.spec_of(row, task), str(row.get("id"))
+        is_spoken = spec.question == "question_audio"
+        times = None if self.text_layout == "leading" else data.word_times_of(row, task)
+        layout = self.text_layout if spec.answer_audio is not None else "leading"
+        if layout == "auto":
+            layout = "leading" if times is None else "timed"
         try:
-            if self.augmentation is not None and spec.question == "question_audio":
+            if self.augmentation is not None and is_spoken:
                 row |= self._augmented(row, key)
-            example = self.processor.encode_training_example(
-                conversation_of(row, task, self.processor), **self._layout(row, task)
-            )
+            conversation = data.conversation_of(row, task, self.processor)
+            example = self.processor.encode_training_example(conversation, text_layout=layout, word_times=times)
         except UNREADABLE as error:
-            return {"id": str(row.get("id")), "error": f"{row.get('id')} ({task}): {error}"}
-        if self.ctc_labels and spec.question == "question_audio" and has(row, "question_text"):
+            return {"id": where, "error": f"{where} ({task}): {error}"}
+        if self.ctc_labels and is_spoken and data.has(row, "question_text"):
             transcript = self.processor.tokenizer(row["question_text"], add_special_tokens=False)["input_ids"]
             example["audio_labels"] = [torch.tensor(transcript, dtype=torch.long)]
-        return example | {"id": str(row.get("id"))}
+        return example | {"id": where}
 
     def _augmented(self, row: Mapping, key: tuple) -> dict[str, Any]:
+        """The columns of the row's question with noise."""
         rate, limit = self.processor.feature_extractor.sampling_rate, self.processor.max_audio_seconds
-        waveform = load_audio(audio_of(row, "question_audio"), rate, max_seconds=limit)
+        waveform = load_audio(data.audio_of(row, "question_audio"), rate, max_seconds=limit)
         augmented = self.augmentation.augment(waveform, rate, key=(self.seed, *key))
         # slowed down, audio close to the limit would exceed it
         waveform = augmented if limit is None or len(augmented) <= limit * rate else waveform
         audio = {"array": waveform, "sampling_rate": rate}
         return {"question_audio": audio, "question_start": None, "question_end": None}
-
-    def _layout(self, row: Mapping, task: str) -> dict[str, Any]:
-        times = None if self.text_layout == "leading" else word_times_of(row, task)
-        layout = self.text_layout
-        if layout == "auto" or spec_of(row, task).answer_audio is None:
-            layout = "leading" if times is None else "timed"
-        return {"text_layout": layout, "word_times": times}
-
-
-def checked_tasks(tasks: Mapping[str, float] | None) -> dict[str, float]:
-    """The weights of the tasks that train."""
-    tasks = dict.fromkeys(TASKS, 1.0) if tasks is None else tasks
-    for task, weight in tasks.items():
-        if task not in TASKS:
-            close = difflib.get_close_matches(task, TASKS, n=1)
-            hint = f" Did you mean `{close[0]}`?" if close else ""
-            raise ValueError(f"`tasks` names {task!r}: the tasks are {', '.join(TASKS)}.{hint}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0.0 <= weight < math.inf:
-            raise ValueError(f"The weight of the task {task!r} is {weight!r}: it must be a number, 0 or more.")
-    kept = {task: float(weight) for task, weight in tasks.items() if weight > 0}
-    if not kept:
-        raise ValueError(f"`tasks` is {dict(tasks)}: give at least one task a weight above 0.")
-    return kept
 
 
 class LengthEstimator:
@@ -156,24 +117,23 @@ class LengthEstimator:
         }
         sample = {"question_text": "a", "answer_text": "a", "question_audio": audio, "answer_audio": audio}
         sample |= {"question_seconds": 1.0, "answer_seconds": 1.0}
-        self.overhead = dict.fromkeys(TASKS, 0)
+        self.overhead = dict.fromkeys(data.TASKS, 0)
         for task in builder.tasks:
-            encoded = self.processor.encode_training_example(conversation_of(sample, task, self.processor))
+            encoded = self.processor.encode_training_example(data.conversation_of(sample, task, self.processor))
             self.overhead[task] = len(encoded["input_ids"]) - self(sample, task)
 
     def __call__(self, row: Mapping, task: str) -> int:
-        spec = spec_of(row, task)
+        spec = data.spec_of(row, task)
         if spec.question == "question_audio":
-            length = math.ceil(audio_seconds(row, "question") * self.positions_per_second)
+            length = math.ceil(data.audio_seconds(row, "question") * self.positions_per_second)
         else:
             length = self._tokens(row[spec.question])
         answer = self._tokens(row[spec.answer_text])
         if spec.answer_audio is not None:
-            num_patches = math.ceil(
-                audio_seconds(row, spec.answer_audio.removesuffix("_audio")) * self.patches_per_second
-            )
-            answer = max(answer, min(answer, self.processor.speech_delay) + num_patches)
-        turns = [row["system"]] if has(row, "system") else []
+            seconds = data.audio_seconds(row, spec.answer_audio.removesuffix("_audio"))
+            start = min(answer, self.processor.speech_delay)
+            answer = max(answer, start + math.ceil(seconds * self.patches_per_second))
+        turns = [row["system"]] if data.has(row, "system") else []
         turns += [turn["text"] for turn in row.get("history") or []] if spec.prompt == "ask" else []
         return self.overhead[task] + length + answer + sum(self._tokens(text) + TURN_LENGTH for text in turns)
 
@@ -205,7 +165,7 @@ class ExampleDataset(Dataset):
         self.lengths, self.skipped, num_unreadable = [], [], 0
         estimate = LengthEstimator(builder)
         for number, row in enumerate(rows, start=1):
-            offered, lengths = tasks_of(row), {}
+            offered, lengths = data.tasks_of(row), {}
             reason = f"offers {', '.join(offered) or 'no task'}"
             try:
                 lengths = {task: estimate(row, task) for task in offered if task in builder.tasks}
@@ -221,13 +181,12 @@ class ExampleDataset(Dataset):
         if len(self.skipped) == len(self.lengths):
             raise ValueError(
                 f"None of {len(self.lengths)} rows can be used for the tasks {', '.join(builder.tasks)}. The first: "
-                f"{self.skipped[:1]}. Set `tasks` to what the rows offer, map their columns with `columns`, or raise "
-                "`max_positions_per_batch`."
+                f"{self.skipped[:1]}. Set `tasks` or `columns`, or raise `max_positions_per_batch`."
             )
         if num_unreadable > max_skipped_fraction * len(self.lengths):
             raise ValueError(
                 f"{num_unreadable} of {len(self.lengths)} rows cannot be read, more than `max_skipped_fraction` "
-                f"({max_skipped_fraction:g}) allows: fix the data (`flow-omni prepare validate` lists what is wrong), or raise it."
+                f"({max_skipped_fraction:g}) allows. `flow-omni prepare validate` lists them."
             )
 
     def __len__(self) -> int:
@@ -239,56 +198,8 @@ class ExampleDataset(Dataset):
     def draw(self, epoch: int) -> list[tuple[Draw, int]]:
         """The rows of an epoch with the positions of their examples."""
         draws = []
-        for round_, index in draws_of_epoch(self.sizes, self.times, self.builder.seed, epoch):
+        for round_, index in data.draws_of_epoch(self.sizes, self.times, self.builder.seed, epoch):
             if self.lengths[index]:
                 task = self.builder.draw_task(list(self.lengths[index]), index, round_)
                 draws.append((Draw(index, round_, task), self.lengths[index][task]))
         return draws
-
-
-class StreamedBatches(IterableDataset):
-    """
-    Batches of a stream of rows, without end: rows of similar length among the next `window` rows. Each process and each
-    worker reads its own part of the stream.
-    """
-
-    def __init__(
-        self,
-        rows: Any,
-        builder: ExampleBuilder,
-        collate: Callable[[Sequence[dict]], dict],
-        max_positions: int,
-        max_length: int | None = None,
-        window: int = 500,
-    ):
-        self.rows, self.builder, self.collate = rows, builder, collate
-        self.max_positions, self.max_length, self.window = max_positions, max_length or max_positions, window
-
-    def __iter__(self) -> Iterator[dict]:
-        rows = self.rows.shuffle(seed=self.builder.seed, buffer_size=self.window)
-        for epoch in itertools.count():
-            rows.set_epoch(epoch)
-            examples, is_empty = [], True
-            for number, row in enumerate(rows):
-                if offered := [task for task in tasks_of(row) if task in self.builder.tasks]:
-                    key = (row.get("id") or number, epoch)
-                    examples.append(self.builder.build(row, self.builder.draw_task(offered, *key), *key))
-                    is_empty = False
-                if len(examples) == self.window:
-                    yield from self._batches(examples)
-                    examples = []
-            if is_empty:
-                raise ValueError(f"The stream has no rows for the tasks {', '.join(self.builder.tasks)}.")
-            yield from self._batches(examples)
-
-    def _batches(self, examples: list[dict]) -> Iterator[dict]:
-        def length(example: Mapping) -> int:
-            return len(example.get("input_ids", ()))
-
-        batches: list[list[dict]] = [[]]
-        for example in sorted((e for e in examples if length(e) <= self.max_length), key=length):
-            if (len(batches[-1]) + 1) * length(example) > self.max_positions:
-                batches.append([])
-            batches[-1].append(example)
-        batches.sort(key=lambda batch: uniform(*(example["id"] for example in batch)))  # not by length
-        yield from (self.collate(batch) for batch in batches if batch)

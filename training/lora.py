@@ -29,14 +29,9 @@ ADAPTER = "default"
 
 def add_lora(model: FlowOmniForSpeechGeneration, fields: Mapping[str, Any], base: str | None = None) -> LoraModel:
     """
-    Injects adapters into the language model, in place. Their weights train beside whatever else does, and are saved in
-    the Trainer's checkpoints with all others. Returns the tuner that [`save_and_merge_lora`] takes.
-
-    Args:
-        fields (`dict`):
-            Fields of [`peft.LoraConfig`]. `target_modules` are all linear layers by default.
-        base (`str`, *optional*):
-            The checkpoint of the model, noted in the config of the adapters.
+    Injects adapters into the language model, in place, by `fields` of [`peft.LoraConfig`]; on all linear layers by default.
+    Their weights train beside whatever else does, and are saved in the Trainer's checkpoints with all others. Returns the
+    tuner that [`save_and_merge_lora`] takes. `base` names the checkpoint of the model in the config of the adapters.
     """
     try:
         config = LoraConfig(**{"target_modules": "all-linear", "base_model_name_or_path": base} | dict(fields))
@@ -53,9 +48,7 @@ def save_and_merge_lora(model: FlowOmniForSpeechGeneration, tuner: LoraModel, fo
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         weights = get_peft_model_state_dict(tuner, adapter_name=ADAPTER)
-        save_file(
-            {f"base_model.{name}": w.contiguous() for name, w in weights.items()},
-            folder / "adapter_model.safetensors",
-        )
+        weights = {f"base_model.{name}": weight.contiguous() for name, weight in weights.items()}
+        save_file(weights, folder / "adapter_model.safetensors")
         tuner.peft_config[ADAPTER].save_pretrained(folder)
     model.model.language_model = tuner.merge_and_unload(safe_merge=True)

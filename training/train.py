@@ -15,11 +15,9 @@
 
 import argparse
 import itertools
-import logging
 import os
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,73 +31,42 @@ from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration,
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.files import atomic_write
 from ..processing.processing_flow_omni import FlowOmniProcessor
-from .arguments import DataArguments, FlowOmniTrainingArguments, ModelArguments, RecipeParser, structured
+from .arguments import Arguments, DataArguments, ModelArguments, RecipeParser, structured
 from .augmentation import Augmentation
-from .batching import TrainingCollator
+from .batching import StreamedBatches, TrainingCollator
 from .data import audio_seconds, conversation_of, has, load_rows
-from .examples import UNREADABLE, ExampleBuilder, ExampleDataset, StreamedBatches
+from .examples import UNREADABLE, ExampleBuilder, ExampleDataset
 from .lora import add_lora, save_and_merge_lora
 from .trainer import FlowOmniTrainer, save_final
 from .vocoder import VocoderSegments, VocoderTrainer, VocoderWithLosses
 
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainingResult:
-    """What a run has done."""
-
-    output_dir: Path
-    command: str  # trains this model again
-    num_steps: int  # optimizer steps, those before the last interruption included
-    metrics: dict[str, float]  # of the last evaluation
-    log_history: list[dict[str, Any]]
-    skipped: list[str]  # messages about rows that could not be used
-
-
-def train_recipe(
-    recipe: str, overrides: Sequence[str] = (), dry_run: bool = False, fresh: bool = False
-) -> TrainingResult | None:
+def train_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False, fresh: bool = False) -> Any:
     """
-    Trains as a recipe says, from the last checkpoint in `output_dir` on if there is one. A complete run is left as it is.
-
-    Args:
-        recipe (`str`):
-            A YAML file, or the name of a packaged recipe: `align`, `finetune` or `vocoder`.
-        overrides (`list[str]`, *optional*):
-            `key=value` for any key of the dataclasses in `training/arguments.py`.
-        dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to only print what would be trained.
-        fresh (`bool`, *optional*, defaults to `False`):
-            Whether to start again, with the checkpoints of an earlier run moved to `earlier-N`.
+    Trains as a recipe says: a YAML file or `align`, `finetune` or `vocoder`, with `key=value` overrides for any key of the
+    dataclasses in `training/arguments.py`. Resumes from the last checkpoint in `output_dir`, unless the run is complete or
+    to be `fresh`: then the checkpoints of an earlier run are moved to `earlier-N`. Returns the Trainer, with the log in
+    `state.log_history`; a `dry_run` only prints what would be trained.
     """
-    model_args, data_args, args = RecipeParser().parse(recipe, overrides)
+    arguments = RecipeParser().parse(recipe, overrides)
+    *_, args = arguments
     if Path(args.output_dir).is_file():
         raise ValueError(f"`output_dir` is '{args.output_dir}', which is a file: name a folder.")
     set_seed(args.seed)  # adapters and discriminators start at random, before the Trainer sets the seed
     make = make_vocoder_trainer if args.trainable_modules == ["vocoder"] else make_trainer
-    trainer, save = make(model_args, data_args, args)
+    trainer, save = make(arguments)
     if dry_run:
         if trainer.is_world_process_zero():
             print(describe(trainer))
         return None
-    metrics = run(trainer, save, fresh)
-    launcher = ["flow-omni", "train"]
-    if args.world_size > 1:
-        launcher = ["accelerate", "launch", "--num_processes", str(args.world_size), "-m", "flow_omni.training"]
-    command, state = shlex.join([*launcher, recipe, *overrides]), trainer.state
-    skipped = [*getattr(trainer.train_dataset, "skipped", ()), *getattr(trainer, "skipped", ())]
+    run(trainer, save, fresh)
     trainer.accelerator.wait_for_everyone()
     trainer.end()  # on all processes together: one that still communicates while another exits would be aborted
-    return TrainingResult(Path(args.output_dir), command, state.global_step, metrics, state.log_history, skipped)
+    return trainer
 
 
-def run(trainer: Trainer, save: Callable[[], None], fresh: bool = False) -> dict[str, float]:
-    """
-    Trains from the last checkpoint on, saves the final model and evaluates it; returns the metrics. `trainer_state.json` in
-    `output_dir` marks a complete run.
-    """
+def run(trainer: Trainer, save: Callable[[], None], fresh: bool = False) -> None:
+    """Trains from the last checkpoint on, saves the final model, evaluates it, and marks the run as complete."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
     if fresh and args.should_save:
         set_aside(folder)
@@ -108,63 +75,54 @@ def run(trainer: Trainer, save: Callable[[], None], fresh: bool = False) -> dict
     last = get_last_checkpoint(folder) if folder.is_dir() else None
     complete, saved = state_in(folder), state_in(last)
     if complete.global_step >= max_steps:
-        logger.warning("The run in '%s' is complete: nothing to do.", folder)
         trainer.state = complete
-        evaluations = [entry for entry in complete.log_history if "eval_loss" in entry] or [{}]
-        return {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")}
+        return print(f"The run in '{folder}' is complete: nothing to do.") if args.should_save else None
     if saved.global_step >= max_steps:
         # killed between its last checkpoint and the final model: a step more would be one too many
         trainer.state = saved
-        checkpoint = saved.best_model_checkpoint if args.load_best_model_at_end else last
+        checkpoint = (saved.best_model_checkpoint if args.load_best_model_at_end else None) or last
         trainer._load_from_checkpoint(checkpoint)
         if getattr(trainer, "ema", None) is not None:
             trainer.ema.load(checkpoint, trainer.model)
     else:
         trainer.train(resume_from_checkpoint=last)
     save()  # before the evaluation, which with `bf16_full_eval` leaves the weights in bf16
-    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
     if args.should_save:
         with atomic_write(folder / TRAINER_STATE_NAME) as path:
             trainer.state.save_to_json(os.fspath(path))
-    return metrics
 
 
 def state_in(folder: str | Path | None) -> TrainerState:
     """The state of a run in a checkpoint or an output folder; a new one if there is none."""
-    path = None if folder is None else Path(folder) / TRAINER_STATE_NAME
-    return TrainerState.load_from_json(os.fspath(path)) if path is not None and path.is_file() else TrainerState()
+    path = Path(folder or "") / TRAINER_STATE_NAME
+    return TrainerState.load_from_json(os.fspath(path)) if folder and path.is_file() else TrainerState()
 
 
 def set_aside(folder: Path) -> None:
     """Moves the checkpoints of an earlier run into a folder `earlier-N`, from which no run resumes."""
     found = [*folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), *folder.glob(TRAINER_STATE_NAME)]
     if found:
-        aside = next(path for number in itertools.count(1) if not (path := folder / f"earlier-{number}").exists())
-        aside.mkdir()
+        number = next(number for number in itertools.count(1) if not (folder / f"earlier-{number}").exists())
+        (folder / f"earlier-{number}").mkdir()
         for path in found:
-            os.replace(path, aside / path.name)
+            os.replace(path, folder / f"earlier-{number}" / path.name)
 
 
-def make_trainer(
-    model_args: ModelArguments, data_args: DataArguments, args: FlowOmniTrainingArguments
-) -> tuple[FlowOmniTrainer, Callable[[], None]]:
+def make_trainer(arguments: Arguments) -> tuple[FlowOmniTrainer, Callable[[], None]]:
     """The Trainer of a recipe, and what saves its final model."""
+    model_args, data_args, args = arguments
     model, lora = load_model(model_args), structured(model_args.lora)
     processor = FlowOmniProcessor.from_pretrained(model_args.model)
     tuner = None if lora is None else add_lora(model, lora, base=model_args.model)
     evaluation, metrics = None, None
     if data_args.eval_data:
-        evaluation = make_dataset(data_args, args, processor, is_evaluation=True)
+        evaluation = make_dataset(arguments, processor, is_evaluation=True)
         if data_args.num_eval_questions > 0:
             metrics = make_generation_metrics(data_args, evaluation, processor, args.device)
-    trainer = FlowOmniTrainer(
-        model,
-        args,
-        train_dataset=make_dataset(data_args, args, processor),
-        eval_dataset=evaluation,
-        processing_class=processor,
-        generation_metrics=metrics,
-    )
+    data = {"train_dataset": make_dataset(arguments, processor), "eval_dataset": evaluation}
+    trainer = FlowOmniTrainer(model, args, metrics, processing_class=processor, **data)
 
     def save() -> None:
         if tuner is not None:
@@ -184,10 +142,8 @@ def load_model(model_args: ModelArguments) -> FlowOmniForSpeechGeneration:
     try:
         model = FlowOmniForSpeechGeneration.from_pretrained(source, dtype="float32", **options)
     except OSError as error:
-        raise ValueError(
-            f"`model` is {source!r}, which is neither a folder with a checkpoint (as `flow-omni init` writes it) nor a checkpoint on "
-            f"the Hub within reach ({' '.join(str(error).split())[:200]})."
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"`model` is {source!r}: neither a folder nor a checkpoint on the Hub ({reason}).") from error
     for name, value in (structured(model_args.config_overrides) or {}).items():
         holders = [part for part in (model.config.speech_config, model.config) if hasattr(part, name)]
         if not holders:
@@ -197,13 +153,9 @@ def load_model(model_args: ModelArguments) -> FlowOmniForSpeechGeneration:
     return model
 
 
-def make_dataset(
-    data_args: DataArguments,
-    args: FlowOmniTrainingArguments,
-    processor: FlowOmniProcessor,
-    is_evaluation: bool = False,
-) -> ExampleDataset | StreamedBatches:
-    """The training or the evaluation data of a recipe."""
+def make_dataset(arguments: Arguments, processor: FlowOmniProcessor, is_evaluation: bool = False) -> Any:
+    """The training or the evaluation data of a recipe: an [`ExampleDataset`], or [`StreamedBatches`]."""
+    _, data_args, args = arguments
     source, split = data_args.train_data, data_args.train_split
     if is_evaluation:
         source, split = data_args.eval_data, data_args.eval_split
@@ -225,7 +177,8 @@ def make_dataset(
     if args.world_size > 1:
         rows = split_dataset_by_node(rows, args.process_index, args.world_size)
     collate = TrainingCollator(processor, all_modalities=args.world_size > 1)
-    return StreamedBatches(rows, builder, collate, budget, max_length)
+    options = {"builder": builder, "max_length": max_length, "max_skipped_fraction": data_args.max_skipped_fraction}
+    return StreamedBatches(rows, collate, budget, **options)
 
 
 def make_generation_metrics(
@@ -238,19 +191,17 @@ def make_generation_metrics(
     draws = [draw for draw, _ in dataset.draw(0)]
     draws = draws[:: max(1, len(draws) // data_args.num_eval_questions)][: data_args.num_eval_questions]
     questions = [Question(d.task, conversation_of(dataset.rows[d.index], d.task, processor)) for d in draws]
-    asr, language = data_args.asr_model, data_args.eval_language
+    asr, options = data_args.asr_model, {"language": data_args.eval_language}
     if asr is not None and asr != "own":
-        asr = load_asr(asr, language=language, device=device)
-    limit = data_args.eval_max_new_tokens
-    return GenerationMetrics(questions, processor, asr, language=language, max_new_tokens=limit)
+        asr = load_asr(asr, device=device, **options)
+    return GenerationMetrics(questions, processor, asr, max_new_tokens=data_args.eval_max_new_tokens, **options)
 
 
-def make_vocoder_trainer(
-    model_args: ModelArguments, data_args: DataArguments, args: FlowOmniTrainingArguments
-) -> tuple[VocoderTrainer, Callable[[], None]]:
+def make_vocoder_trainer(arguments: Arguments) -> tuple[VocoderTrainer, Callable[[], None]]:
     """The Trainer of a vocoder, alone or inside a model, and what saves the result in the same form."""
+    model_args, data_args, args = arguments
     source = model_args.model
-    if Path(source).is_dir() and isinstance(AutoConfig.from_pretrained(source), FlowOmniVocoderConfig):
+    if isinstance(AutoConfig.from_pretrained(source), FlowOmniVocoderConfig):
         model = vocoder = FlowOmniVocoder.from_pretrained(source, dtype="float32")
         processor, speech_config = None, FlowOmniSpeechConfig()
     else:
@@ -268,13 +219,9 @@ def make_vocoder_trainer(
     evaluation = None
     if data_args.eval_data:
         evaluation = segments(data_args.eval_data, data_args.eval_split, segments_per_recording=1)
-    trainer = VocoderTrainer(
-        VocoderWithLosses(vocoder, args, speech_config.mel_floor),
-        args,
-        train_dataset=segments(data_args.train_data, data_args.train_split),
-        eval_dataset=evaluation,
-        processing_class=processor,
-    )
+    data = {"train_dataset": segments(data_args.train_data, data_args.train_split), "eval_dataset": evaluation}
+    with_losses = VocoderWithLosses(vocoder, args, speech_config.mel_floor)
+    trainer = VocoderTrainer(with_losses, args, processing_class=processor, **data)
     return trainer, lambda: save_final(trainer, model)
 
 
@@ -293,26 +240,18 @@ def describe(trainer: Trainer) -> str:
     else:
         epochs = max_steps * args.gradient_accumulation_steps / len(loader)
         lines.append(f"rows: {len(dataset.rows):,}, of which {len(getattr(dataset, 'skipped', ())):,} are skipped")
-        lines += [f"{side} audio: {hours_of(dataset.rows, side):.2f} h" for side in ("question", "answer")]
+        for side in ("question", "answer"):
+            seconds = 0.0
+            for row in (row for row in dataset.rows if has(row, f"{side}_audio")):
+                with suppress(*UNREADABLE):
+                    seconds += audio_seconds(row, side)
+            lines.append(f"{side} audio: {seconds / 3600:.2f} h")
         lines.append(f"batches per epoch: {len(loader):,} on each of {args.world_size} processes")
         lines.append(f"optimizer steps: {max_steps:,} ({epochs:.2f} epochs)")
     num_warmup_steps = args.get_warmup_steps(max_steps)
     if num_warmup_steps > max_steps / 2:
-        lines.append(
-            f"warning: warm-up takes {num_warmup_steps:,} steps, more than half of training. Set `warmup_steps=0.03`."
-        )
+        lines.append(f"warning: warm-up takes {num_warmup_steps:,} steps, more than half. Set `warmup_steps=0.03`.")
     return "\n".join(lines)
-
-
-def hours_of(rows: Any, side: str) -> float:
-    """Hours of `question` or `answer` recordings, without those that cannot be read."""
-    seconds = 0.0
-    for row in rows:
-        try:
-            seconds += audio_seconds(row, side) if has(row, f"{side}_audio") else 0.0
-        except UNREADABLE:
-            continue
-    return seconds / 3600
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -323,6 +262,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print modules, rows, hours and steps only")
     parser.add_argument("--fresh", action="store_true", help="start again, with earlier checkpoints set aside")
     options = parser.parse_intermixed_args(argv)
-    result = train_recipe(options.recipe, options.overrides, options.dry_run, options.fresh)
-    if result is not None and int(os.environ.get("RANK", 0)) == 0:
-        print(f"{result.output_dir}: trained for {result.num_steps} steps.")
+    train_recipe(options.recipe, options.overrides, options.dry_run, options.fresh)

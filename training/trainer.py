@@ -13,7 +13,6 @@
 # limitations under the License.
 """The Trainer: transformers' own, with length batching, losses weighted by their targets, and atomic checkpoints."""
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,28 +31,22 @@ from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, MODULE_GROUPS, shift_patches
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration as Model
 from .arguments import FlowOmniTrainingArguments
-from .batching import LengthBatchSampler, TrainingCollator
+from .batching import LengthBatchSampler, StreamedBatches, TrainingCollator
 from .callbacks import EMACallback, MelStatisticsCallback, SetEpochCallback, StopOnNaNCallback, check_finite
-from .examples import ExampleDataset, StreamedBatches
+from .examples import ExampleDataset
 
-
-logger = logging.getLogger(__name__)
 
 # The parts of the loss, as the model's outputs and its config (with `_weight`) name them.
 LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "ctc_loss")
 NEW_MODULES = ("audio_adapter", "speech_inputs", "speech_decoder")
-# Begins with a dot: nothing that looks for checkpoints finds one that is being written.
-STAGING = ".unfinished"
+STAGING = ".unfinished"  # nothing that looks for checkpoints finds one that is being written
 
 
 class FlowOmniTrainer(Trainer):
     """
-    Args:
-        generation_metrics (`Callable`, *optional*):
-            Called as `generation_metrics(model, step, trainer)` at each evaluation; returns metrics of generated answers.
-        kwargs:
-            As for [`~transformers.Trainer`]. `processing_class` is the [`FlowOmniProcessor`]; datasets are an
-            [`ExampleDataset`], [`StreamedBatches`], or a dataset of what `processor.encode_training_example` returns.
+    [`~transformers.Trainer`] for the speech model. `processing_class` is the processor; a dataset is an [`ExampleDataset`],
+    [`StreamedBatches`], or has items that `processor.encode_training_example` returned. `generation_metrics(model, step,
+    trainer)` is called at each evaluation and returns metrics of generated answers.
     """
 
     # each loss is a mean over the targets of the whole optimizer step: there is nothing left to divide
@@ -83,9 +76,13 @@ class FlowOmniTrainer(Trainer):
         if self.is_fsdp_enabled:
             if self.ema is not None:
                 raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
-            stacks = (model.model.audio_encoder, model.model.language_model, model.speech_transformer)
-            layers = {type(layer).__name__ for stack in stacks for layer in stack.layers}
-            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(layers)
+            layers = (
+                model.model.audio_encoder.layers,
+                model.model.language_model.layers,
+                model.speech_transformer.layers,
+            )
+            names = {type(layer).__name__ for stack in layers for layer in stack}
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(names)
 
     @property
     def flow_omni(self) -> Model:
@@ -107,8 +104,7 @@ class FlowOmniTrainer(Trainer):
         if not isinstance(dataset, ExampleDataset):
             return None
         args = self.args
-        budget = (args.max_positions_per_batch, args.max_rows_per_batch)
-        sampler = LengthBatchSampler(dataset, *budget, args.world_size, shuffle)
+        sampler = LengthBatchSampler(dataset, args.max_positions_per_batch, args.world_size, shuffle)
         loader = DataLoader(
             dataset,
             batch_sampler=sampler,
@@ -120,18 +116,17 @@ class FlowOmniTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's, with parameter groups of their own for the new modules if these have a learning rate."""
+        """The Trainer's, with groups of their own for the new modules if these have a learning rate."""
         optimizer, rate = super().create_optimizer(model), self.args.new_module_learning_rate
         if rate is not None:
             prefixes = tuple(prefix for name in NEW_MODULES for prefix in MODULE_GROUPS[name])
             new = {parameter for name, parameter in self.flow_omni.named_parameters() if name.startswith(prefixes)}
             for group in list(optimizer.param_groups):
                 moved = [parameter for parameter in group["params"] if parameter in new]
-                if moved and len(moved) < len(group["params"]):
-                    group["params"] = [parameter for parameter in group["params"] if parameter not in new]
+                group["params"] = [parameter for parameter in group["params"] if parameter not in new]
+                if moved:
                     optimizer.add_param_group({**group, "params": moved, "lr": rate})
-                elif moved:
-                    group["lr"] = rate
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
@@ -147,20 +142,18 @@ class FlowOmniTrainer(Trainer):
         The weighted sum of the losses. In training each is a mean over its targets in all micro-batches and processes of
         the optimizer step: a mean of means would weigh a target more the fewer others its batch has.
         """
-        inputs = dict(inputs)
+        inputs, config = dict(inputs), self.flow_omni.config
         ids, skipped = inputs.pop("ids", None), inputs.pop("skipped", ())
-        config, counts = self.flow_omni.config, count_targets(inputs, self.flow_omni.config)
+        counts = total = count_targets(inputs, config)
         if model.training:
             self._check_skipped(skipped)
             if self.args.scheduled_sampling > 0 and "mel_labels" in inputs:
                 inputs["previous_patches"] = self._sampled_patches(inputs)
+            if self.num_targets is not None:
+                total = self.num_targets / self.args.world_size  # DDP takes the mean over processes
         outputs = model(**inputs)
         losses = {name: outputs[name] for name in LOSSES if outputs.get(name) is not None}
-        total = counts if self.num_targets is None or not model.training else self.num_targets
-        # DDP takes the mean over processes
-        num_processes = self.args.world_size if model.training else 1
-        shares = torch.where(total > 0, counts * num_processes / total.clamp(min=1e-12), 0.0)
-        shares = dict(zip(LOSSES, shares.tolist()))
+        shares = dict(zip(LOSSES, torch.where(total > 0, counts / total, 0.0).tolist()))
         loss = sum(getattr(config, f"{name}_weight") * shares[name] * value for name, value in losses.items())
         self.losses.add(losses, dict(zip(LOSSES, counts.tolist())))
         if model.training and self.args.stop_on_nan:
@@ -181,16 +174,11 @@ class FlowOmniTrainer(Trainer):
         return torch.where(is_predicted, predicted, targets)
 
     def _check_skipped(self, skipped: list[str]) -> None:
-        for message in skipped:
-            if message not in self.skipped:
-                logger.warning("Skipped: %s", message)
+        """Counts the rows whose audio turned out to be broken when it was decoded."""
         self.skipped.update(skipped)
         limit = getattr(self.train_dataset, "max_skipped_fraction", 1.0)
-        if limit < 1.0 and len(self.skipped) > max(1, limit * len(self.train_dataset)):
-            raise ValueError(
-                f"{len(self.skipped)} rows could not be read, more than `max_skipped_fraction` ({limit:g}) allows: fix the data, "
-                f"or raise it. The last: {skipped[-1]}"
-            )
+        if self.skipped and len(self.skipped) > max(1, limit * len(self.train_dataset)):
+            raise ValueError(f"Too many rows could not be read, see `max_skipped_fraction`: {', '.join(self.skipped)}")
 
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.args.world_size == 1:
@@ -247,7 +235,7 @@ class FlowOmniTrainer(Trainer):
             names = sorted(missing | set(load_result.unexpected_keys))
             raise ValueError(
                 f"The checkpoint does not fit the model: {len(names)} weights are missing or unexpected, such as {names[0]}. "
-                "Resume with the model and the LoRA options of the run, or start again (`--fresh`)."
+                "Resume with the model and the LoRA options of the run, or use `--fresh`."
             )
 
 
@@ -266,24 +254,21 @@ def freeze(model: Model, trainable_modules: Sequence[str]) -> None:
 
 
 def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor:
-    """
-    What each of `LOSSES` is a mean over: text tokens, weights of the speech states, patches (twice) and CTC labels: (5,)
-    """
+    """What each of `LOSSES` is a mean over: text tokens, weights of the states, patches (twice), CTC labels: (5,)"""
     counts = torch.zeros(len(LOSSES), dtype=torch.float64)
+    names = ("labels", "state_labels", "audio_labels")
+    is_target = {name: batch[name] != IGNORE_INDEX for name in names if name in batch}
     if "labels" in batch:
-        counts[0] = (batch["labels"][:, 1:] != IGNORE_INDEX).sum()
+        counts[0] = is_target["labels"][:, 1:].sum()
     if "state_labels" in batch:
-        targets = batch["state_labels"][:, 1:].flatten().cpu()
         weights = torch.tensor(config.state_class_weights, dtype=torch.float64)
-        counts[1] = weights[targets[targets != IGNORE_INDEX]].sum()
+        counts[1] = weights[batch["state_labels"][:, 1:][is_target["state_labels"][:, 1:]].cpu()].sum()
     if "mel_labels" in batch:
         # the row of silence that fills up a batch has states but no state labels
-        is_target = batch["speech_states"] == config.generating_state_id
-        if "state_labels" in batch:
-            is_target = is_target & (batch["state_labels"] != IGNORE_INDEX)
-        counts[2:4] = is_target.sum()
+        is_patch = batch["speech_states"] == config.generating_state_id
+        counts[2:4] = (is_patch & is_target.get("state_labels", is_patch)).sum()
     if "audio_labels" in batch:
-        counts[4] = (batch["audio_labels"] != IGNORE_INDEX).sum()
+        counts[4] = is_target["audio_labels"].sum()
     return counts
 
 
@@ -296,7 +281,8 @@ class LossMeans:
     def add(self, losses: Mapping[str, torch.Tensor], counts: Mapping[str, float]) -> None:
         for index, name in enumerate(self.names):
             if name in losses and counts[name] > 0:
-                self.sums[:, index] += torch.tensor([losses[name].item() * counts[name], counts[name]])
+                self.sums[0, index] += losses[name].item() * counts[name]
+                self.sums[1, index] += counts[name]
 
     def pop_means(self, sum_over_processes: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         sums, counts = sum_over_processes(self.sums).tolist()
@@ -307,9 +293,8 @@ class LossMeans:
 @contextmanager
 def staged_checkpoint(trainer: Trainer) -> Iterator[Path]:
     """
-    Within it, [`Trainer._save_checkpoint`] writes to a folder aside, which is renamed when it is complete: a run that is
-    killed at any moment leaves whole checkpoints only. Yields the folder. Old checkpoints are deleted after that, each
-    renamed first, since half of one that was touched last would be taken for the newest.
+    Within it, [`Trainer._save_checkpoint`] writes to a folder aside (yielded here), which is renamed when it is complete: a
+    run that is killed at any moment leaves whole checkpoints only. Old ones are then deleted, each renamed first.
     """
     run_folder, name = Path(trainer.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     staging, final = run_folder / STAGING, run_folder / name
@@ -339,7 +324,7 @@ def staged_checkpoint(trainer: Trainer) -> Iterator[Path]:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Renames a complete file or folder, after its content has reached the disk: otherwise a power failure might leave less."""
+    """Renames a complete file or folder, after its content has reached the disk."""
     for path in (*staged.rglob("*"), staged) if staged.is_dir() else (staged,):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -362,11 +347,10 @@ def save_final(trainer: Trainer, model: Any = None) -> None:
         shutil.rmtree(staged, ignore_errors=True)
     if model is None:
         trainer.save_model(os.fspath(staged), _internal_call=True)
-    elif trainer.args.should_save:
-        model.save_pretrained(staged)
-        if trainer.processing_class is not None:
-            trainer.processing_class.save_pretrained(staged)
     if trainer.args.should_save:
+        for part in () if model is None else (model, trainer.processing_class):
+            if part is not None:
+                part.save_pretrained(staged)
         for path in sorted(staged.rglob("*")):
             if path.is_file():
                 (folder / path.relative_to(staged)).parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,7 @@
 """Training of the vocoder: segments of recordings, reconstruction losses, discriminators, and its Trainer."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from ..processing.audio_io import load_audio
 from ..processing.feature_extraction_flow_omni import MelSpectrogram
 from .arguments import FlowOmniTrainingArguments
 from .callbacks import StopOnNaNCallback, check_finite
-from .data import audio_of, has, uniform
+from .data import audio_of, audio_seconds, has, uniform
 from .trainer import LossMeans, staged_checkpoint
 
 
@@ -41,9 +40,6 @@ STFT_WINDOWS = (2048, 1024, 512, 256, 128)
 PERIODS, RESOLUTIONS = (2, 3, 5, 7, 11), (2048, 1024, 512)
 SMALLEST_MAGNITUDE = 1e-5
 SLOPE = 0.1
-# Segments that a recording gives in an epoch.
-SEGMENTS_PER_RECORDING = 50
-MAX_SUBSTITUTES = 100
 LOSSES = ("mel_loss", "stft_loss", "adversarial_loss", "feature_loss", "discriminator_loss")
 
 
@@ -54,43 +50,31 @@ class VocoderSegments(Dataset):
     """
 
     def __init__(
-        self,
-        rows: Sequence[Mapping],
-        sampling_rate: int,
-        num_samples: int,
-        seed: int = 0,
-        segments_per_recording: int = SEGMENTS_PER_RECORDING,
+        self, rows: Any, sampling_rate: int, num_samples: int, seed: int = 0, segments_per_recording: int = 50
     ):
         self.rows, self.sampling_rate, self.num_samples, self.seed = rows, sampling_rate, num_samples, seed
         self.segments_per_recording = segments_per_recording
-        self.indices = [index for index, row in enumerate(rows) if has(row, "answer_audio")]
+        self.indices = []
+        for index, row in enumerate(rows):
+            try:
+                if has(row, "answer_audio") and audio_seconds(row, "answer", trust_columns=False) > 0:
+                    self.indices.append(index)
+            except (ValueError, OSError) as error:
+                logger.warning("Skipped the recording of row %s: %s", row.get("id"), error)
         if not self.indices:
-            raise ValueError(
-                f"None of {len(rows)} rows has an `answer_audio`, which the vocoder is trained on: map the column with "
-                "`columns={answer_audio: NAME}`."
-            )
+            raise ValueError(f"None of {len(rows)} rows has a readable `answer_audio`: map its column with `columns`.")
 
     def __len__(self) -> int:
         return len(self.indices) * self.segments_per_recording
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        waveform = self._load(index // self.segments_per_recording)
+        row = self.rows[self.indices[index // self.segments_per_recording]]
+        waveform = load_audio(audio_of(row, "answer_audio"), self.sampling_rate)
         missing = self.num_samples - len(waveform)
         if missing > 0:
             return {"waveform": torch.from_numpy(np.pad(waveform, (0, missing)))}
         start = int(uniform(self.seed, "segment", index) * (1 - missing))
         return {"waveform": torch.from_numpy(waveform[start : start + self.num_samples].copy())}
-
-    def _load(self, recording: int) -> np.ndarray:
-        """A recording, or the next one that can be read."""
-        for offset in range(min(len(self.indices), MAX_SUBSTITUTES)):
-            row = self.rows[self.indices[(recording + offset) % len(self.indices)]]
-            try:
-                return load_audio(audio_of(row, "answer_audio"), self.sampling_rate)
-            except (ValueError, OSError) as error:
-                logger.warning("Skipped the recording of row %s: %s", row.get("id"), error)
-                last = error
-        raise RuntimeError(f"None of {offset + 1} recordings can be read. The last: {last}")
 
 
 def stft_magnitudes(waveform: torch.Tensor, n_fft: int) -> torch.Tensor:
@@ -110,7 +94,7 @@ def multi_resolution_stft_loss(predicted: torch.Tensor, target: torch.Tensor) ->
         losses.append(convergence.mean() + (other.log() - one.log()).abs().mean())
     if not losses:
         raise ValueError(
-            f"Segments of {target.shape[-1]} samples are shorter than every window: raise `segment_seconds`."
+            f"Segments of {target.shape[-1]} samples are too short for the loss: raise `segment_seconds`."
         )
     return torch.stack(losses).mean()
 
@@ -121,9 +105,7 @@ def discriminator_hinge_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.
     return torch.stack(losses).mean()
 
 
-def feature_matching_loss(
-    real: Sequence[Sequence[torch.Tensor]], fake: Sequence[Sequence[torch.Tensor]]
-) -> torch.Tensor:
+def feature_matching_loss(real: Sequence[Sequence], fake: Sequence[Sequence]) -> torch.Tensor:
     """The mean distance of the discriminators' features of the two."""
     pairs = [pair for real_layers, fake_layers in zip(real, fake) for pair in zip(real_layers, fake_layers)]
     return torch.stack([(one.detach() - other).abs().mean() for one, other in pairs]).mean()
@@ -139,12 +121,8 @@ class Discriminator(nn.Module):
         super().__init__()
         self.period, self.n_fft = period, n_fft
         if period is not None:
-            sizes, kernel, stride, padding = (
-                [1, channels, 4 * channels, 16 * channels, 32 * channels],
-                (5, 1),
-                (3, 1),
-                (2, 0),
-            )
+            sizes = [1, channels, 4 * channels, 16 * channels, 32 * channels]
+            kernel, stride, padding = (5, 1), (3, 1), (2, 0)
             last = {"kernel_size": (3, 1), "padding": (1, 0)}
         else:
             # frequencies are strided, frames are not: harmonics are regular across bands and change between frames
@@ -163,9 +141,8 @@ class Discriminator(nn.Module):
             hidden_states = waveform.unflatten(-1, (-1, self.period))
         else:
             waveform = nn.functional.pad(waveform, (0, max(0, self.n_fft - waveform.shape[-1])))
-            spectrum = torch.stft(
-                waveform, self.n_fft, self.n_fft // 4, window=self.window, center=False, return_complex=True
-            )
+            options = {"window": self.window, "center": False, "return_complex": True}
+            spectrum = torch.stft(waveform, self.n_fft, self.n_fft // 4, **options)
             hidden_states = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
         hidden_states, features = hidden_states.unsqueeze(1), []
         for layer in self.layers:
@@ -177,11 +154,8 @@ class Discriminator(nn.Module):
 class VocoderWithLosses(nn.Module):
     """
     The vocoder beside its discriminators. `forward` gives the losses of both, whose gradients do not mix: one optimizer,
-    one backward pass and one checkpoint serve both.
-
-    Args:
-        mel_floor (`float`):
-            The lowest log-mel value that the speech model produces: a vocoder trained on true silence hisses there.
+    one backward pass and one checkpoint serve both. `mel_floor` is the lowest log-mel value that the speech model produces:
+    a vocoder trained on true silence hisses there.
     """
 
     def __init__(self, vocoder: FlowOmniVocoder, args: FlowOmniTrainingArguments, mel_floor: float):
@@ -211,31 +185,19 @@ class VocoderWithLosses(nn.Module):
         if len(self.discriminators) and is_adversarial:
             real_scores, real_features = self._discriminate(target)
             fake_scores, _ = self._discriminate(predicted.detach())
-            with _frozen(self.discriminators):
-                scores, features = self._discriminate(predicted)
+            self.discriminators.requires_grad_(False)  # they pass gradients on, and get none
+            scores, features = self._discriminate(predicted)
+            self.discriminators.requires_grad_(True)
             losses["adversarial_loss"] = torch.stack([(1 - score).clamp(min=0).mean() for score in scores]).mean()
             losses["feature_loss"] = feature_matching_loss(real_features, features)
             losses["discriminator_loss"] = discriminator_hinge_loss(real_scores, fake_scores)
             matching = args.feature_loss_weight * losses["feature_loss"]
-            loss = (
-                loss
-                + args.adversarial_loss_weight * (losses["adversarial_loss"] + matching)
-                + losses["discriminator_loss"]
-            )
+            loss = loss + args.adversarial_loss_weight * (losses["adversarial_loss"] + matching)
+            loss = loss + losses["discriminator_loss"]
         return {"loss": loss} | losses
 
     def _discriminate(self, waveform: torch.Tensor) -> tuple[Sequence, Sequence]:
         return tuple(zip(*(discriminator(waveform) for discriminator in self.discriminators)))
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Within it the module passes gradients on, and gets none."""
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.requires_grad_(True)
 
 
 class VocoderTrainer(Trainer):
