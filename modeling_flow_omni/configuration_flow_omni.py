@@ -74,7 +74,8 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
         padding (`str`, *optional*, defaults to `"center"`):
             `"center"`: `n` frames make `(n - 1) * hop_length` samples; `"same"`: `n * hop_length`, as in Vocos.
         causal (`bool`, *optional*, defaults to `False`):
-            Whether the convolutions see only past frames. Published Vocos checkpoints do not, so their stream lags behind.
+            Whether the convolutions see only past frames. Published Vocos checkpoints do not, so their stream lags
+            behind.
         num_lookahead_frames (`int`, *optional*, defaults to 0):
             Future frames that the first convolution of a causal vocoder sees.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -172,14 +173,14 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         codebook_size (`int`, *optional*, defaults to 1024):
             Codes of each codebook.
         patch_noise (`float`, *optional*, defaults to 0.5):
-            In training, the patches that the language model reads get noise, with a standard deviation drawn for each row
-            from `[0, patch_noise]`, so that the model learns to correct its own small errors.
+            In training, the patches that the language model reads get noise, with a standard deviation drawn for each
+            row from `[0, patch_noise]`, so that the model learns to correct its own small errors.
         patch_dropout (`float`, *optional*, defaults to 0.2):
             A fraction of those patches, drawn for each row from `[0, patch_dropout]`, is set to zero: the higher, the
             sooner a new model follows its text.
         clean_context (`bool`, *optional*, defaults to `True`):
-            Whether the speech transformer reads the previous patches without that noise and those gaps. A small model may
-            rely on them and ignore the text: with `False` it reads what the language model reads.
+            Whether the speech transformer reads the previous patches without that noise and those gaps. A small model
+            may rely on them and ignore the text: with `False` it reads what the language model reads.
     """
 
     model_type = "flow_omni_speech"

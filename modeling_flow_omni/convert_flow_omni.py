@@ -18,6 +18,8 @@ travel with checkpoints.
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,15 @@ def assemble_from_pretrained_parts(
     **config_fields: Any,
 ) -> PreTrainedModel:
     """The implementation of [`FlowOmniForSpeechGeneration.from_pretrained_parts`], which documents the arguments."""
-    audio_config, encoder_weights = load_whisper_encoder(whisper)
-    precision = {"dtype": dtype} if dtype is not None else {}
-    language_model, info = AutoModelForCausalLM.from_pretrained(llm, output_loading_info=True, **precision)
-    _check_complete(llm, info["missing_keys"])
-    tokenizer = AutoTokenizer.from_pretrained(llm)
-    vocos = load_vocos(vocoder) if vocoder is not None else None
+    with _naming("Whisper", whisper):
+        audio_config, encoder_weights = load_whisper_encoder(whisper)
+    with _naming("language model", llm):
+        precision = {"dtype": dtype} if dtype is not None else {}
+        language_model, info = AutoModelForCausalLM.from_pretrained(llm, output_loading_info=True, **precision)
+        _check_complete(llm, info["missing_keys"])
+        tokenizer = AutoTokenizer.from_pretrained(llm)
+    with _naming("vocoder", vocoder):
+        vocos = load_vocos(vocoder) if vocoder is not None else None
 
     # the tokenizer's audio token, or the next free id, for which the embeddings grow if they must
     audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
@@ -89,6 +94,15 @@ def assemble_from_pretrained_parts(
         pad_token_id = tokenizer.pad_token_id
         model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
     return model
+
+
+@contextmanager
+def _naming(part: str, source: str | os.PathLike | None) -> Iterator[None]:
+    """Names the part that could not be found: the Hub's own message may not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"The {part} could not be loaded from {os.fspath(source)!r}: {error}") from error
 
 
 def _check_complete(source: str | os.PathLike, missing_keys: set[str]) -> None:

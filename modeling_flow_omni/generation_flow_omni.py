@@ -74,9 +74,9 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
         speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`):
             Rows whose speech was cut: by the length limit, by `max_new_tokens`, or by a stopping criterion.
         scores, logits, attentions, hidden_states, cache:
-            As in [`~transformers.generation.GenerateDecoderOnlyOutput`]: scores and logits of the positions at which a row
-            had text left, attentions and hidden states of the language model, and the cache of its layers and the speech
-            transformer's.
+            As in [`~transformers.generation.GenerateDecoderOnlyOutput`]: scores and logits of the positions at which a
+            row had text left, attentions and hidden states of the language model, and the cache of its layers and the
+            speech transformer's.
     """
 
     speech_states: torch.LongTensor | None = None
@@ -89,8 +89,9 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
 @dataclass
 class FlowOmniStep(ModelOutput):
     """
-    One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it: tensors of shape `(batch_size,)`, and
-    `mel` of shape `(batch_size, frames_per_step, num_mel_bins)`. The last five are as in [`FlowOmniGenerateOutput`].
+    One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it: tensors of shape `(batch_size,)`,
+    and `mel` of shape `(batch_size, frames_per_step, num_mel_bins)`. The last five are as in
+    [`FlowOmniGenerateOutput`].
     """
 
     text_ids: torch.LongTensor | None = None  # padding where `is_text` is false
@@ -115,8 +116,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
     ) -> FlowOmniGenerateOutput | torch.LongTensor:
         r"""
-        Answers in text, or in text and speech. Takes all that [`~transformers.GenerationMixin.generate`] takes for greedy
-        search and sampling, which concerns the text stream, and:
+        Answers in text, or in text and speech. Takes all that [`~transformers.GenerationMixin.generate`] takes for
+        greedy search and sampling, which concerns the text stream, and:
 
         Args:
             inputs (`torch.LongTensor` of shape `(batch_size, prompt_length)`, *optional*):
@@ -124,8 +125,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
             generation_config (`GenerationConfig`, *optional*):
                 Options for this call. It may hold those below as well.
             generation_mode (`str`, *optional*, defaults to `"speech"`):
-                `"speech"` for text and speech, `"text"` for text alone, `"auto"` to let the model decide. (`"audio"`, as
-                transformers' pipelines call it, is `"speech"`.)
+                `"speech"` for text and speech, `"text"` for text alone, `"auto"` to let the model decide. (`"audio"`,
+                as transformers' pipelines call it, is `"speech"`.)
             return_audio (`bool`, *optional*):
                 Whether to run the vocoder. Defaults to true where the model has one.
             num_flow_steps (`int`, *optional*, defaults to 2):
@@ -242,8 +243,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, cache, position_ids=None, **kwargs):
         """
-        The masks for a static cache: those of the language model's layer types (or `"language_model"`, where all are of
-        one type), and `"speech_transformer"`, whose attention has no sliding window.
+        The masks for a static cache: those of the language model's layer types (or `"language_model"`, where all are
+        of one type), and `"speech_transformer"`, whose attention has no sliding window.
         """
         arguments = {
             "inputs_embeds": inputs_embeds,
@@ -316,7 +317,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         num_positions = (text_inputs if text_inputs is not None else model_inputs["inputs_embeds"]).shape[1]
         for name, value in speech_inputs.items():
             if value is not None:
-                # cloned: the stride of a slice grows with the answer, and would make `torch.compile` compile every step
+                # cloned: the stride of a slice grows with the answer, and would make `torch.compile` compile every
+                # step
                 model_inputs[name] = value[:, -num_positions:].clone(memory_format=torch.contiguous_format)
 
         if is_first_iteration and inputs_embeds is None:
@@ -564,8 +566,8 @@ def row_generators(
     seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
 ) -> list[torch.Generator] | None:
     """
-    The source of randomness of each row: from `seed` (row `i` takes `seed + i`, or the `i`-th seed), or as given. `None`
-    stands for torch's global one.
+    The source of randomness of each row: from `seed` (row `i` takes `seed + i`, or the `i`-th seed), or as given.
+    `None` stands for torch's global one.
     """
     if generator is None and seed is None:
         return None
@@ -611,8 +613,8 @@ SHORTEST_PHRASE, LONGEST_PHRASE = 4, 64
 class EndAfterRepeatsLogitsProcessor(LogitsProcessor):
     """
     Allows nothing but the end as soon as a phrase of 4 to 64 tokens occurs `num_repeats` times in a row, also within a
-    word: "bees wheels wheels wheel" has "s wheel" three times. The prompt's phrases do not count, nor does `pad_token_id`,
-    the gaps between words of the timed layout.
+    word: "bees wheels wheels wheel" has "s wheel" three times. The prompt's phrases do not count, nor does
+    `pad_token_id`, the gaps between words of the timed layout.
     """
 
     # it looks back at every token of an answer
@@ -678,8 +680,8 @@ def uncached_audios(
     config: FlowOmniConfig,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """
-    The features (and mask) of the audios whose placeholders lie in the last `num_uncached` positions of `input_ids`; the
-    others are in the cache. The caller may have passed only those.
+    The features (and mask) of the audios whose placeholders lie in the last `num_uncached` positions of `input_ids`;
+    the others are in the cache. The caller may have passed only those.
     """
     uncached_ids = input_ids[:, -num_uncached:]
     num_placeholders = (uncached_ids == config.audio_token_id).sum(dim=-1).tolist()
