@@ -81,7 +81,7 @@ class FlowOmniAnswer:
         return is_time, is_time
 
     def _may_still_start(self) -> torch.BoolTensor:
-        """Whether speech has ever started this late in training: after the delay, or with the end of a shorter text."""
+        """Whether speech may start this late, as in training: after the delay, or with the end of a shorter text."""
         is_early = self.num_positions <= self.config.speech_config.speech_delay
         return ~self.text_had_ended & is_early
 

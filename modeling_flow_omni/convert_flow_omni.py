@@ -109,8 +109,8 @@ def _check_complete(source: str | os.PathLike, missing_keys: set[str]) -> None:
     """Raises for a checkpoint that lacks weights: transformers initialises them at random, with a warning only."""
     if missing_keys:
         raise ValueError(
-            f"{os.fspath(source)!r} lacks {len(missing_keys)} weights, such as `{min(missing_keys)}`: the checkpoint is "
-            "incomplete. Download or save it again."
+            f"{os.fspath(source)!r} lacks {len(missing_keys)} weights, such as `{min(missing_keys)}`: the checkpoint "
+            "is incomplete. Download or save it again."
         )
 
 
@@ -160,8 +160,8 @@ def _load_quietly(
     lost += sorted(info["unexpected_keys"])
     if lost:
         raise ValueError(
-            f"{len(lost)} weights of the pretrained parts do not fit, such as `{lost[0]}`: the checkpoint that it belongs to "
-            "is incomplete, or of an unknown architecture."
+            f"{len(lost)} weights of the pretrained parts do not fit, such as `{lost[0]}`: its checkpoint is "
+            "incomplete, or of an unknown architecture."
         )
     return model
 
@@ -195,7 +195,7 @@ def load_whisper_encoder(whisper: str | os.PathLike) -> tuple[WhisperConfig, dic
     config = AutoConfig.from_pretrained(whisper)
     if config.model_type != "whisper":
         raise ValueError(
-            f"{whisper!r} is a checkpoint of the type `{config.model_type}`, not `whisper`: pass a Whisper as `whisper=`."
+            f"{whisper!r} is a checkpoint of the type `{config.model_type}`, not `whisper`: pass a Whisper."
         )
     model, info = WhisperModel.from_pretrained(whisper, output_loading_info=True)
     _check_complete(whisper, {name for name in info["missing_keys"] if name.startswith("encoder.")})
@@ -210,7 +210,7 @@ def _from_openai_file(path: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]
         Exception
     ) as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, struct.error, ...
         raise ValueError(
-            f"{path!r} cannot be read as an openai-whisper checkpoint, which has the entries `dims` and `model_state_dict` "
+            f"{path!r} cannot be read as an openai-whisper checkpoint, with `dims` and `model_state_dict` "
             f"({type(error).__name__}: {error}): it is damaged, or another kind of file."
         ) from error
 

@@ -49,7 +49,7 @@ def velocity_from_data(
 def draw_normal(
     shape: tuple[int, ...], device: torch.device | None = None, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Standard Gaussian numbers. Without a generator none is passed: `torch.compile` could not trace varying shapes."""
+    """Gaussian numbers. Without a generator none is passed: `torch.compile` could not trace varying shapes."""
     if generator is None:
         return torch.randn(shape, device=device)
     return torch.randn(shape, device=device, generator=generator)

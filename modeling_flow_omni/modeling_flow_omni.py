@@ -116,8 +116,8 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*, returned when any labels are passed):
             The weighted sum of the losses below, each of which is returned when its labels are passed.
-        logits (`torch.Tensor` of shape `(batch_size, num_positions, vocab_size)`, *optional*, not returned with `labels`):
-            Scores of the next text token. With `labels`, the vocabulary head runs at the labelled positions alone.
+        logits (`torch.Tensor` of shape `(batch_size, num_positions, vocab_size)`, *optional*):
+            Scores of the next text token. Not returned with `labels`: the head then runs at labelled positions alone.
         state_logits (`torch.Tensor` of shape `(batch_size, num_positions, 4)`):
             Scores of the next speech state.
         condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
@@ -303,8 +303,8 @@ def lay_out_patches(patches: torch.Tensor, is_generating: torch.BoolTensor) -> t
     num_patches = int(is_generating.sum(dim=-1).max())
     if num_patches > patches.shape[1]:
         raise ValueError(
-            f"A row has {num_patches} generating positions but only {patches.shape[1]} patches: `mel_labels` must hold one "
-            "patch for each position whose speech state is `generating`."
+            f"A row has {num_patches} generating positions but only {patches.shape[1]} patches: `mel_labels` must "
+            "hold one patch for each position whose speech state is `generating`."
         )
     if patches.shape[1] == 0:
         return patches.new_zeros(*is_generating.shape, patches.shape[-1])
@@ -436,8 +436,8 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    The Flow-Omni backbone: Whisper's encoder, the adapter, and a causal language model whose input at every position is
-    the sum of a text token, a speech state and the previous mel patch.
+    The Flow-Omni backbone: Whisper's encoder, the adapter, and a causal language model whose input at every position
+    is the sum of a text token, a speech state and the previous mel patch.
     """
 )
 class FlowOmniModel(FlowOmniPreTrainedModel):
@@ -498,9 +498,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             is_audio = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(dim=-1)
         if is_audio.sum() != len(audio_embeddings):
             raise ValueError(
-                f"Got {int(is_audio.sum())} `<|audio|>` placeholders for {len(audio_embeddings)} positions of encoded audio: "
-                "let `FlowOmniProcessor` write the placeholders, with the `adapter_stack_size` of this model, and do not "
-                "truncate its `input_ids`."
+                f"Got {int(is_audio.sum())} `<|audio|>` placeholders for {len(audio_embeddings)} positions of encoded "
+                "audio: prepare both with the `FlowOmniProcessor` of this model, and do not truncate its `input_ids`."
             )
         is_audio = is_audio[..., None].to(inputs_embeds.device)
         return inputs_embeds.masked_scatter(is_audio, audio_embeddings.to(inputs_embeds.device, inputs_embeds.dtype))
@@ -561,8 +560,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         if cache is not None and outputs.cache is not cache:
             raise ValueError(
                 f"{type(self.language_model).__name__} was given a {type(cache).__name__} and returned another cache "
-                f"({type(outputs.cache).__name__}), so that generation would lose its past: this language model has a cache "
-                "of its own or another name for the argument. Choose another one, or the transformers that it was written for."
+                f"({type(outputs.cache).__name__}), so that generation would lose its past: choose another language "
+                "model, or install the version of transformers that it was written for."
             )
         return FlowOmniModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
@@ -608,7 +607,7 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
         return layer_config
 
     def extend_cache(self, cache: Cache, max_length: int | None = None) -> None:
-        """Appends the layers that a cache made for the language model lacks; a static one holds `max_length` or more."""
+        """Appends the layers that the language model's cache lacks; static ones hold at least `max_length`."""
         if cache.layer_class_to_replicate is not None:
             return  # it grows by itself
         while len(cache.layers) < self.first_layer_index + len(self.layers):
@@ -651,8 +650,8 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    Flow-Omni with its heads: beside the backbone it has a text head, a state head, the speech transformer, a speech head
-    that samples mel patches, and, if the config has one, a vocoder.
+    Flow-Omni with its heads: the backbone, a text head, a state head, the speech transformer, a speech head that
+    samples mel patches, and, if the config has one, a vocoder.
     """
 )
 class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMixin):
@@ -807,8 +806,12 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
                 audio_labels,
                 blank=self.config.ctc_blank_token_id,
             )
+        loss = None
+        if losses:
+            weighted = [getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items()]
+            loss = torch.stack([loss.to(weighted[0].device) for loss in weighted]).sum()
         return FlowOmniOutputWithPast(
-            loss=self.weighted_sum(losses) if losses else None,
+            loss=loss,
             **losses,
             logits=logits,
             state_logits=state_logits,
@@ -867,11 +870,6 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             position_ids=position_ids,
         )
         return attention_mask, speech_mask
-
-    def weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The sum of the losses, each times its `<name>_weight` in the config."""
-        weighted = [getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items()]
-        return torch.stack([loss.to(weighted[0].device) for loss in weighted]).sum()
 
 
 __all__ = ["FlowOmniForSpeechGeneration", "FlowOmniModel", "FlowOmniPreTrainedModel"]

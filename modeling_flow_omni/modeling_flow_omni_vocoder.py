@@ -256,11 +256,10 @@ class FlowOmniVocoder(PreTrainedModel):
     def forward(self, mel: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         r"""
         Args:
-            mel (`torch.Tensor` of shape `(batch_size, num_frames, num_mel_bins)`):
-                Natural logarithm of the magnitude mel-spectrogram, as `MelSpectrogram` computes it.
-            lengths (`torch.Tensor` of shape `(batch_size,)`, *optional*):
-                Frames of each row. A row gets the samples that it would get alone, `num_samples(lengths)` of them,
-                then zeros.
+            mel (`torch.Tensor` of shape `(batch_size, num_frames, num_mel_bins)`): Natural logarithm of the magnitude
+                mel-spectrogram, as `MelSpectrogram` computes it.
+            lengths (`torch.Tensor` of shape `(batch_size,)`, *optional*): Frames of each row. A row gets the samples
+                that it would get alone, `num_samples(lengths)` of them, then zeros.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, num_samples)`: the waveform, in fp32 whatever the dtype of the
@@ -384,9 +383,7 @@ class VocoderStream:
 
     def __exit__(self, exception_type, exception, traceback):
         if exception_type is None and self.num_frames and not self.is_finished:
-            raise RuntimeError(
-                f"A stream was left after {self.num_frames} frames without its end: call `finish()` for the last samples."
-            )
+            raise RuntimeError(f"A stream was left after {self.num_frames} frames without its end: call `finish()`.")
 
 
 __all__ = ["FlowOmniVocoder", "VocoderStream"]

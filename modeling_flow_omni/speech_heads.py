@@ -239,8 +239,8 @@ class FlowOmniResidualQuantizer(nn.Module):
         num_codes = self.codebooks.shape[1]
         if len(patches) < num_codes:
             raise ValueError(
-                f"Got {len(patches)} patches for codebooks of {num_codes} codes: pass at least as many patches as codes, or "
-                "lower `codebook_size`."
+                f"Got {len(patches)} patches for codebooks of {num_codes} codes: pass at least as many patches as "
+                "codes, or lower `codebook_size`."
             )
         chosen = torch.randperm(len(patches), generator=generator)[: num_codes * PATCHES_PER_CODE]
         residual = patches[chosen.to(patches.device)].to(self.codebooks.device, torch.float32)

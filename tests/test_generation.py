@@ -57,6 +57,13 @@ def end_text_after(*lengths: int) -> LogitsProcessorList:
     return LogitsProcessorList([EndTextAfter(*lengths)])
 
 
+def answer(model, *text_lengths, **options):
+    """The answer to one spoken question, whose text ends after so many tokens."""
+    if text_lengths:
+        options["logits_processor"] = end_text_after(*text_lengths)
+    return model.generate(**spoken_prompt([24], [3]), **options)
+
+
 def with_state_bias(state: int, bias: float, **changes):
     """A model that prefers one speech state."""
     model = tiny_model(**changes)
@@ -74,9 +81,7 @@ def assert_same(output, expected, rows=slice(None), atol=1e-5):
 
 
 def test_spoken_answer_runs_through_the_states_in_order():
-    output = with_state_bias(STOP, 0.5).generate(
-        **spoken_prompt([24], [3]), logits_processor=end_text_after(5), seed=0, max_new_tokens=200
-    )
+    output = answer(with_state_bias(STOP, 0.5), 5, seed=0, max_new_tokens=200)
     states = output.speech_states[0].tolist()
     num_patches = states.count(GENERATING)
     assert states == [PAD] * 3 + [START] + [GENERATING] * num_patches + [STOP]
@@ -86,7 +91,7 @@ def test_spoken_answer_runs_through_the_states_in_order():
 
 
 def test_text_is_padded_by_rule_after_its_end(model):
-    output = model.generate(**spoken_prompt([24], [3]), logits_processor=end_text_after(5), max_new_tokens=20)
+    output = answer(model, 5, max_new_tokens=20)
     num_steps = output.speech_states.shape[1]
     text = output.sequences[0, -num_steps:].tolist()
     assert text[5] == EOS_TOKEN_ID
@@ -97,23 +102,19 @@ def test_speech_starts_after_the_delay_or_with_the_end_of_a_shorter_text():
     for delay, text_length, start in ((0, 5, 0), (3, 5, 3), (3, 1, 2), (9, 0, 1)):
         model = tiny_model(speech={"speech_delay": delay})
         processors = end_text_after(text_length)
-        output = model.generate(**spoken_prompt([24], [3]), logits_processor=processors, max_new_tokens=12)
+        output = answer(model, logits_processor=processors, max_new_tokens=12)
         assert output.speech_states[0].tolist().index(START) == start
 
 
 def test_speech_does_not_stop_in_its_first_steps():
     model = with_state_bias(STOP, 100.0)
     for min_speech_steps in (1, 4):
-        output = model.generate(
-            **spoken_prompt([24], [3]), logits_processor=end_text_after(1), min_speech_steps=min_speech_steps
-        )
+        output = answer(model, 1, min_speech_steps=min_speech_steps)
         assert output.speech_states[0].tolist().count(GENERATING) == min_speech_steps
 
 
 def test_speech_does_not_stop_before_its_text_has_ended():
-    output = with_state_bias(STOP, 100.0).generate(
-        **spoken_prompt([24], [3]), logits_processor=end_text_after(12), min_speech_steps=1
-    )
+    output = answer(with_state_bias(STOP, 100.0), 12, min_speech_steps=1)
     states = output.speech_states[0].tolist()
     assert states.index(STOP) == 13
 
@@ -122,12 +123,7 @@ def test_speech_that_never_stops_is_cut_in_proportion_to_its_text_and_marked():
     model = with_state_bias(GENERATING, 100.0)
     num_patches = {}
     for length in (3, 9):
-        output = model.generate(
-            **spoken_prompt([24], [3]),
-            logits_processor=end_text_after(length),
-            max_speech_seconds_per_token=0.1,
-            max_speech_extra_seconds=0.5,
-        )
+        output = answer(model, length, max_speech_seconds_per_token=0.1, max_speech_extra_seconds=0.5)
         assert output.speech_truncated.tolist() == [True]
         num_patches[length] = output.speech_states[0].tolist().count(GENERATING)
     steps_per_second = model.config.speech_config.steps_per_second
@@ -136,14 +132,14 @@ def test_speech_that_never_stops_is_cut_in_proportion_to_its_text_and_marked():
 
 
 def test_speech_cut_by_max_new_tokens_is_marked_and_keeps_a_patch_for_every_position(model):
-    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=9)
+    output = answer(model, max_new_tokens=9)
     assert output.sequences.shape[1] == spoken_prompt([24], [3])["input_ids"].shape[1] + 9
     assert output.speech_truncated.tolist() == [True]
     assert output.mel_lengths.item() == 2 * output.speech_states[0].tolist().count(GENERATING)
 
 
 def test_text_mode_generates_no_speech(model):
-    output = model.generate(**spoken_prompt([24], [3]), generation_mode="text", logits_processor=end_text_after(4))
+    output = answer(model, generation_mode="text", logits_processor=end_text_after(4))
     assert output.sequences[0, -1] == EOS_TOKEN_ID
     assert output.speech_states.tolist() == [[PAD] * 5]
     assert output.mel.shape == (1, 0, 20)
@@ -176,7 +172,7 @@ def test_audio_placeholder_is_never_generated():
     with torch.no_grad():
         # its embedding, tied to the head, wins every comparison
         model.lm_head.weight[AUDIO_TOKEN_ID] *= 100
-    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=30, do_sample=True, temperature=5.0)
+    output = answer(model, max_new_tokens=30, do_sample=True, temperature=5.0)
     assert AUDIO_TOKEN_ID not in output.sequences[0, -30:]
 
 
@@ -266,7 +262,7 @@ def test_embeddings_instead_of_ids_give_the_same_answer(model):
 
 
 def test_speech_transformer_keeps_its_keys_in_the_shared_cache(model):
-    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=6)
+    output = answer(model, max_new_tokens=6)
     assert len(output.cache.layers) == 3
     lengths = {layer.get_seq_length() for layer in output.cache.layers}
     assert len(lengths) == 1
@@ -391,8 +387,8 @@ def test_return_dict_false_returns_the_text_ids(model):
 
 
 def test_scores_and_hidden_states_are_returned_on_request(model):
-    output = model.generate(
-        **spoken_prompt([24], [3]),
+    output = answer(
+        model,
         max_new_tokens=8,
         logits_processor=end_text_after(3),
         output_scores=True,
@@ -467,15 +463,15 @@ def test_generation_of_text_alone_needs_no_audio(model):
 
 def test_model_without_vocoder_returns_mel_and_refuses_audio():
     model = tiny_model(vocoder=None)
-    output = model.generate(**spoken_prompt([24], [3]), max_new_tokens=10)
+    output = answer(model, max_new_tokens=10)
     assert output.audio is None
     assert output.mel.shape[1] > 0
     with pytest.raises(ValueError, match="needs a vocoder"):
-        model.generate(**spoken_prompt([24], [3]), return_audio=True)
+        answer(model, return_audio=True)
 
 
 def test_return_audio_false_skips_the_vocoder(model):
-    assert model.generate(**spoken_prompt([24], [3]), max_new_tokens=8, return_audio=False).audio is None
+    assert answer(model, max_new_tokens=8, return_audio=False).audio is None
     assert next(model.stream(**spoken_prompt([24], [3]), return_audio=False)).audio is None
 
 
@@ -495,7 +491,7 @@ def test_bad_options_are_refused_with_a_remedy(model):
         ({"synced_gpus": True}, "gather the weights"),
     ):
         with pytest.raises(ValueError, match=message):
-            model.generate(**spoken_prompt([24], [3]), max_new_tokens=3, **options)
+            answer(model, max_new_tokens=3, **options)
 
 
 def test_placeholders_that_do_not_match_the_audio_are_refused(model):
@@ -518,7 +514,7 @@ def test_audio_that_would_end_up_in_another_row_is_refused(model):
 
 
 def test_answer_cannot_be_continued_in_the_middle_of_its_speech(model):
-    first = model.generate(**spoken_prompt([24], [3]), max_new_tokens=10)
+    first = answer(model, max_new_tokens=10)
     with pytest.raises(ValueError, match="nothing is left to read"):
         model.generate(first.sequences, cache=first.cache, max_new_tokens=3)
 
@@ -629,5 +625,5 @@ def test_streams_and_embeddings_instead_of_ids_are_ended_too(model):
 
 
 def test_logits_processors_need_no_prompt(model):
-    """Continuous batching asks with a generation config alone, which knows none of our options."""
+    """Continuous batching asks with a generation config alone, which has none of our options."""
     assert len(model._get_logits_processor(GenerationConfig())) > 0
