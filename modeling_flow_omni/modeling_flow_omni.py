@@ -36,6 +36,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -209,12 +210,11 @@ class FlowOmniAudioEncoder(WhisperEncoder):
         hidden_states = hidden_states + self.embed_positions(hidden_states.shape[1])
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
 
+        mask = mask[:, ::2]
         has_audio = mask.any(dim=-1, keepdim=True)
+        # a row without audio in this window attends to all of it: attention over nothing would give NaN
         attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            # a row without audio in this window attends to all of it: attention over nothing would give NaN
-            attention_mask=mask[:, ::2] | ~has_audio,
+            config=self.config, inputs_embeds=hidden_states, attention_mask=mask | ~has_audio
         )
         for layer in self.layers:
             if self.training and torch.rand([]) < self.layerdrop:
@@ -523,6 +523,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 
     @can_return_tuple
     @auto_docstring(custom_args=INPUTS_DOCSTRING)
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -657,7 +658,7 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
 class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMixin):
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _keep_in_fp32_modules_strict = ["mel_normalizer", "istft"]
+    _keep_in_fp32_modules_strict = ["mel_normalizer"]
     # Each loss is a mean over its own kind of target (tokens, states, patches), so one count of items cannot scale
     # them all: the Trainer must divide by the accumulation steps itself, which any `**kwargs` in `forward` would
     # prevent.
@@ -713,6 +714,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
 
     @can_return_tuple
     @auto_docstring(custom_args=INPUTS_DOCSTRING + LABELS_DOCSTRING)
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -748,6 +750,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         inputs = input_ids if input_ids is not None else inputs_embeds
         if use_cache is None:
             use_cache = labels is None and mel_labels is None and getattr(self.config.text_config, "use_cache", True)
+        if self.training and self.is_gradient_checkpointing:
+            use_cache, cache = False, None  # recomputed layers would append to it twice
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config.text_config)
         if cache is not None:

@@ -234,6 +234,7 @@ class FlowOmniVocoder(PreTrainedModel):
     input_modalities = ("audio",)
     # it has no attention, so any implementation that is requested for the whole model will do
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["istft"]
     # a stream bypasses `forward`, where the hooks that move tensors between devices are
     _no_split_modules = ["FlowOmniVocoder"]
 

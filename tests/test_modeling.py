@@ -570,3 +570,11 @@ def test_a_language_model_that_returns_another_cache_is_refused(monkeypatch):
     monkeypatch.setattr(model.model.language_model, "forward", with_own_cache)
     with pytest.raises(ValueError, match="returned another cache"):
         model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)
+
+
+def test_gradient_checkpointing_disables_the_cache():
+    """The recomputed layers of the language model return no cache, which generation would take for a lost one."""
+    model = tiny_model().train()
+    model.activation_checkpointing_enable()
+    output = model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=True)
+    assert output.cache is None and output.logits.requires_grad
