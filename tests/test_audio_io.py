@@ -59,13 +59,6 @@ def test_every_source_of_a_recording_gives_the_same_waveform(wav, monkeypatch):
         np.testing.assert_array_equal(waveform, tone())
 
 
-def test_files_of_all_formats_keep_their_tone():
-    for kind in ("WAV", "FLAC", "OGG", "MP3"):
-        waveform = load_audio(file_bytes(tone(1.0, 44100), 44100, kind), 16000)
-        assert abs(len(waveform) - 16000) < 1600  # mp3 adds a little silence
-        assert abs(frequency_of(waveform, 16000) - 440) < 5
-
-
 def test_arrays_are_resampled_from_their_own_rate():
     for rate in (8000, 11025, 22050, 44100, 48000, 96000):
         samples = tone(1.0, rate)
@@ -202,10 +195,12 @@ def test_urls_are_downloaded(server):
             load_audio(f"{server}/{path}", 16000)
 
 
-def test_written_files_keep_their_tone(tmp_path):
+def test_files_of_all_formats_keep_their_tone(tmp_path):
     for suffix in (".wav", ".flac", ".ogg", ".mp3"):
-        write_audio(tmp_path / f"out{suffix}", tone(1.0, 24000), 24000)
-        assert abs(frequency_of(load_audio(tmp_path / f"out{suffix}", 24000), 24000) - 440) < 5
+        write_audio(tmp_path / f"out{suffix}", tone(1.0, 44100), 44100)
+        waveform = load_audio(tmp_path / f"out{suffix}", 16000)
+        assert abs(len(waveform) - 16000) < 1600  # mp3 adds a little silence
+        assert abs(frequency_of(waveform, 16000) - 440) < 5
     assert len(list(tmp_path.iterdir())) == 4
 
 

@@ -299,14 +299,6 @@ def test_answers_come_without_their_prompts(processor):
     assert without_vocoder[0]["text"] == "Ok<|im_end|><|endoftext|><|endoftext|>"
 
 
-def test_answers_of_the_model_are_post_processed(processor, model):
-    inputs = inputs_of(processor, [[user(audio(tone()))], [HI]])
-    output = model.generate(**inputs, generation_mode="speech", max_new_tokens=12, seed=0)
-    for answer, waveform in zip(processor.post_process_generation(output), output.audio, strict=True):
-        assert isinstance(answer["text"], str)
-        assert np.array_equal(answer["audio"], waveform.numpy()) if len(waveform) else answer["audio"] is None
-
-
 def test_token_ids_are_decoded_as_the_tokenizer_does(processor):
     ids = processor.tokenizer("Größe <|audio|>").input_ids
     assert processor.decode(ids) == "Größe <|audio|>"
