@@ -1,0 +1,341 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Evaluates a model on a data set: asks, transcribes, measures, and writes the results."""
+
+import os
+import platform
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tqdm import tqdm
+
+from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
+from ..processing.audio_io import write_audio
+from ..training.asr import ASRModel, load_asr, transcribe
+from ..training.metrics import Answer, answer_batch
+from .questions import QUESTION_SAMPLING_RATE, EvaluationQuestion, spread
+from .results import REFERENCE, VOCODED, AnswerLog, AnswerRecord, Results, compute_metrics, headline_metrics
+from .stop_errors import find_silences, find_stop_errors
+from .sweeps import AUDIO_SWEEPS, Point, check_sweeps, sweep_points, sweep_questions
+
+
+TIMED_TASKS = ("speech_to_speech", "text_to_speech", "say")
+
+
+@dataclass
+class Settings:
+    """How a model is evaluated."""
+
+    batch_size: int = 8
+    seed: int = 0  # with the number of a row, the seed of its answer
+    language: str = "en"  # of the text normaliser
+    sweeps: Sequence[str] = ()  # of `SWEEPS`, or `all`
+    sweep_limit: int | None = 100  # questions of each task in a sweep
+    num_samples: int = 8  # answers of each task kept as audio
+    num_timed: int = 8  # questions timed one by one
+    generation: dict[str, Any] = field(default_factory=dict)  # arguments of `generate`
+
+    def __post_init__(self):
+        for name, least in {"batch_size": 1, "seed": 0, "sweep_limit": 1, "num_samples": 0, "num_timed": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` is {value}: it must be at least {least}.")
+        self.sweeps = check_sweeps(self.sweeps)
+
+
+def load_asr_models(
+    names: Sequence[str], model: Any, processor: Any, language: str = "en"
+) -> tuple[dict[str, ASRModel], list[str]]:
+    """
+    ASR models by name (see [`load_asr`]), and notes for the reader of the results. `["none"]` loads none; without names
+    openai-whisper's `base` is loaded, if it can be.
+    """
+    if list(names) == ["none"]:
+        return {}, ["Spoken answers were not transcribed (no ASR model)."]
+    if names:
+        if len(set(names)) < len(names) or "none" in names:
+            raise ValueError(f"The ASR models are {', '.join(names)}: name each once, or `none` alone.")
+        return {
+            Path(name).name if Path(name).is_dir() else name: load_asr(name, model, processor, language)
+            for name in names
+        }, []
+    name, timeout = ("whisper:base.en" if language == "en" else "whisper:base"), socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10.0)  # without a network, openai-whisper's download would wait forever
+    try:
+        return {name: load_asr(name, model, processor, language)}, []
+    except ValueError as error:
+        return {}, [f"Spoken answers were not transcribed. {error}"]
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    questions: Sequence[EvaluationQuestion],
+    asr_models: Mapping[str, ASRModel],
+    output: str | os.PathLike,
+    settings: Settings | None = None,
+    *,
+    checkpoint: str = "",
+    data: str = "",
+    command: str = "",
+    notes: Sequence[str] = (),
+    log: Callable[[str], None] = lambda line: None,
+    show_progress: bool = False,
+) -> Results:
+    """
+    Evaluates a model and writes `answers.jsonl`, `samples/` and `results.json` into the folder `output`. An interrupted
+    evaluation goes on where it was when it is called again with the same arguments. Questions are those of
+    [`load_questions`], ASR models those of [`load_asr_models`], the first of which decides on stop errors; `checkpoint`,
+    `data`, `command` and `notes` are recorded in the results, and `log` is called with a line of text at each stage.
+    """
+    settings = settings or Settings()
+    evaluation = Evaluation(model.eval(), processor, questions, asr_models, output, settings, show_progress)
+    log(f"{len(questions)} questions; {evaluation.log.path} has {len(evaluation.log.records)} records.")
+    answers = evaluation.answer(questions)
+    metrics = compute_metrics([*answers, *evaluation.reference_records()], settings.language, settings.seed)
+    log("Timing single questions.")
+    speed = measure_speed(questions, model, processor, settings)
+    sweeps, skipped = run_sweeps(evaluation, log)
+    evaluation.log.file.close()
+    results = Results(
+        checkpoint=checkpoint,
+        data=data,
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(model.device),
+        settings=asdict(settings) | evaluation.answer_settings(),
+        metrics=metrics,
+        sweeps=sweeps,
+        speed=speed,
+        headlines=headline_metrics(metrics, speed, data),
+        samples=[record for record in answers if record.files],
+        notes=[*notes, *skipped],
+    )
+    results.save(output)
+    return results
+
+
+def run_sweeps(evaluation: "Evaluation", log: Callable[[str], None]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The sweeps of the settings, and notes about those that are not possible."""
+    model, settings, sweeps, notes = evaluation.model, evaluation.settings, {}, []
+    if model.vocoder is None:
+        notes.append("The model has no vocoder: its speech was not evaluated.")
+    for name in settings.sweeps:
+        questions = sweep_questions(name, evaluation.questions, settings.sweep_limit)
+        has_parts = name in AUDIO_SWEEPS or model.vocoder is not None
+        if name == "solver_steps" and model.config.speech_config.head_type != "flow":
+            has_parts = False
+        if not questions or not has_parts:
+            notes.append(f"The sweep {name} was left out: the model or the data set lack what it needs.")
+            continue
+        log(f"Sweep {name}: {len(questions)} questions.")
+        for point in sweep_points(name, evaluation.questions, settings.seed):
+            records = evaluation.answer(questions, point)
+            metrics = compute_metrics(records, settings.language, settings.seed, name not in AUDIO_SWEEPS)
+            sweep = sweeps.setdefault(point.sweep, {"axis": point.axis, "points": []})
+            sweep["points"].append({"value": point.value, "metrics": metrics})
+    return sweeps, notes
+
+
+class Evaluation:
+    """The state of a running evaluation; see [`evaluate`]."""
+
+    def __init__(self, model, processor, questions, asr_models, output, settings: Settings, show_progress: bool):
+        self.model, self.processor, self.questions, self.settings = model, processor, list(questions), settings
+        self.asr_models, self.folder, self.show_progress = dict(asr_models), Path(output), show_progress
+        self.rate = processor.sampling_rate
+        self.log = AnswerLog(
+            output,
+            self.answer_settings()
+            | {"weights": digest(*(float(one.double().sum()) for one in model.state_dict().values()))},
+        )
+        groups = [[one for one in questions if one.task == task] for task in {one.task for one in questions}]
+        self.samples = {(one.task, one.number) for group in groups for one in spread(group, settings.num_samples)}
+        # questions of several speakers may share a reference: the first of them stands for it
+        self.references: dict[str, EvaluationQuestion] = {}
+        for question in self.questions if model.vocoder is not None else ():
+            if question.is_spoken:
+                self.references.setdefault(question.reference_key, question)
+
+    def answer_settings(self) -> dict[str, Any]:
+        """Everything that answers depend on, but the weights."""
+        own = {name: getattr(self.model.generation_config, name, None) for name in GENERATION_DEFAULTS}
+        own = {name: value for name, value in own.items() if value is not None}
+        return {
+            "tasks": list(dict.fromkeys(question.task for question in self.questions)),
+            "num_questions": len(self.questions),
+            "questions": digest(*((one.task, one.number, one.id, one.reference) for one in self.questions)),
+            "asr": list(self.asr_models),
+            "language": self.settings.language,
+            "seed": self.settings.seed,
+            "generation": GENERATION_DEFAULTS | own | self.settings.generation,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.model.device.type,
+        }
+
+    def answer(self, questions: Sequence[EvaluationQuestion], point: Point | None = None) -> list[AnswerRecord]:
+        """The records of all questions, answered where `answers.jsonl` has none."""
+        part, change, options = "", None, {"do_sample": False} | self.settings.generation
+        if point is not None:
+            part, change, options = point.part, point.change, options | point.generation
+        if change is not None:
+            options["return_audio"] = False  # answers to changed questions are judged by their text
+        missing = [one for one in questions if (part, one.task, one.number) not in self.log.records]
+        with tqdm(total=len(missing), desc=part or "answers", disable=not self.show_progress, leave=False) as bar:
+            for batch in batches(missing, self.settings.batch_size):
+                prepared = [one.to_question(self.processor, change) for one in batch]
+                # a seed for each row, so that an answer does not depend on its batch
+                options["seed"] = [self.settings.seed + one.number for one in batch]
+                start = time.perf_counter()
+                answers = answer_batch(self.model, self.processor, prepared, **options)
+                seconds = (time.perf_counter() - start) / len(batch)
+                for question, answer in zip(batch, answers):
+                    self.log.add(self.judge(part, question, answer, seconds))
+                bar.update(len(batch))
+        return [self.log.records[part, one.task, one.number] for one in questions]
+
+    def judge(self, part: str, question: EvaluationQuestion, answer: Answer, seconds: float) -> AnswerRecord:
+        """The record of an answer; the audio of a sample is written."""
+        record = self.record(part, question, answer.text, seconds=seconds)
+        if answer.waveform is not None:
+            silences = find_silences(answer.waveform, self.rate)
+            reference, _ = self.reference_pair(question)
+            record.speech_seconds = len(answer.waveform) / self.rate
+            record.duration_ratio = silences.speech / max(reference.speech_seconds, 0.01)
+            record.transcripts = self.transcribe(answer.waveform)
+            record.stop_errors = find_stop_errors(
+                answer.text,
+                silences,
+                answer.is_truncated,
+                question.reference,
+                reference.speech_seconds,
+                next(iter(record.transcripts.values()), None),
+                next(iter(reference.transcripts.values()), None),
+                self.settings.language,
+            )
+        if not part and (question.task, question.number) in self.samples:
+            record.files = self.save_sample(question, answer)
+        return record
+
+    @torch.no_grad()
+    def reference_pair(self, question: EvaluationQuestion) -> tuple[AnswerRecord, AnswerRecord]:
+        """The records of the reference audio as it is and after the vocoder, which is the best the model could do."""
+        question = self.references[question.reference_key]
+        if (VOCODED, question.task, question.number) not in self.log.records:
+            waveform, vocoder = question.load(question.spec.answer_audio, self.rate), self.model.vocoder
+            mel = self.processor.feature_extractor.extract_mel(waveform).flatten(0, 1)
+            mel = mel.clamp(min=self.model.config.speech_config.mel_floor)
+            vocoded = vocoder(mel[None].to(vocoder.device))[0].float().cpu().numpy()
+            for part, audio in ((REFERENCE, waveform), (VOCODED, vocoded)):
+                speech_seconds = find_silences(audio, self.rate).speech
+                record = self.record(part, question, question.reference, speech_seconds=speech_seconds)
+                record.transcripts = self.transcribe(audio)
+                self.log.add(record)
+        key = (question.task, question.number)
+        return self.log.records[REFERENCE, *key], self.log.records[VOCODED, *key]
+
+    def reference_records(self) -> list[AnswerRecord]:
+        return [record for question in self.references.values() for record in self.reference_pair(question)]
+
+    def record(self, part: str, question: EvaluationQuestion, text: str, **values: Any) -> AnswerRecord:
+        about = (question.task, question.number, question.id, question.question_text, question.reference)
+        return AnswerRecord(part, *about, text, **values)
+
+    def transcribe(self, waveform: np.ndarray) -> dict[str, str]:
+        return {name: transcribe(asr, waveform, self.rate) for name, asr in self.asr_models.items()}
+
+    def save_sample(self, question: EvaluationQuestion, answer: Answer) -> dict[str, str]:
+        audios = {"question": (question.load("question_audio"), QUESTION_SAMPLING_RATE)} if question.has_audio else {}
+        if answer.waveform is not None and len(answer.waveform) > 0:
+            audios["answer"] = (np.clip(answer.waveform, -1.0, 1.0), self.rate)
+        if question.is_spoken:
+            audios["reference"] = (question.load(question.spec.answer_audio, self.rate), self.rate)
+        (self.folder / "samples").mkdir(exist_ok=True)
+        stem = f"samples/{question.task}-{re.sub(r'[^A-Za-z0-9_-]+', '_', question.id)[-60:]}-{question.number}"
+        for name, audio in audios.items():
+            write_audio(self.folder / f"{stem}-{name}.wav", *audio)
+        return {name: f"{stem}-{name}.wav" for name in audios}
+
+
+def batches(questions: Sequence[EvaluationQuestion], batch_size: int) -> Iterator[list[EvaluationQuestion]]:
+    """Questions of one task with references of similar length, the longest first: what exceeds memory fails at once."""
+    for task in dict.fromkeys(question.task for question in questions):
+        group = [question for question in questions if question.task == task]
+        group.sort(key=lambda question: (-len(question.reference), question.number))
+        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+
+
+@torch.no_grad()
+def measure_speed(
+    questions: Sequence[EvaluationQuestion], model: Any, processor: Any, settings: Settings
+) -> dict[str, float]:
+    """
+    Latencies of single questions, streamed: medians until the first text and the first audio, from the question as samples
+    on, and the real-time factor, seconds of computing over seconds of speech.
+    """
+    by_task = [[one for one in questions if one.task == task] for task in TIMED_TASKS]
+    chosen = spread(next(filter(None, by_task), []), settings.num_timed)
+    if not chosen or model.vocoder is None:
+        return {}
+    options = {"generation_mode": "speech", "do_sample": False, "seed": settings.seed} | settings.generation
+    times = []
+    for question in [chosen[0], *chosen]:  # the first one is a warm-up
+        prompt = question.to_question(processor).prompt
+        start = time.perf_counter()
+        inputs = processor.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ).to(model.device, dtype=model.dtype)
+        steps = []  # when, and how many samples until then
+        for step in model.stream(**inputs, **options | {"return_audio": True}):
+            num_samples = len(step.audio[0].cpu()) + (steps[-1][1] if steps else 0)
+            steps.append((time.perf_counter() - start, num_samples))
+        first_audio = next((seconds for seconds, num_samples in steps if num_samples), None)
+        times.append((steps[0][0], first_audio, *steps[-1]))
+    _, *times = times
+    speed = {"num_rows": len(times), "first_text_ms": 1000 * median(time[0] for time in times)}
+    spoken = [time for time in times if time[1] is not None]
+    if spoken:
+        speech_seconds = sum(time[3] for time in spoken) / processor.sampling_rate
+        speed["first_audio_ms"] = 1000 * median(time[1] for time in spoken)
+        speed["real_time_factor"] = sum(time[2] for time in spoken) / speech_seconds
+    return speed
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Processor, threads, device and versions, without the machine's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
+    }
+
+
+def digest(*values: Any) -> str:
+    return blake2b(repr(values).encode(), digest_size=8).hexdigest()
