@@ -77,10 +77,8 @@ def load_asr_models(
     if names:
         if len(set(names)) < len(names) or "none" in names:
             raise ValueError(f"The ASR models are {', '.join(names)}: name each once, or `none` alone.")
-        return {
-            Path(name).name if Path(name).is_dir() else name: load_asr(name, model, processor, language)
-            for name in names
-        }, []
+        labels = [Path(name).name if Path(name).is_dir() else name for name in names]
+        return {label: load_asr(name, model, processor, language) for label, name in zip(labels, names)}, []
     name, timeout = ("whisper:base.en" if language == "en" else "whisper:base"), socket.getdefaulttimeout()
     socket.setdefaulttimeout(10.0)  # without a network, openai-whisper's download would wait forever
     try:
@@ -116,22 +114,24 @@ def evaluate(
     evaluation = Evaluation(model.eval(), processor, questions, asr_models, output, settings, show_progress)
     log(f"{len(questions)} questions; {evaluation.log.path} has {len(evaluation.log.records)} records.")
     answers = evaluation.answer(questions)
-    metrics = compute_metrics([*answers, *evaluation.reference_records()], settings.language, settings.seed)
+    references = [record for record in evaluation.log.records.values() if record.part in (REFERENCE, VOCODED)]
+    metrics = compute_metrics([*answers, *references], settings.language, settings.seed)
     log("Timing single questions.")
     speed = measure_speed(questions, model, processor, settings)
     sweeps, skipped = run_sweeps(evaluation, log)
     evaluation.log.file.close()
+    machine = describe_machine(model.device)
     results = Results(
         checkpoint=checkpoint,
         data=data,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=describe_machine(model.device),
+        machine=machine,
         settings=asdict(settings) | evaluation.answer_settings(),
         metrics=metrics,
         sweeps=sweeps,
         speed=speed,
-        headlines=headline_metrics(metrics, speed, data),
+        headlines=headline_metrics(metrics, speed, data, machine),
         samples=[record for record in answers if record.files],
         notes=[*notes, *skipped],
     )
@@ -168,18 +168,12 @@ class Evaluation:
         self.model, self.processor, self.questions, self.settings = model, processor, list(questions), settings
         self.asr_models, self.folder, self.show_progress = dict(asr_models), Path(output), show_progress
         self.rate = processor.sampling_rate
-        self.log = AnswerLog(
-            output,
-            self.answer_settings()
-            | {"weights": digest(*(float(one.double().sum()) for one in model.state_dict().values()))},
-        )
+        weights = digest(*(float(one.double().sum()) for one in model.state_dict().values()))
+        self.log = AnswerLog(output, self.answer_settings() | {"weights": weights})
         groups = [[one for one in questions if one.task == task] for task in {one.task for one in questions}]
         self.samples = {(one.task, one.number) for group in groups for one in spread(group, settings.num_samples)}
-        # questions of several speakers may share a reference: the first of them stands for it
-        self.references: dict[str, EvaluationQuestion] = {}
-        for question in self.questions if model.vocoder is not None else ():
-            if question.is_spoken:
-                self.references.setdefault(question.reference_key, question)
+        # questions of several speakers may share a reference: one of them stands for it
+        self.references = {one.reference_key: one for one in reversed(self.questions) if one.is_spoken}
 
     def answer_settings(self) -> dict[str, Any]:
         """Everything that answers depend on, but the weights."""
@@ -223,7 +217,7 @@ class Evaluation:
         record = self.record(part, question, answer.text, seconds=seconds)
         if answer.waveform is not None:
             silences = find_silences(answer.waveform, self.rate)
-            reference, _ = self.reference_pair(question)
+            reference = self.reference_record(question)
             record.speech_seconds = len(answer.waveform) / self.rate
             record.duration_ratio = silences.speech / max(reference.speech_seconds, 0.01)
             record.transcripts = self.transcribe(answer.waveform)
@@ -242,8 +236,8 @@ class Evaluation:
         return record
 
     @torch.no_grad()
-    def reference_pair(self, question: EvaluationQuestion) -> tuple[AnswerRecord, AnswerRecord]:
-        """The records of the reference audio as it is and after the vocoder, which is the best the model could do."""
+    def reference_record(self, question: EvaluationQuestion) -> AnswerRecord:
+        """The reference audio and its transcripts. After the vocoder, it is the best that the model could do."""
         question = self.references[question.reference_key]
         if (VOCODED, question.task, question.number) not in self.log.records:
             waveform, vocoder = question.load(question.spec.answer_audio, self.rate), self.model.vocoder
@@ -251,15 +245,10 @@ class Evaluation:
             mel = mel.clamp(min=self.model.config.speech_config.mel_floor)
             vocoded = vocoder(mel[None].to(vocoder.device))[0].float().cpu().numpy()
             for part, audio in ((REFERENCE, waveform), (VOCODED, vocoded)):
-                speech_seconds = find_silences(audio, self.rate).speech
-                record = self.record(part, question, question.reference, speech_seconds=speech_seconds)
-                record.transcripts = self.transcribe(audio)
+                record = self.record(part, question, question.reference, transcripts=self.transcribe(audio))
+                record.speech_seconds = find_silences(audio, self.rate).speech
                 self.log.add(record)
-        key = (question.task, question.number)
-        return self.log.records[REFERENCE, *key], self.log.records[VOCODED, *key]
-
-    def reference_records(self) -> list[AnswerRecord]:
-        return [record for question in self.references.values() for record in self.reference_pair(question)]
+        return self.log.records[REFERENCE, question.task, question.number]
 
     def record(self, part: str, question: EvaluationQuestion, text: str, **values: Any) -> AnswerRecord:
         about = (question.task, question.number, question.id, question.question_text, question.reference)
@@ -319,18 +308,18 @@ def measure_speed(
     speed = {"num_rows": len(times), "first_text_ms": 1000 * median(time[0] for time in times)}
     spoken = [time for time in times if time[1] is not None]
     if spoken:
-        speech_seconds = sum(time[3] for time in spoken) / processor.sampling_rate
         speed["first_audio_ms"] = 1000 * median(time[1] for time in spoken)
-        speed["real_time_factor"] = sum(time[2] for time in spoken) / speech_seconds
+        speed["real_time_factor"] = (
+            sum(one[2] for one in spoken) * processor.sampling_rate / sum(one[3] for one in spoken)
+        )
     return speed
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Processor, threads, device and versions, without the machine's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "processor": next(iter(re.findall(r"^model name\s*: (.*)$", info, re.MULTILINE)), platform.machine()),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",

@@ -20,7 +20,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from urllib.parse import quote
 
-from .results import REFERENCE, SPEECH, VOCODED, AnswerRecord, Results
+import numpy as np
+
+from .results import SPEECH, AnswerRecord, Results, group_name, heading
 from .stop_errors import STOP_ERRORS
 
 
@@ -30,11 +32,6 @@ SPEECH_METRICS = ("num_rows", "clean", *STOP_ERRORS, "duration_ratio", "batch_re
 SPEED_METRICS = ("num_rows", "first_text_ms", "first_audio_ms", "real_time_factor")
 SWEEP_METRICS = ("cer", "exact", "clean", "batch_real_time_factor")
 RATES = ("cer", "wer", "exact", "cer_of_own_text", "clean", *STOP_ERRORS)
-HEADINGS = {"num_rows": "rows", "cer": "CER", "wer": "WER", "cer_of_own_text": "CER of own text"}
-HEADINGS |= {"duration_ratio": "duration / reference", "first_text_ms": "first text (ms)"}
-HEADINGS |= {"first_audio_ms": "first audio (ms)", "batch_real_time_factor": "real-time factor in batches"}
-GROUPS = {SPEECH: "all spoken answers", REFERENCE: "reference audio", VOCODED: "reference audio after the vocoder"}
-
 Groups = Mapping[str, Mapping[str, float]]
 
 
@@ -48,12 +45,16 @@ def write_report(output: str | os.PathLike, compare: Sequence[str | os.PathLike]
     names = [PurePath(one.checkpoint).name or "model" for one in results]
     labels = [f"{name} ({index + 1})" if names.count(name) > 1 else name for index, name in enumerate(names)]
     (folder / "plots").mkdir(exist_ok=True)
-
-    def by_group(groups: Sequence[str]) -> dict[str, list[Groups]]:
-        return {group_name(group): [{"": one.metrics.get(group, {})} for one in results] for group in groups}
-
     groups = list(dict.fromkeys(group for one in results for group in one.metrics))
-    texts = [group for group in groups if not group.startswith(SPEECH + "/") and group != SPEECH]
+    speech = [group for group in groups if group.partition("/")[0] == SPEECH]
+    texts = [group for group in groups if group not in speech]
+    text_table, speech_table = (
+        {group_name(group): [{"": one.metrics.get(group, {})} for one in results] for group in chosen}
+        for chosen in (texts, speech)
+    )
+    points = {
+        label: [(key, line[index][""]) for key, line in text_table.items()] for index, label in enumerate(labels)
+    }
     about = [vars(one) | one.settings | one.machine for one in results]
     settings = ("checkpoint", "data", "created", "command", *results[0].settings, *results[0].machine)
     sections = [
@@ -61,23 +62,10 @@ def write_report(output: str | os.PathLike, compare: Sequence[str | os.PathLike]
         *(f"> {escape(note)}" for note in dict.fromkeys(note for one in results for note in one.notes)),
         "Error rates follow Whisper's normaliser; 95 % intervals are in brackets. A line with an ASR model is about speech, by "
         "its transcripts, other lines about the text of the model. `docs/evaluation.md` explains all metrics.",
-        "## Text and transcripts",
-        _metric_table(by_group(texts), TEXT_METRICS, labels),
-        _plot(
-            folder,
-            "error_rates",
-            "",
-            {
-                label: [(group_name(group), one.metrics.get(group, {})) for group in texts]
-                for one, label in zip(results, labels)
-            },
-        ),
-        "## Stop errors",
-        _metric_table(by_group([group for group in groups if group not in texts]), SPEECH_METRICS, labels),
-        "## Speed",
-        _table(
-            ["", *labels], [[heading(name), *(show(name, one.speed) for one in results)] for name in SPEED_METRICS]
-        ),
+        f"## Text and transcripts\n\n{_metric_table(text_table, TEXT_METRICS, labels)}",
+        _plot(folder, "error_rates", "", points),
+        f"## Stop errors\n\n{_metric_table(speech_table, SPEECH_METRICS, labels)}" if speech else "",
+        f"## Speed\n\n{_metric_table({'': [{'': one.speed} for one in results]}, SPEED_METRICS, labels)}",
         *(section for name in results[0].sweeps for section in _sweep(folder, name, results, labels)),
         "## Samples",
         *(_sample(record) for record in results[0].samples),
@@ -87,16 +75,6 @@ def write_report(output: str | os.PathLike, compare: Sequence[str | os.PathLike]
     path = folder / REPORT_FILE
     path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
     return path
-
-
-def heading(name: str) -> str:
-    return HEADINGS.get(name, name.replace("_", " "))
-
-
-def group_name(group: str) -> str:
-    name, _, asr = group.partition("@")
-    name = GROUPS.get(name, name.removeprefix(f"{SPEECH}/").replace("_", " "))
-    return f"{name}, {asr}" if asr else name
 
 
 def show(name: str, metrics: Mapping[str, float]) -> str:
@@ -161,12 +139,11 @@ def _plot(folder: Path, name: str, axis: str, curves: Mapping[str, Sequence[tupl
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for label, curve in curves.items():
-        rates = [100 * table["cer"] for _, table in curve]
-        ends = [
-            [abs(100 * table.get(f"cer_{end}", table["cer"]) - rate) for rate, (_, table) in zip(rates, curve)]
-            for end in ("low", "high")
-        ]
-        axes.errorbar([value for value, _ in curve], rates, ends, fmt="o-" if axis else "o", capsize=3, label=label)
+        rates = np.array(
+            [[100 * table.get(name, table["cer"]) for name in ("cer_low", "cer", "cer_high")] for _, table in curve]
+        ).T
+        values = [value for value, _ in curve]
+        axes.errorbar(values, rates[1], np.diff(rates, axis=0), fmt="o-" if axis else "o", capsize=3, label=label)
     axes.set(xlabel=heading(axis), ylabel="CER (%)", ylim=(0, None))
     axes.tick_params(axis="x", labelrotation=0 if axis else 30)
     axes.legend()

@@ -27,9 +27,15 @@ from .text_errors import text_metrics
 FORMAT = 2
 ANSWERS_FILE, RESULTS_FILE = "answers.jsonl", "results.json"
 SPEECH, REFERENCE, VOCODED, SPEED = "speech", "reference", "reference_vocoded", "speed"
-TASK_TYPES = {"transcribe": "automatic-speech-recognition", "say": "text-to-speech", "text_to_text": "text-generation"}
+TASK_TYPES = {"transcribe": "automatic-speech-recognition", "text_to_text": "text-generation"}
+TASK_TYPES |= dict.fromkeys(("say", REFERENCE, VOCODED), "text-to-speech")
 ANSWERING_TASKS = ("speech_to_speech", "text_to_speech", "speech_to_text", "text_to_text")
 SPEAKING_TASKS = ("say", "speech_to_speech", "text_to_speech")
+
+HEADINGS = {"num_rows": "rows", "cer": "CER", "wer": "WER", "cer_of_own_text": "CER of own text"}
+HEADINGS |= {"duration_ratio": "duration / reference", "first_text_ms": "first text (ms)"}
+HEADINGS |= {"first_audio_ms": "first audio (ms)", "batch_real_time_factor": "real-time factor in batches"}
+GROUPS = {SPEECH: "all spoken answers", REFERENCE: "reference audio", VOCODED: "reference audio after the vocoder"}
 
 
 class ResultsError(ValueError):
@@ -174,7 +180,9 @@ def _speech_metrics(records: Sequence[AnswerRecord]) -> dict[str, float]:
     return metrics | ({"batch_real_time_factor": seconds / speech_seconds} if speech_seconds > 0 else {})
 
 
-def headline_metrics(metrics: Mapping[str, Mapping], speed: Mapping[str, float], data: str) -> list[dict[str, Any]]:
+def headline_metrics(
+    metrics: Mapping[str, Mapping], speed: Mapping[str, float], data: str, machine: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """
     The metrics by which a checkpoint is judged first, as a model card needs them: `name`, `metric`, `value`, `low`, `high`,
     `num_rows`, `task_type`, `dataset_name`, `dataset_split`.
@@ -182,26 +190,35 @@ def headline_metrics(metrics: Mapping[str, Mapping], speed: Mapping[str, float],
     asr = next((group.partition("@")[2] for group in metrics if "@" in group), None)
     answering = next((task for task in ANSWERING_TASKS if task in metrics), "")
     speaking = next((task for task in SPEAKING_TASKS if f"{task}@{asr}" in metrics), "")
-    chosen = [
-        ("transcribe", "transcribe", "cer", "Character error rate of transcripts"),
-        ("transcribe", "transcribe", "wer", "Word error rate of transcripts"),
-        (answering, answering, "exact", f"Exact answers ({answering}), text"),
-        (answering, f"{answering}@{asr}", "exact", f"Exact answers ({answering}), speech transcribed by {asr}"),
-        (speaking, f"{speaking}@{asr}", "cer", f"Character error rate of speech, transcribed by {asr}"),
-        (speaking, f"{REFERENCE}@{asr}", "cer", f"The same of the reference audio, transcribed by {asr}"),
-        (speaking, f"{VOCODED}@{asr}", "cer", f"The same of the reference audio after the vocoder, by {asr}"),
-        (None, SPEECH, "clean", "Spoken answers without a stop error"),
-        (None, SPEED, "first_audio_ms", "Latency of the first audio in milliseconds"),
-        (None, SPEED, "real_time_factor", "Real-time factor of single questions"),
-    ]
-    path, tables, headlines = PurePath(data), {**metrics, SPEED: speed}, []
+    pairs = [("transcribe", "cer"), ("transcribe", "wer"), (answering, "exact"), (f"{answering}@{asr}", "exact")]
+    pairs += [(f"{group}@{asr}", "cer") for group in (speaking, REFERENCE, VOCODED)]
+    pairs += [(SPEECH, "clean"), (SPEED, "first_audio_ms"), (SPEED, "real_time_factor")]
+    path, tables = PurePath(data), {**metrics, SPEED: speed}
     is_manifest = path.suffix == ".jsonl" and path.parent.name
     name, split = (path.parent.name, path.stem) if is_manifest else (path.name or "unnamed data", None)
-    for task, group, metric, title in chosen:
-        table = tables.get(group, {})
-        if metric in table:
-            values = (table[metric], table.get(f"{metric}_low"), table.get(f"{metric}_high"), table.get("num_rows"))
-            headline = {"name": title, "metric": metric} | dict(zip(("value", "low", "high", "num_rows"), values))
-            headline |= {"task_type": TASK_TYPES.get(task, "any-to-any"), "dataset_name": name, "dataset_split": split}
-            headlines.append(headline)
-    return headlines
+    hardware = f"single questions on {machine['device']} ({machine['processor']}, {machine['threads']} threads)"
+    return [
+        {
+            "name": f"{heading(metric)}: {hardware if group == SPEED else group_name(group)}",
+            "metric": metric,
+            "value": tables[group][metric],
+            "low": tables[group].get(f"{metric}_low"),
+            "high": tables[group].get(f"{metric}_high"),
+            "num_rows": tables[group].get("num_rows"),
+            "task_type": TASK_TYPES.get(group.partition("@")[0], "any-to-any"),
+            "dataset_name": name,
+            "dataset_split": split,
+        }
+        for group, metric in pairs
+        if metric in tables.get(group, {})
+    ]
+
+
+def heading(name: str) -> str:
+    return HEADINGS.get(name, name.replace("_", " "))
+
+
+def group_name(group: str) -> str:
+    name, _, asr = group.partition("@")
+    name = GROUPS.get(name, name.removeprefix(f"{SPEECH}/").replace("_", " "))
+    return f"{name}, {asr}" if asr else name

@@ -196,7 +196,8 @@ def answer_batch(model: Any, processor: Any, questions: Sequence[Question], **ge
     for row, (question, decoded) in enumerate(zip(questions, processor.decode(output))):
         answer = Answer(question.task, question.reference, decoded["text"], is_spoken)
         if is_spoken:
-            answer.waveform = decoded["audio"]
+            if output.audio is not None:
+                answer.waveform = np.zeros(0, np.float32) if decoded["audio"] is None else decoded["audio"]
             answer.is_truncated = bool(output.speech_truncated[row])
         answers.append(answer)
     return answers
