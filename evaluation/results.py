@@ -161,9 +161,11 @@ def compute_metrics(
         for asr in dict.fromkeys(asr for one in group for asr in one.transcripts if with_speech):
             spoken = [one for one in group if asr in one.transcripts]
             pairs = [(one.reference, one.transcripts[asr]) for one in spoken]
-            own = text_metrics([(one.text, one.transcripts[asr]) for one in spoken], language, seed)
-            own = {key.replace("cer", "cer_of_own_text"): own[key] for key in own if key.startswith("cer")}
-            metrics[f"{name}@{asr}"] = text_metrics(pairs, language, seed) | own
+            metrics[f"{name}@{asr}"] = text_metrics(pairs, language, seed)
+            if name not in (REFERENCE, VOCODED):
+                own = text_metrics([(one.text, one.transcripts[asr]) for one in spoken], language, seed)
+                own = {key.replace("cer", "cer_of_own_text"): own[key] for key in own if key.startswith("cer")}
+                metrics[f"{name}@{asr}"] |= own
     spoken = [record for record in records if record.stop_errors is not None and with_speech]
     for task in (None, *dict.fromkeys(record.task for record in spoken)) if spoken else ():
         group = [record for record in spoken if task in (None, record.task)]

@@ -37,7 +37,9 @@ def normalize_text(text: str, language: str = "en") -> str:
     A text after Whisper's normaliser: lower case, no punctuation, numbers in digits, American spelling (English). Chinese
     becomes simplified, and in languages that are written without spaces every character is a word.
     """
-    return " ".join(_normalizer(language)(text).split())
+    # it leaves signs on their own in place, and splits words at typographic apostrophes
+    words = _normalizer(language)(text.replace("’", "'")).split()
+    return " ".join(word for word in words if any(map(str.isalnum, word)))
 
 
 def word_error_rate(references: Sequence[str], transcripts: Sequence[str], language: str = "en") -> float:
