@@ -69,8 +69,8 @@ def load_asr_models(
     names: Sequence[str], model: Any, processor: Any, language: str = "en"
 ) -> tuple[dict[str, ASRModel], list[str]]:
     """
-    ASR models by name (see [`load_asr`]), and notes for the reader of the results. `["none"]` loads none; without names
-    openai-whisper's `base` is loaded, if it can be.
+    ASR models by name (see [`load_asr`]; `["none"]` for none), and notes for the reader of the results. Without names it is
+    openai-whisper's `base`, if that can be loaded.
     """
     if list(names) == ["none"]:
         return {}, ["Spoken answers were not transcribed (no ASR model)."]
@@ -120,21 +120,12 @@ def evaluate(
     speed = measure_speed(questions, model, processor, settings)
     sweeps, skipped = run_sweeps(evaluation, log)
     evaluation.log.file.close()
-    machine = describe_machine(model.device)
-    results = Results(
-        checkpoint=checkpoint,
-        data=data,
-        command=command,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=machine,
-        settings=asdict(settings) | evaluation.answer_settings(),
-        metrics=metrics,
-        sweeps=sweeps,
-        speed=speed,
-        headlines=headline_metrics(metrics, speed, data, machine),
-        samples=[record for record in answers if record.files],
-        notes=[*notes, *skipped],
-    )
+    machine, created = describe_machine(model.device), datetime.now(UTC).isoformat(timespec="seconds")
+    all_settings = asdict(settings) | evaluation.answer_settings()
+    results = Results(checkpoint, data, command, created, machine, all_settings, metrics, sweeps, speed)
+    results.headlines = headline_metrics(metrics, speed, data, machine)
+    results.samples = [record for record in answers if record.files]
+    results.notes = [*notes, *skipped]
     results.save(output)
     return results
 
@@ -146,10 +137,9 @@ def run_sweeps(evaluation: "Evaluation", log: Callable[[str], None]) -> tuple[di
         notes.append("The model has no vocoder: its speech was not evaluated.")
     for name in settings.sweeps:
         questions = sweep_questions(name, evaluation.questions, settings.sweep_limit)
-        has_parts = name in AUDIO_SWEEPS or model.vocoder is not None
-        if name == "solver_steps" and model.config.speech_config.head_type != "flow":
-            has_parts = False
-        if not questions or not has_parts:
+        has_solver = model.config.speech_config.head_type == "flow"
+        is_possible = name in AUDIO_SWEEPS or (model.vocoder is not None and (name != "solver_steps" or has_solver))
+        if not questions or not is_possible:
             notes.append(f"The sweep {name} was left out: the model or the data set lack what it needs.")
             continue
         log(f"Sweep {name}: {len(questions)} questions.")
@@ -216,20 +206,14 @@ class Evaluation:
         """The record of an answer; the audio of a sample is written."""
         record = self.record(part, question, answer.text, seconds=seconds)
         if answer.waveform is not None:
-            silences = find_silences(answer.waveform, self.rate)
-            reference = self.reference_record(question)
+            silences, reference = find_silences(answer.waveform, self.rate), self.reference_record(question)
             record.speech_seconds = len(answer.waveform) / self.rate
             record.duration_ratio = silences.speech / max(reference.speech_seconds, 0.01)
             record.transcripts = self.transcribe(answer.waveform)
+            asr = next(iter(self.asr_models), None)
             record.stop_errors = find_stop_errors(
-                answer.text,
-                silences,
-                answer.is_truncated,
-                question.reference,
-                reference.speech_seconds,
-                next(iter(record.transcripts.values()), None),
-                next(iter(reference.transcripts.values()), None),
-                self.settings.language,
+                *(answer.text, silences, answer.is_truncated, question.reference, reference.speech_seconds),
+                *(record.transcripts.get(asr), reference.transcripts.get(asr), self.settings.language),
             )
         if not part and (question.task, question.number) in self.samples:
             record.files = self.save_sample(question, answer)
@@ -291,27 +275,25 @@ def measure_speed(
     if not chosen or model.vocoder is None:
         return {}
     options = {"generation_mode": "speech", "do_sample": False, "seed": settings.seed} | settings.generation
-    times = []
+    texts, audios, seconds, num_samples = [], [], [], []
     for question in [chosen[0], *chosen]:  # the first one is a warm-up
         prompt = question.to_question(processor).prompt
         start = time.perf_counter()
         inputs = processor.apply_chat_template(
             prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(model.device, dtype=model.dtype)
-        steps = []  # when, and how many samples until then
-        for step in model.stream(**inputs, **options | {"return_audio": True}):
-            num_samples = len(step.audio[0].cpu()) + (steps[-1][1] if steps else 0)
-            steps.append((time.perf_counter() - start, num_samples))
-        first_audio = next((seconds for seconds, num_samples in steps if num_samples), None)
-        times.append((steps[0][0], first_audio, *steps[-1]))
-    _, *times = times
-    speed = {"num_rows": len(times), "first_text_ms": 1000 * median(time[0] for time in times)}
-    spoken = [time for time in times if time[1] is not None]
-    if spoken:
-        speed["first_audio_ms"] = 1000 * median(time[1] for time in spoken)
-        speed["real_time_factor"] = (
-            sum(one[2] for one in spoken) * processor.sampling_rate / sum(one[3] for one in spoken)
-        )
+        steps = [
+            (len(step.audio[0].cpu()), time.perf_counter() - start)  # reading the audio waits for the device
+            for step in model.stream(**inputs, **options | {"return_audio": True})
+        ]
+        texts.append(steps[0][1])
+        audios.append(next((now for length, now in steps if length > 0), steps[-1][1]))
+        seconds.append(steps[-1][1])
+        num_samples.append(sum(length for length, _ in steps))
+    speed = {"num_rows": len(chosen), "first_text_ms": 1000 * median(texts[1:])}
+    if sum(num_samples[1:]) > 0:
+        speed["first_audio_ms"] = 1000 * median(audios[1:])
+        speed["real_time_factor"] = sum(seconds[1:]) * processor.sampling_rate / sum(num_samples[1:])
     return speed
 
 

@@ -62,7 +62,8 @@ class EvaluationQuestion:
     @property
     def reference_key(self) -> tuple:
         """Identifies the reference audio: questions of several speakers may share one."""
-        return path_of(self.row[self.spec.answer_audio]) or self.number, self.reference
+        path = path_of(self.row[self.spec.answer_audio])
+        return path or self.number, self.row.get("question_start"), self.reference
 
     def load(self, column: str, sampling_rate: int = QUESTION_SAMPLING_RATE) -> np.ndarray:
         """The waveform `(num_samples,)` of a column."""
@@ -169,13 +170,12 @@ def path_of(source: Any) -> str | None:
 
 def _load_split(source: Any, split: str | None, columns: Mapping[str, str] | None) -> Any:
     folder = Path(source).expanduser() if isinstance(source, str | Path) else None
-    if folder is not None and any(folder.glob("*.jsonl")):
-        manifest, names = folder / f"{split or SPLITS[0]}.jsonl", sorted(path.name for path in folder.glob("*.jsonl"))
-        if not manifest.is_file():
-            raise ValueError(
-                f"The folder '{source}' has no {manifest.name}: name one of its files ({', '.join(names)})."
-            )
-        return load_rows(manifest, columns=columns)
+    manifests = sorted(path.name for path in folder.glob("*.jsonl")) if folder else []
+    if manifests:
+        name = manifests[0] if len(manifests) == 1 and split is None else f"{split or SPLITS[0]}.jsonl"
+        if name not in manifests:
+            raise ValueError(f"The folder '{source}' has no {name}: name one of its files ({', '.join(manifests)}).")
+        return load_rows(folder / name, columns=columns)
     for name in SPLITS if split is None else ():
         try:
             return load_rows(source, name, columns=columns)

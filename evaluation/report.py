@@ -47,14 +47,10 @@ def write_report(output: str | os.PathLike, compare: Sequence[str | os.PathLike]
     (folder / "plots").mkdir(exist_ok=True)
     groups = list(dict.fromkeys(group for one in results for group in one.metrics))
     speech = [group for group in groups if group.partition("/")[0] == SPEECH]
-    texts = [group for group in groups if group not in speech]
-    text_table, speech_table = (
-        {group_name(group): [{"": one.metrics.get(group, {})} for one in results] for group in chosen}
-        for chosen in (texts, speech)
-    )
-    points = {
-        label: [(key, line[index][""]) for key, line in text_table.items()] for index, label in enumerate(labels)
-    }
+    lines = {group: [{"": one.metrics.get(group, {})} for one in results] for group in groups}
+    text_table = {group_name(group): lines[group] for group in groups if group not in speech}
+    speech_table = {group_name(group): lines[group] for group in speech}
+    points = {one: [(key, line[index][""]) for key, line in text_table.items()] for index, one in enumerate(labels)}
     about = [vars(one) | one.settings | one.machine for one in results]
     settings = ("checkpoint", "data", "created", "command", *results[0].settings, *results[0].machine)
     sections = [
@@ -106,11 +102,8 @@ def _metric_table(lines: Mapping[str, Sequence[Groups]], metrics: Sequence[str],
     columns = [(group, name) for group, name in columns if any(name in one.get(group, {}) for one in tables)]
     names = [f"{group_name(group)} {heading(name)}".strip() for group, name in columns]
     head = [f"{name}: {label}" if len(labels) > 1 else name for name in names for label in labels]
-    rows = [
-        [key, *(show(name, one.get(group, {})) for group, name in columns for one in line)]
-        for key, line in lines.items()
-    ]
-    return _table(["", *head], rows)
+    cells = {key: [show(name, one.get(group, {})) for group, name in columns for one in lines[key]] for key in lines}
+    return _table(["", *head], [[key, *line] for key, line in cells.items()])
 
 
 def _sweep(folder: Path, name: str, results: Sequence[Results], labels: Sequence[str]) -> list[str]:
@@ -129,7 +122,7 @@ def _sweep(folder: Path, name: str, results: Sequence[Results], labels: Sequence
 
 
 def _plot(folder: Path, name: str, axis: str, curves: Mapping[str, Sequence[tuple[str, Mapping]]]) -> str:
-    """Plots character error rates with their intervals over the values of an axis (or over groups), one curve for each key."""
+    """Plots character error rates with their intervals, a curve for each key."""
     from matplotlib.figure import Figure
 
     curves = {label: [point for point in curve if "cer" in point[1]] for label, curve in curves.items()}
@@ -139,10 +132,8 @@ def _plot(folder: Path, name: str, axis: str, curves: Mapping[str, Sequence[tupl
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for label, curve in curves.items():
-        rates = np.array(
-            [[100 * table.get(name, table["cer"]) for name in ("cer_low", "cer", "cer_high")] for _, table in curve]
-        ).T
-        values = [value for value, _ in curve]
+        values, tables = zip(*curve)
+        rates = [[100 * table.get(end, table["cer"]) for table in tables] for end in ("cer_low", "cer", "cer_high")]
         axes.errorbar(values, rates[1], np.diff(rates, axis=0), fmt="o-" if axis else "o", capsize=3, label=label)
     axes.set(xlabel=heading(axis), ylabel="CER (%)", ylim=(0, None))
     axes.tick_params(axis="x", labelrotation=0 if axis else 30)
@@ -152,18 +143,11 @@ def _plot(folder: Path, name: str, axis: str, curves: Mapping[str, Sequence[tupl
 
 
 def _sample(record: AnswerRecord) -> str:
-    texts = {
-        "question": record.question_text,
-        "reference": record.reference,
-        "answer": record.text,
-        **record.transcripts,
-    }
-    lines = [
-        f"### {escape(f'{record.task}: {record.id}')}",
-        *(f"- {name}: {escape(text)}" for name, text in texts.items() if text),
-    ]
+    texts = {"question": record.question_text, "reference": record.reference, "answer": record.text}
+    lines = [f"### {escape(f'{record.task}: {record.id}')}"]
+    lines += [f"- {name}: {escape(text)}" for name, text in (texts | record.transcripts).items() if text]
     lines += [f"- stop errors: {', '.join(record.stop_errors)}"] if record.stop_errors else []
-    audios = (
+    lines += [""] + [
         f'{name} <audio controls preload="none" src="{quote(file)}"></audio>' for name, file in record.files.items()
-    )
-    return "\n".join([*lines, "", *audios])
+    ]
+    return "\n".join(lines)

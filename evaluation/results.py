@@ -55,7 +55,7 @@ class AnswerRecord:
     text: str
     seconds: float = 0.0  # of computing: the answer's share of its batch
     speech_seconds: float = 0.0
-    duration_ratio: float | None = None  # of the speech to the reference audio
+    duration_ratio: float = 0.0  # of the speech to the reference audio
     transcripts: dict[str, str] = field(default_factory=dict)  # by ASR model
     stop_errors: list[str] | None = None  # `None`: the model did not speak
     files: dict[str, str] = field(default_factory=dict)  # audio of a sample: `question`, `reference`, `answer`
@@ -156,16 +156,14 @@ def compute_metrics(
         groups.setdefault(record.part if record.part in (REFERENCE, VOCODED) else record.task, []).append(record)
     metrics = {}
     for name, group in groups.items():
-        if name not in (REFERENCE, VOCODED):
+        is_reference = name in (REFERENCE, VOCODED)
+        if not is_reference:
             metrics[name] = text_metrics([(one.reference, one.text) for one in group], language, seed)
         for asr in dict.fromkeys(asr for one in group for asr in one.transcripts if with_speech):
-            spoken = [one for one in group if asr in one.transcripts]
-            pairs = [(one.reference, one.transcripts[asr]) for one in spoken]
-            metrics[f"{name}@{asr}"] = text_metrics(pairs, language, seed)
-            if name not in (REFERENCE, VOCODED):
-                own = text_metrics([(one.text, one.transcripts[asr]) for one in spoken], language, seed)
-                own = {key.replace("cer", "cer_of_own_text"): own[key] for key in own if key.startswith("cer")}
-                metrics[f"{name}@{asr}"] |= own
+            spoken = [(one.reference, one.text, one.transcripts[asr]) for one in group if asr in one.transcripts]
+            own = {} if is_reference else text_metrics([(text, found) for _, text, found in spoken], language, seed)
+            own = {key.replace("cer", "cer_of_own_text"): own[key] for key in own if key.startswith("cer")}
+            metrics[f"{name}@{asr}"] = text_metrics([(one, found) for one, _, found in spoken], language, seed) | own
     spoken = [record for record in records if record.stop_errors is not None and with_speech]
     for task in (None, *dict.fromkeys(record.task for record in spoken)) if spoken else ():
         group = [record for record in spoken if task in (None, record.task)]
@@ -175,11 +173,11 @@ def compute_metrics(
 
 def _speech_metrics(records: Sequence[AnswerRecord]) -> dict[str, float]:
     metrics = stop_metrics([record.stop_errors for record in records])
-    ratios = [record.duration_ratio for record in records if record.duration_ratio is not None]
+    metrics["duration_ratio"] = sum(record.duration_ratio for record in records) / len(records)
     speech_seconds = sum(record.speech_seconds for record in records)
-    metrics |= {"duration_ratio": sum(ratios) / len(ratios)} if ratios else {}
-    seconds = sum(record.seconds for record in records)
-    return metrics | ({"batch_real_time_factor": seconds / speech_seconds} if speech_seconds > 0 else {})
+    if speech_seconds > 0:
+        metrics["batch_real_time_factor"] = sum(record.seconds for record in records) / speech_seconds
+    return metrics
 
 
 def headline_metrics(
@@ -199,21 +197,16 @@ def headline_metrics(
     is_manifest = path.suffix == ".jsonl" and path.parent.name
     name, split = (path.parent.name, path.stem) if is_manifest else (path.name or "unnamed data", None)
     hardware = f"single questions on {machine['device']} ({machine['processor']}, {machine['threads']} threads)"
-    return [
-        {
-            "name": f"{heading(metric)}: {hardware if group == SPEED else group_name(group)}",
-            "metric": metric,
-            "value": tables[group][metric],
-            "low": tables[group].get(f"{metric}_low"),
-            "high": tables[group].get(f"{metric}_high"),
-            "num_rows": tables[group].get("num_rows"),
-            "task_type": TASK_TYPES.get(group.partition("@")[0], "any-to-any"),
-            "dataset_name": name,
-            "dataset_split": split,
-        }
-        for group, metric in pairs
-        if metric in tables.get(group, {})
-    ]
+    keys = ("name", "metric", "value", "low", "high", "num_rows", "task_type", "dataset_name", "dataset_split")
+    headlines = []
+    for group, metric in pairs:
+        table = tables.get(group, {})
+        if metric in table:
+            title = f"{heading(metric)}: {hardware if group == SPEED else group_name(group)}"
+            task_type = TASK_TYPES.get(group.partition("@")[0], "any-to-any")
+            values = (table.get(f"{metric}_low"), table.get(f"{metric}_high"), table.get("num_rows"))
+            headlines.append(dict(zip(keys, (title, metric, table[metric], *values, task_type, name, split))))
+    return headlines
 
 
 def heading(name: str) -> str:
