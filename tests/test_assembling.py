@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
+from tiny import byte_level_tokenizer
 from flow_omni.processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor
 
 
