@@ -18,7 +18,7 @@ import platform
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -58,10 +58,6 @@ class Settings:
     generation: dict[str, Any] = field(default_factory=dict)  # arguments of `generate`
 
     def __post_init__(self):
-        for name, least in {"batch_size": 1, "seed": 0, "sweep_limit": 1, "num_samples": 0, "num_timed": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"`{name}` is {value}: it must be at least {least}.")
         self.sweeps = check_sweeps(self.sweeps)
 
 
@@ -102,7 +98,6 @@ def evaluate(
     command: str = "",
     notes: Sequence[str] = (),
     log: Callable[[str], None] = lambda line: None,
-    show_progress: bool = False,
 ) -> Results:
     """
     Evaluates a model and writes `answers.jsonl`, `samples/` and `results.json` into the folder `output`. An interrupted
@@ -111,7 +106,7 @@ def evaluate(
     `data`, `command` and `notes` are recorded in the results, and `log` is called with a line of text at each stage.
     """
     settings = settings or Settings()
-    evaluation = Evaluation(model.eval(), processor, questions, asr_models, output, settings, show_progress)
+    evaluation = Evaluation(model.eval(), processor, questions, asr_models, output, settings)
     log(f"{len(questions)} questions; {evaluation.log.path} has {len(evaluation.log.records)} records.")
     answers = evaluation.answer(questions)
     references = [record for record in evaluation.log.records.values() if record.part in (REFERENCE, VOCODED)]
@@ -154,10 +149,9 @@ def run_sweeps(evaluation: "Evaluation", log: Callable[[str], None]) -> tuple[di
 class Evaluation:
     """The state of a running evaluation; see [`evaluate`]."""
 
-    def __init__(self, model, processor, questions, asr_models, output, settings: Settings, show_progress: bool):
+    def __init__(self, model, processor, questions, asr_models, output, settings: Settings):
         self.model, self.processor, self.questions, self.settings = model, processor, list(questions), settings
-        self.asr_models, self.folder, self.show_progress = dict(asr_models), Path(output), show_progress
-        self.rate = processor.sampling_rate
+        self.asr_models, self.folder, self.rate = dict(asr_models), Path(output), processor.sampling_rate
         weights = digest(*(float(one.double().sum()) for one in model.state_dict().values()))
         self.log = AnswerLog(output, self.answer_settings() | {"weights": weights})
         groups = [[one for one in questions if one.task == task] for task in {one.task for one in questions}]
@@ -189,17 +183,15 @@ class Evaluation:
         if change is not None:
             options["return_audio"] = False  # answers to changed questions are judged by their text
         missing = [one for one in questions if (part, one.task, one.number) not in self.log.records]
-        with tqdm(total=len(missing), desc=part or "answers", disable=not self.show_progress, leave=False) as bar:
-            for batch in batches(missing, self.settings.batch_size):
-                prepared = [one.to_question(self.processor, change) for one in batch]
-                # a seed for each row, so that an answer does not depend on its batch
-                options["seed"] = [self.settings.seed + one.number for one in batch]
-                start = time.perf_counter()
-                answers = answer_batch(self.model, self.processor, prepared, **options)
-                seconds = (time.perf_counter() - start) / len(batch)
-                for question, answer in zip(batch, answers):
-                    self.log.add(self.judge(part, question, answer, seconds))
-                bar.update(len(batch))
+        for batch in tqdm(batches(missing, self.settings.batch_size), part or "Answering", disable=None, leave=False):
+            prepared = [one.to_question(self.processor, change) for one in batch]
+            # a seed for each row, so that an answer does not depend on its batch
+            options["seed"] = [self.settings.seed + one.number for one in batch]
+            start = time.perf_counter()
+            answers = answer_batch(self.model, self.processor, prepared, **options)
+            seconds = (time.perf_counter() - start) / len(batch)
+            for question, answer in zip(batch, answers):
+                self.log.add(self.judge(part, question, answer, seconds))
         return [self.log.records[part, one.task, one.number] for one in questions]
 
     def judge(self, part: str, question: EvaluationQuestion, answer: Answer, seconds: float) -> AnswerRecord:
@@ -254,22 +246,21 @@ class Evaluation:
         return {name: f"{stem}-{name}.wav" for name in audios}
 
 
-def batches(questions: Sequence[EvaluationQuestion], batch_size: int) -> Iterator[list[EvaluationQuestion]]:
+def batches(questions: Sequence[EvaluationQuestion], batch_size: int) -> list[list[EvaluationQuestion]]:
     """Questions of one task with references of similar length, the longest first: what exceeds memory fails at once."""
+    found = []
     for task in dict.fromkeys(question.task for question in questions):
         group = [question for question in questions if question.task == task]
         group.sort(key=lambda question: (-len(question.reference), question.number))
-        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))
+        found += [group[start : start + batch_size] for start in range(0, len(group), batch_size)]
+    return found
 
 
 @torch.no_grad()
 def measure_speed(
     questions: Sequence[EvaluationQuestion], model: Any, processor: Any, settings: Settings
 ) -> dict[str, float]:
-    """
-    Latencies of single questions, streamed: medians until the first text and the first audio, from the question as samples
-    on, and the real-time factor, seconds of computing over seconds of speech.
-    """
+    """Median latencies of single questions, streamed, and the real-time factor: computing over speech in seconds."""
     by_task = [[one for one in questions if one.task == task] for task in TIMED_TASKS]
     chosen = spread(next(filter(None, by_task), []), settings.num_timed)
     if not chosen or model.vocoder is None:

@@ -90,26 +90,20 @@ def load_questions(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     on_error: str = "stop",
-    show_progress: bool = False,
 ) -> tuple[list[EvaluationQuestion], list[str]]:
     """
-    The questions of a data set, and notes for the reader of the results. Every recording that is not behind a URL is
-    decoded once: a broken one would otherwise end an evaluation after hours.
+    The questions of a data set, and notes for the reader of the results. `source` is what [`load_rows`] takes; of a folder
+    `test.jsonl` is read, of a dataset the split `test` or `validation`, unless another `split` is asked for. `limit` is the
+    number of questions per task, spread over the rows, and `columns` are our column names to those of the data set.
 
-    Args:
-        source: What [`load_rows`] takes. Of a folder `test.jsonl` is read, of a dataset with splits `test` or `validation`.
-        tasks (`list[str]`, *optional*): Tasks to evaluate. Defaults to all that the rows serve.
-        limit (`int`, *optional*): Maximal number of questions per task, spread evenly over the rows.
-        split (`str`, *optional*): Another split of the data set.
-        columns (`dict[str, str]`, *optional*): Our column names to those of the data set, where they differ.
-        on_error (`str`, *optional*, defaults to `"stop"`): `"stop"` at an unreadable recording, or `"skip"` its questions.
+    Every recording that is not behind a URL is decoded once: a broken one would otherwise end an evaluation after hours.
+    With `on_error="skip"` its questions are left out.
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
     tasks = list(TASKS) if tasks is None else list(tasks)
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown:
-        raise ValueError(f"The task {unknown[0]!r} is unknown: choose from {', '.join(TASKS)}.")
+    if unknown := set(tasks).difference(TASKS):
+        raise ValueError(f"The task {min(unknown)!r} is unknown: choose from {', '.join(TASKS)}.")
     rows = _load_split(source, split, columns)
     questions = questions_of(rows, tasks, limit)
     if not questions:
@@ -118,14 +112,14 @@ def load_questions(
             "Rename columns of other names with `columns`, such as `question_text=sentence`."
         )
     readable, checked = [], {}
-    for question in tqdm(questions, "Reading recordings", disable=not show_progress, leave=False):
+    for question in tqdm(questions, "Reading recordings", disable=None, leave=False):
         keys = [(column, question.number) for column in question.spec.needs if column.endswith("_audio")]
         checked |= {key: _is_readable(question, key[0], on_error) for key in keys if key not in checked}
         readable += [question] if all(checked[key] for key in keys) else []
     if not readable:
         raise ValueError(f"None of the {len(checked)} recordings can be read: see the warnings, and repair the files.")
-    num_skipped = len(questions) - len(readable)
-    return readable, [f"{num_skipped} questions with unreadable recordings were left out."] if num_skipped else []
+    note = f"{len(questions) - len(readable)} questions with unreadable recordings were left out."
+    return readable, [note] if len(readable) < len(questions) else []
 
 
 def questions_of(rows: Sequence[Mapping], tasks: Sequence[str], limit: int | None = None) -> list[EvaluationQuestion]:

@@ -81,12 +81,12 @@ class AnswerLog:
         if text:
             # not splitlines(), which also divides at separators that a text may contain
             head, *lines = (json.loads(line) for line in text.split("\n")[:-1])
-            for name in dict.fromkeys((*settings, *head)):
-                if head.get(name) != settings.get(name):
-                    raise ResultsError(
-                        f"'{self.path}' holds answers of another evaluation (`{name}` was {head.get(name)!r}, now it is "
-                        f"{settings.get(name)!r}): choose another output folder, or delete the file."
-                    )
+            if changed := [name for name in {**settings, **head} if head.get(name) != settings.get(name)]:
+                values = f"`{changed[0]}` was {head.get(changed[0])!r}, now it is {settings.get(changed[0])!r}"
+                raise ResultsError(
+                    f"'{self.path}' holds answers of another evaluation ({values}): choose another output folder, or delete "
+                    "the file."
+                )
             self.records = {record.key: record for record in (AnswerRecord(**line) for line in lines)}
         self.file = open(self.path, "r+" if self.path.is_file() else "w", encoding="utf-8")
         self.file.truncate(len(text.encode()))

@@ -61,9 +61,8 @@ class Point:
 def check_sweeps(names: Iterable[str]) -> list[str]:
     """The named sweeps in the order of `SWEEPS`; `all` stands for every one."""
     names = list(names)
-    unknown = [name for name in names if name not in (*SWEEPS, "all")]
-    if unknown:
-        raise ValueError(f"The sweep {unknown[0]!r} is unknown: choose from {', '.join(SWEEPS)}, or `all`.")
+    if unknown := set(names).difference(SWEEPS, ["all"]):
+        raise ValueError(f"The sweep {min(unknown)!r} is unknown: choose from {', '.join(SWEEPS)}, or `all`.")
     return [name for name in SWEEPS if name in names or "all" in names]
 
 

@@ -25,26 +25,7 @@ from huggingface_hub import EvalResult
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
-from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-
-
-try:
-    from ..modeling_flow_omni.modeling_flow_omni import count_parameters
-except ImportError:  # until MODELING is merged
-
-    def count_parameters(model):
-        groups = {
-            "audio_encoder": ("model.audio_encoder.",),
-            "audio_adapter": ("model.audio_adapter.",),
-            "language_model": ("model.language_model.", "lm_head."),
-            "speech_inputs": ("model.state_embedding.", "model.patch_proj."),
-            "speech_decoder": ("speech_transformer.", "speech_head.", "state_head."),
-            "vocoder": ("vocoder.",),
-        }
-        return {
-            group: (sum(p.numel() for n, p in model.named_parameters() if n.startswith(prefixes)), 0)
-            for group, prefixes in groups.items()
-        }
+from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration, count_parameters
 
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -463,10 +463,9 @@ def test_latencies_are_measured_on_single_questions(pair, questions):
     assert measure_speed([one for one in questions if not one.is_spoken], *pair, Settings()) == {}
 
 
-def test_impossible_settings_are_refused():
-    for options in ({"batch_size": 0}, {"sweeps": ["wind"]}, {"num_samples": -1}, {"sweep_limit": 0}):
-        with pytest.raises(ValueError, match="at least|unknown"):
-            Settings(**options)
+def test_unknown_sweeps_are_refused():
+    with pytest.raises(ValueError, match="'wind' is unknown"):
+        Settings(sweeps=["noise", "wind"])
 
 
 def test_asr_models_are_named_once_and_a_missing_default_is_a_note(pair, monkeypatch):

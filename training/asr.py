@@ -35,18 +35,10 @@ def load_asr(
     name: str, model: Any = None, processor: Any = None, language: str | None = None, device: Any = None
 ) -> ASRModel:
     """
-    Loads an ASR model.
-
-    Args:
-        name (`str`):
-            `own` (the Flow-Omni model itself), `whisper:NAME` (openai-whisper, by the name of a model or the path of a
-            `.pt` file), or the Hub id or folder of a model for transformers' pipeline `automatic-speech-recognition`.
-        model, processor (*optional*):
-            The model and processor for `own`.
-        language (`str`, *optional*):
-            Language code for multilingual models, which otherwise guess.
-        device (`str` or `torch.device`, *optional*):
-            Where the ASR model runs. Defaults to the device of `model`.
+    Loads an ASR model: `own` (the Flow-Omni model `model` with its `processor`), `whisper:NAME` (openai-whisper, by the name
+    of a model or the path of a `.pt` file), or the Hub id or folder of a model for transformers' pipeline
+    `automatic-speech-recognition`. `language` is a code for multilingual models, which otherwise guess; `device` defaults to
+    that of `model`.
     """
     if device is None and model is not None:
         device = model.device

@@ -277,23 +277,15 @@ def answer_metrics(answers: Sequence[Answer], language: str = "en") -> dict[str,
     metrics: dict[str, float] = {}
     for task in dict.fromkeys(answer.task for answer in answers):
         group = [answer for answer in answers if answer.task == task]
-        references = [answer.reference for answer in group]
-        texts = [answer.text for answer in group]
-        metrics |= _rates(f"{task}_", references, texts, language)
-        metrics[f"{task}_exact"] = exact_match_rate(references, texts, language)
+        pairs = [(answer.reference, answer.text) for answer in group]
         spoken = [answer for answer in group if answer.is_spoken]
+        spoken_pairs = [(answer.reference, answer.transcript) for answer in spoken if answer.transcript is not None]
+        for prefix, rows in ((task, pairs), (f"{task}_spoken", spoken_pairs)):
+            # references of punctuation alone are no reason to end a training run
+            if any(normalize_text(reference, language) for reference, _ in rows):
+                metrics[f"{prefix}_cer"] = character_error_rate(*zip(*rows), language)
+                metrics[f"{prefix}_wer"] = word_error_rate(*zip(*rows), language)
+        metrics[f"{task}_exact"] = exact_match_rate(*zip(*pairs), language)
         if spoken:
             metrics[f"{task}_truncated"] = sum(answer.is_truncated for answer in spoken) / len(spoken)
-        pairs = [(one.reference, one.transcript) for one in spoken if one.transcript is not None]
-        metrics |= _rates(f"{task}_spoken_", *map(list, zip(*pairs)), language) if pairs else {}
     return metrics
-
-
-def _rates(prefix: str, references: list[str], texts: list[str], language: str) -> dict[str, float]:
-    # references of punctuation alone are no reason to end a training run
-    if not any(normalize_text(reference, language) for reference in references):
-        return {}
-    return {
-        f"{prefix}cer": character_error_rate(references, texts, language),
-        f"{prefix}wer": word_error_rate(references, texts, language),
-    }
