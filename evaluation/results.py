@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any
 
+from ..processing.files import atomic_write
 from .stop_errors import stop_metrics
 from .text_errors import text_metrics
 
@@ -125,10 +126,9 @@ class Results:
 
     def save(self, folder: str | os.PathLike) -> Path:
         path = Path(folder) / RESULTS_FILE
-        unfinished = path.with_name(f".{path.name}.unfinished")
         text = json.dumps({"format": FORMAT} | asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        with atomic_write(path) as file:
+            file.write_text(text + "\n", encoding="utf-8")
         return path
 
     @classmethod

@@ -25,7 +25,7 @@ from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import (
     hann_window,
     overlap_add,
 )
-from flow_omni.processing.mel_spectrogram import MelSpectrogram
+from flow_omni.processing.feature_extraction_flow_omni import MelSpectrogram
 
 
 TINY = {

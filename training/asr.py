@@ -81,7 +81,9 @@ class OwnASR:
         limit = transcript_limit(self.processor, inputs["input_ids"])
         # under FSDP all processes transcribe the same audio, and none waits for another
         options = {"do_sample": False, "synced_gpus": False, "stopping_criteria": limit}
-        return self.processor.decode(self.model.generate(**inputs, generation_mode="text", **options))[0]["text"]
+        return self.processor.post_process_generation(
+            self.model.generate(**inputs, generation_mode="text", **options)
+        )[0]["text"]
 
 
 class WhisperASR:

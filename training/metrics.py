@@ -195,7 +195,7 @@ def answer_batch(model: Any, processor: Any, questions: Sequence[Question], **ge
         generation_kwargs["stopping_criteria"] = [*(generation_kwargs.get("stopping_criteria") or ()), *limit]
     output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **generation_kwargs)
     answers = []
-    for row, (question, decoded) in enumerate(zip(questions, processor.decode(output))):
+    for row, (question, decoded) in enumerate(zip(questions, processor.post_process_generation(output))):
         answer = Answer(question.task, question.reference, decoded["text"], is_spoken)
         if is_spoken:
             if output.audio is not None:
