@@ -16,7 +16,6 @@
 import os
 import platform
 import re
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,13 +34,10 @@ from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ..processing.audio_io import write_audio
 from ..training.asr import ASRModel, load_asr, transcribe
 from ..training.metrics import Answer, answer_batch
-from .questions import QUESTION_SAMPLING_RATE, EvaluationQuestion, spread
+from .questions import QUESTION_SAMPLING_RATE, SPEAKING_TASKS, EvaluationQuestion, spread
 from .results import REFERENCE, VOCODED, AnswerLog, AnswerRecord, Results, compute_metrics, headline_metrics
 from .stop_errors import find_silences, find_stop_errors
 from .sweeps import AUDIO_SWEEPS, Point, check_sweeps, sweep_points, sweep_questions
-
-
-TIMED_TASKS = ("speech_to_speech", "text_to_speech", "say")
 
 
 @dataclass
@@ -64,25 +60,19 @@ class Settings:
 def load_asr_models(
     names: Sequence[str], model: Any, processor: Any, language: str = "en"
 ) -> tuple[dict[str, ASRModel], list[str]]:
-    """
-    ASR models by name (see [`load_asr`]; `["none"]` for none), and notes for the reader of the results. Without names it is
-    openai-whisper's `base`, if that can be loaded.
-    """
+    """ASR models by name (see [`load_asr`]; by default openai-whisper), and notes for the reader of the results."""
     if list(names) == ["none"]:
         return {}, ["Spoken answers were not transcribed (no ASR model)."]
-    if names:
-        if len(set(names)) < len(names) or "none" in names:
-            raise ValueError(f"The ASR models are {', '.join(names)}: name each once, or `none` alone.")
-        labels = [Path(name).name if Path(name).is_dir() else name for name in names]
-        return {label: load_asr(name, model, processor, language) for label, name in zip(labels, names)}, []
-    name, timeout = ("whisper:base.en" if language == "en" else "whisper:base"), socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10.0)  # without a network, openai-whisper's download would wait forever
+    if len(set(names)) < len(names) or "none" in names:
+        raise ValueError(f"The ASR models are {', '.join(names)}: name each once, or `none` alone.")
+    default = "whisper:base.en" if language == "en" else "whisper:base"
+    labels = {name: Path(name).name if Path(name).is_dir() else name for name in names or [default]}
     try:
-        return {name: load_asr(name, model, processor, language)}, []
+        return {label: load_asr(name, model, processor, language) for name, label in labels.items()}, []
     except ValueError as error:
+        if names:
+            raise
         return {}, [f"Spoken answers were not transcribed. {error}"]
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 def evaluate(
@@ -98,22 +88,22 @@ def evaluate(
     command: str = "",
     notes: Sequence[str] = (),
     log: Callable[[str], None] = lambda line: None,
+    show_progress: bool = False,
 ) -> Results:
     """
-    Evaluates a model and writes `answers.jsonl`, `samples/` and `results.json` into the folder `output`. An interrupted
-    evaluation goes on where it was when it is called again with the same arguments. Questions are those of
-    [`load_questions`], ASR models those of [`load_asr_models`], the first of which decides on stop errors; `checkpoint`,
-    `data`, `command` and `notes` are recorded in the results, and `log` is called with a line of text at each stage.
+    Evaluates a model on the questions of [`load_questions`] with the ASR models of [`load_asr_models`], the first of which
+    decides on stop errors. Writes `answers.jsonl`, `samples/` and `results.json` into the folder `output`; called again with
+    the same arguments, an interrupted evaluation goes on where it was. `log` is called with a line at each stage.
     """
     settings = settings or Settings()
-    evaluation = Evaluation(model.eval(), processor, questions, asr_models, output, settings)
+    evaluation = Evaluation(model.eval(), processor, questions, asr_models, output, settings, show_progress)
     log(f"{len(questions)} questions; {evaluation.log.path} has {len(evaluation.log.records)} records.")
     answers = evaluation.answer(questions)
     references = [record for record in evaluation.log.records.values() if record.part in (REFERENCE, VOCODED)]
     metrics = compute_metrics([*answers, *references], settings.language, settings.seed)
     log("Timing single questions.")
     speed = measure_speed(questions, model, processor, settings)
-    sweeps, skipped = run_sweeps(evaluation, log)
+    sweeps, skipped = evaluation.sweep(log)
     evaluation.log.file.close()
     machine, created = describe_machine(model.device), datetime.now(UTC).isoformat(timespec="seconds")
     all_settings = asdict(settings) | evaluation.answer_settings()
@@ -125,37 +115,17 @@ def evaluate(
     return results
 
 
-def run_sweeps(evaluation: "Evaluation", log: Callable[[str], None]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The sweeps of the settings, and notes about those that are not possible."""
-    model, settings, sweeps, notes = evaluation.model, evaluation.settings, {}, []
-    if model.vocoder is None:
-        notes.append("The model has no vocoder: its speech was not evaluated.")
-    for name in settings.sweeps:
-        questions = sweep_questions(name, evaluation.questions, settings.sweep_limit)
-        has_solver = model.config.speech_config.head_type == "flow"
-        is_possible = name in AUDIO_SWEEPS or (model.vocoder is not None and (name != "solver_steps" or has_solver))
-        if not questions or not is_possible:
-            notes.append(f"The sweep {name} was left out: the model or the data set lack what it needs.")
-            continue
-        log(f"Sweep {name}: {len(questions)} questions.")
-        for point in sweep_points(name, evaluation.questions, settings.seed):
-            records = evaluation.answer(questions, point)
-            metrics = compute_metrics(records, settings.language, settings.seed, name not in AUDIO_SWEEPS)
-            sweep = sweeps.setdefault(point.sweep, {"axis": point.axis, "points": []})
-            sweep["points"].append({"value": point.value, "metrics": metrics})
-    return sweeps, notes
-
-
 class Evaluation:
     """The state of a running evaluation; see [`evaluate`]."""
 
-    def __init__(self, model, processor, questions, asr_models, output, settings: Settings):
-        self.model, self.processor, self.questions, self.settings = model, processor, list(questions), settings
-        self.asr_models, self.folder, self.rate = dict(asr_models), Path(output), processor.sampling_rate
-        weights = digest(*(float(one.double().sum()) for one in model.state_dict().values()))
+    def __init__(self, model, processor, questions, asr_models, output, settings: Settings, show_progress):
+        self.model, self.processor, self.settings, self.show_progress = model, processor, settings, show_progress
+        self.questions, self.asr_models, self.folder = list(questions), dict(asr_models), Path(output)
+        self.rate = processor.sampling_rate
+        weights = digest(*(float(one.float().sum()) for one in model.state_dict().values()))
         self.log = AnswerLog(output, self.answer_settings() | {"weights": weights})
-        groups = [[one for one in questions if one.task == task] for task in {one.task for one in questions}]
-        self.samples = {(one.task, one.number) for group in groups for one in spread(group, settings.num_samples)}
+        by_task = [[one for one in questions if one.task == task] for task in {one.task for one in questions}]
+        self.samples = {(one.task, one.number) for group in by_task for one in spread(group, settings.num_samples)}
         # questions of several speakers may share a reference: one of them stands for it
         self.references = {one.reference_key: one for one in reversed(self.questions) if one.is_spoken}
 
@@ -177,13 +147,13 @@ class Evaluation:
 
     def answer(self, questions: Sequence[EvaluationQuestion], point: Point | None = None) -> list[AnswerRecord]:
         """The records of all questions, answered where `answers.jsonl` has none."""
-        part, change, options = "", None, {"do_sample": False} | self.settings.generation
-        if point is not None:
-            part, change, options = point.part, point.change, options | point.generation
+        part, change, generation = ("", None, {}) if point is None else (point.part, point.change, point.generation)
+        options = {"do_sample": False} | self.settings.generation | generation
         if change is not None:
             options["return_audio"] = False  # answers to changed questions are judged by their text
         missing = [one for one in questions if (part, one.task, one.number) not in self.log.records]
-        for batch in tqdm(batches(missing, self.settings.batch_size), part or "Answering", disable=None, leave=False):
+        all_batches = batches(missing, self.settings.batch_size)
+        for batch in tqdm(all_batches, part or "batches", disable=not self.show_progress, leave=False):
             prepared = [one.to_question(self.processor, change) for one in batch]
             # a seed for each row, so that an answer does not depend on its batch
             options["seed"] = [self.settings.seed + one.number for one in batch]
@@ -194,13 +164,32 @@ class Evaluation:
                 self.log.add(self.judge(part, question, answer, seconds))
         return [self.log.records[part, one.task, one.number] for one in questions]
 
+    def sweep(self, log: Callable[[str], None]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """The sweeps of the settings, and notes about what the model lacks."""
+        settings, sweeps, notes = self.settings, {}, []
+        if self.model.vocoder is None:
+            notes.append("The model has no vocoder: its speech was not evaluated.")
+        for name in settings.sweeps:
+            questions = sweep_questions(name, self.questions, settings.sweep_limit)
+            has_solver = self.model.config.speech_config.head_type == "flow"
+            has_parts = self.model.vocoder is not None and (has_solver or name != "solver_steps")
+            if not questions or (name not in AUDIO_SWEEPS and not has_parts):
+                notes.append(f"The sweep {name} was left out: the model or the data set lack what it needs.")
+                continue
+            log(f"Sweep {name}: {len(questions)} questions.")
+            for point in sweep_points(name, self.questions, settings.seed):
+                records = self.answer(questions, point)
+                metrics = compute_metrics(records, settings.language, settings.seed, name not in AUDIO_SWEEPS)
+                sweep = sweeps.setdefault(point.sweep, {"axis": point.axis, "points": []})
+                sweep["points"].append({"value": point.value, "metrics": metrics})
+        return sweeps, notes
+
     def judge(self, part: str, question: EvaluationQuestion, answer: Answer, seconds: float) -> AnswerRecord:
         """The record of an answer; the audio of a sample is written."""
-        record = self.record(part, question, answer.text, seconds=seconds)
+        record = AnswerRecord(*question.about(part), answer.text, seconds)
         if answer.waveform is not None:
             silences, reference = find_silences(answer.waveform, self.rate), self.reference_record(question)
             record.speech_seconds = len(answer.waveform) / self.rate
-            record.duration_ratio = silences.speech / max(reference.speech_seconds, 0.01)
             record.transcripts = self.transcribe(answer.waveform)
             asr = next(iter(self.asr_models), None)
             record.stop_errors = find_stop_errors(
@@ -221,14 +210,10 @@ class Evaluation:
             mel = mel.clamp(min=self.model.config.speech_config.mel_floor)
             vocoded = vocoder(mel[None].to(vocoder.device))[0].float().cpu().numpy()
             for part, audio in ((REFERENCE, waveform), (VOCODED, vocoded)):
-                record = self.record(part, question, question.reference, transcripts=self.transcribe(audio))
+                record = AnswerRecord(*question.about(part), question.reference, transcripts=self.transcribe(audio))
                 record.speech_seconds = find_silences(audio, self.rate).speech
                 self.log.add(record)
         return self.log.records[REFERENCE, question.task, question.number]
-
-    def record(self, part: str, question: EvaluationQuestion, text: str, **values: Any) -> AnswerRecord:
-        about = (question.task, question.number, question.id, question.question_text, question.reference)
-        return AnswerRecord(part, *about, text, **values)
 
     def transcribe(self, waveform: np.ndarray) -> dict[str, str]:
         return {name: transcribe(asr, waveform, self.rate) for name, asr in self.asr_models.items()}
@@ -261,7 +246,7 @@ def measure_speed(
     questions: Sequence[EvaluationQuestion], model: Any, processor: Any, settings: Settings
 ) -> dict[str, float]:
     """Median latencies of single questions, streamed, and the real-time factor: computing over speech in seconds."""
-    by_task = [[one for one in questions if one.task == task] for task in TIMED_TASKS]
+    by_task = [[one for one in questions if one.task == task] for task in reversed(SPEAKING_TASKS)]
     chosen = spread(next(filter(None, by_task), []), settings.num_timed)
     if not chosen or model.vocoder is None:
         return {}

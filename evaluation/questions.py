@@ -33,6 +33,8 @@ from ..training.rows import TASKS, RowError, audio_of, conversation_of, has, spe
 
 logger = logging.getLogger(__name__)
 
+ANSWERING_TASKS = ("speech_to_speech", "text_to_speech", "speech_to_text", "text_to_text")
+SPEAKING_TASKS = ("say", "text_to_speech", "speech_to_speech")
 SPLITS = ("test", "validation")
 QUESTION_SAMPLING_RATE = 16000
 AudioChange = Callable[[np.ndarray, int, int], np.ndarray]
@@ -40,10 +42,7 @@ AudioChange = Callable[[np.ndarray, int, int], np.ndarray]
 
 @dataclass
 class EvaluationQuestion:
-    """
-    One row in one task. `number` is the position of the row, which seeds everything random about the question. Audio is read
-    when it is needed.
-    """
+    """One row in one task. `number` is the position of the row, which seeds everything random about the question."""
 
     row: Mapping[str, Any]
     task: str
@@ -64,6 +63,10 @@ class EvaluationQuestion:
         """Identifies the reference audio: questions of several speakers may share one."""
         path = path_of(self.row[self.spec.answer_audio])
         return path or self.number, self.row.get("question_start"), self.reference
+
+    def about(self, part: str) -> tuple:
+        """The first fields of an `AnswerRecord`."""
+        return part, self.task, self.number, self.id, self.question_text, self.reference
 
     def load(self, column: str, sampling_rate: int = QUESTION_SAMPLING_RATE) -> np.ndarray:
         """The waveform `(num_samples,)` of a column."""
@@ -90,14 +93,12 @@ def load_questions(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     on_error: str = "stop",
+    show_progress: bool = False,
 ) -> tuple[list[EvaluationQuestion], list[str]]:
     """
-    The questions of a data set, and notes for the reader of the results. `source` is what [`load_rows`] takes; of a folder
-    `test.jsonl` is read, of a dataset the split `test` or `validation`, unless another `split` is asked for. `limit` is the
-    number of questions per task, spread over the rows, and `columns` are our column names to those of the data set.
-
-    Every recording that is not behind a URL is decoded once: a broken one would otherwise end an evaluation after hours.
-    With `on_error="skip"` its questions are left out.
+    The questions of a data set (anything that [`load_rows`] takes), and notes for the reader of the results. Of a folder
+    `test.jsonl` is read, of a dataset the split `test` or `validation`, unless `split` is another. `limit` is per task.
+    Recordings that are not behind URLs are all decoded once, as a broken one would end an evaluation after hours.
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
@@ -112,7 +113,7 @@ def load_questions(
             "Rename columns of other names with `columns`, such as `question_text=sentence`."
         )
     readable, checked = [], {}
-    for question in tqdm(questions, "Reading recordings", disable=None, leave=False):
+    for question in tqdm(questions, "Reading recordings", disable=not show_progress):
         keys = [(column, question.number) for column in question.spec.needs if column.endswith("_audio")]
         checked |= {key: _is_readable(question, key[0], on_error) for key in keys if key not in checked}
         readable += [question] if all(checked[key] for key in keys) else []

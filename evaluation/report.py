@@ -22,24 +22,20 @@ from urllib.parse import quote
 
 import numpy as np
 
-from .results import SPEECH, AnswerRecord, Results, group_name, heading
+from .results import SPEECH, AnswerRecord, Groups, Results, group_name, heading
 from .stop_errors import STOP_ERRORS
 
 
 REPORT_FILE = "report.md"
 TEXT_METRICS = ("num_rows", "cer", "wer", "exact", "cer_of_own_text")
-SPEECH_METRICS = ("num_rows", "clean", *STOP_ERRORS, "duration_ratio", "batch_real_time_factor")
+SPEECH_METRICS = ("num_rows", "clean", *STOP_ERRORS, "batch_real_time_factor")
 SPEED_METRICS = ("num_rows", "first_text_ms", "first_audio_ms", "real_time_factor")
 SWEEP_METRICS = ("cer", "exact", "clean", "batch_real_time_factor")
 RATES = ("cer", "wer", "exact", "cer_of_own_text", "clean", *STOP_ERRORS)
-Groups = Mapping[str, Mapping[str, float]]
 
 
 def write_report(output: str | os.PathLike, compare: Sequence[str | os.PathLike] = ()) -> Path:
-    """
-    Writes `report.md` and `plots/` from the `results.json` in a folder, with further columns for the other results
-    (folders or `results.json` files) in `compare`.
-    """
+    """Writes `report.md` and `plots/` from `results.json` in a folder, with columns for other results in `compare`."""
     folder = Path(output).expanduser()
     results = [Results.load(path) for path in (folder, *compare)]
     names = [PurePath(one.checkpoint).name or "model" for one in results]

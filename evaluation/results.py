@@ -21,6 +21,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..processing.files import atomic_write
+from .questions import ANSWERING_TASKS, SPEAKING_TASKS
 from .stop_errors import stop_metrics
 from .text_errors import text_metrics
 
@@ -30,13 +31,12 @@ ANSWERS_FILE, RESULTS_FILE = "answers.jsonl", "results.json"
 SPEECH, REFERENCE, VOCODED, SPEED = "speech", "reference", "reference_vocoded", "speed"
 TASK_TYPES = {"transcribe": "automatic-speech-recognition", "text_to_text": "text-generation"}
 TASK_TYPES |= dict.fromkeys(("say", REFERENCE, VOCODED), "text-to-speech")
-ANSWERING_TASKS = ("speech_to_speech", "text_to_speech", "speech_to_text", "text_to_text")
-SPEAKING_TASKS = ("say", "speech_to_speech", "text_to_speech")
 
 HEADINGS = {"num_rows": "rows", "cer": "CER", "wer": "WER", "cer_of_own_text": "CER of own text"}
-HEADINGS |= {"duration_ratio": "duration / reference", "first_text_ms": "first text (ms)"}
-HEADINGS |= {"first_audio_ms": "first audio (ms)", "batch_real_time_factor": "real-time factor in batches"}
+HEADINGS |= {"first_text_ms": "first text (ms)", "first_audio_ms": "first audio (ms)"}
+HEADINGS |= {"batch_real_time_factor": "real-time factor in batches"}
 GROUPS = {SPEECH: "all spoken answers", REFERENCE: "reference audio", VOCODED: "reference audio after the vocoder"}
+Groups = dict[str, dict[str, float]]
 
 
 class ResultsError(ValueError):
@@ -56,7 +56,6 @@ class AnswerRecord:
     text: str
     seconds: float = 0.0  # of computing: the answer's share of its batch
     speech_seconds: float = 0.0
-    duration_ratio: float = 0.0  # of the speech to the reference audio
     transcripts: dict[str, str] = field(default_factory=dict)  # by ASR model
     stop_errors: list[str] | None = None  # `None`: the model did not speak
     files: dict[str, str] = field(default_factory=dict)  # audio of a sample: `question`, `reference`, `answer`
@@ -67,10 +66,7 @@ class AnswerRecord:
 
 
 class AnswerLog:
-    """
-    The file `answers.jsonl`: a line of settings, which is everything that answers depend on, then one [`AnswerRecord`] per
-    line. A file of other settings raises [`ResultsError`].
-    """
+    """`answers.jsonl`: a line of settings, which is everything that answers depend on, then one [`AnswerRecord`] each."""
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
         self.path = Path(folder) / ANSWERS_FILE
@@ -84,10 +80,8 @@ class AnswerLog:
             head, *lines = (json.loads(line) for line in text.split("\n")[:-1])
             if changed := [name for name in {**settings, **head} if head.get(name) != settings.get(name)]:
                 values = f"`{changed[0]}` was {head.get(changed[0])!r}, now it is {settings.get(changed[0])!r}"
-                raise ResultsError(
-                    f"'{self.path}' holds answers of another evaluation ({values}): choose another output folder, or delete "
-                    "the file."
-                )
+                remedy = "choose another output folder, or delete the file"
+                raise ResultsError(f"'{self.path}' holds answers of another evaluation ({values}): {remedy}.")
             self.records = {record.key: record for record in (AnswerRecord(**line) for line in lines)}
         self.file = open(self.path, "r+" if self.path.is_file() else "w", encoding="utf-8")
         self.file.truncate(len(text.encode()))
@@ -117,7 +111,7 @@ class Results:
     settings: dict[str, Any]
     # group to metrics. Groups are `say` (a task, by its text), `say@ASR` (its speech, by the transcripts of an ASR model),
     # `reference@ASR`, `reference_vocoded@ASR`, `speech` and `speech/say` (stop errors and durations)
-    metrics: dict[str, dict[str, float]]
+    metrics: Groups
     sweeps: dict[str, dict[str, Any]] = field(default_factory=dict)  # `axis`, and `points` of `value` and `metrics`
     speed: dict[str, float] = field(default_factory=dict)
     headlines: list[dict[str, Any]] = field(default_factory=list)  # see [`headline_metrics`]
@@ -141,16 +135,13 @@ class Results:
             if values.pop("format") != FORMAT or set(values) != {one.name for one in fields(cls)}:
                 raise ValueError(f"its format is not {FORMAT}")
             return cls(**values | {"samples": [AnswerRecord(**one) for one in values["samples"]]})
-        except FileNotFoundError as error:
-            raise ResultsError(f"There is no '{path}': pass the output folder of `flow-omni evaluate`.") from error
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-            raise ResultsError(f"'{path}' cannot be read as results ({error}): evaluate again.") from error
+            remedy = "pass the output folder of `flow-omni evaluate`, or evaluate again"
+            raise ResultsError(f"'{path}' cannot be read as results ({error}): {remedy}.") from error
 
 
-def compute_metrics(
-    records: Sequence[AnswerRecord], language: str, seed: int = 0, with_speech: bool = True
-) -> dict[str, dict[str, float]]:
-    """The metrics of all groups; see [`Results`]. Without speech only those of the models' texts."""
+def compute_metrics(records: Sequence[AnswerRecord], language: str, seed: int = 0, speech: bool = True) -> Groups:
+    """The metrics of all groups; see [`Results`]. Without speech only those of the model's text."""
     groups: dict[str, list[AnswerRecord]] = {}
     for record in records:
         groups.setdefault(record.part if record.part in (REFERENCE, VOCODED) else record.task, []).append(record)
@@ -159,34 +150,23 @@ def compute_metrics(
         is_reference = name in (REFERENCE, VOCODED)
         if not is_reference:
             metrics[name] = text_metrics([(one.reference, one.text) for one in group], language, seed)
-        for asr in dict.fromkeys(asr for one in group for asr in one.transcripts if with_speech):
+        for asr in dict.fromkeys(asr for one in group for asr in one.transcripts if speech):
             spoken = [(one.reference, one.text, one.transcripts[asr]) for one in group if asr in one.transcripts]
             own = {} if is_reference else text_metrics([(text, found) for _, text, found in spoken], language, seed)
             own = {key.replace("cer", "cer_of_own_text"): own[key] for key in own if key.startswith("cer")}
             metrics[f"{name}@{asr}"] = text_metrics([(one, found) for one, _, found in spoken], language, seed) | own
-    spoken = [record for record in records if record.stop_errors is not None and with_speech]
+    spoken = [record for record in records if record.stop_errors is not None and speech]
     for task in (None, *dict.fromkeys(record.task for record in spoken)) if spoken else ():
         group = [record for record in spoken if task in (None, record.task)]
-        metrics[f"{SPEECH}/{task}" if task else SPEECH] = _speech_metrics(group)
+        table = stop_metrics([record.stop_errors for record in group])
+        seconds = sum(record.speech_seconds for record in group)
+        table |= {"batch_real_time_factor": sum(one.seconds for one in group) / seconds} if seconds else {}
+        metrics[f"{SPEECH}/{task}" if task else SPEECH] = table
     return metrics
 
 
-def _speech_metrics(records: Sequence[AnswerRecord]) -> dict[str, float]:
-    metrics = stop_metrics([record.stop_errors for record in records])
-    metrics["duration_ratio"] = sum(record.duration_ratio for record in records) / len(records)
-    speech_seconds = sum(record.speech_seconds for record in records)
-    if speech_seconds > 0:
-        metrics["batch_real_time_factor"] = sum(record.seconds for record in records) / speech_seconds
-    return metrics
-
-
-def headline_metrics(
-    metrics: Mapping[str, Mapping], speed: Mapping[str, float], data: str, machine: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """
-    The metrics by which a checkpoint is judged first, as a model card needs them: `name`, `metric`, `value`, `low`, `high`,
-    `num_rows`, `task_type`, `dataset_name`, `dataset_split`.
-    """
+def headline_metrics(metrics: Groups, speed: dict[str, float], data: str, machine: dict[str, str]) -> list[dict]:
+    """The metrics by which a checkpoint is judged first, as a model card needs them."""
     asr = next((group.partition("@")[2] for group in metrics if "@" in group), None)
     answering = next((task for task in ANSWERING_TASKS if task in metrics), "")
     speaking = next((task for task in SPEAKING_TASKS if f"{task}@{asr}" in metrics), "")
@@ -197,15 +177,18 @@ def headline_metrics(
     is_manifest = path.suffix == ".jsonl" and path.parent.name
     name, split = (path.parent.name, path.stem) if is_manifest else (path.name or "unnamed data", None)
     hardware = f"single questions on {machine['device']} ({machine['processor']}, {machine['threads']} threads)"
-    keys = ("name", "metric", "value", "low", "high", "num_rows", "task_type", "dataset_name", "dataset_split")
     headlines = []
     for group, metric in pairs:
         table = tables.get(group, {})
         if metric in table:
             title = f"{heading(metric)}: {hardware if group == SPEED else group_name(group)}"
-            task_type = TASK_TYPES.get(group.partition("@")[0], "any-to-any")
-            values = (table.get(f"{metric}_low"), table.get(f"{metric}_high"), table.get("num_rows"))
-            headlines.append(dict(zip(keys, (title, metric, table[metric], *values, task_type, name, split))))
+            headline = {"name": title, "metric": metric, "value": table[metric], "num_rows": table.get("num_rows")}
+            headline |= {end: table.get(f"{metric}_{end}") for end in ("low", "high")}
+            headline |= {
+                "unit": "ms" if metric.endswith("_ms") else "",
+                "task_type": TASK_TYPES.get(group.partition("@")[0], "any-to-any"),
+            }
+            headlines.append(headline | {"dataset_name": name, "dataset_split": split})
     return headlines
 
 

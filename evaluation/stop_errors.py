@@ -67,10 +67,7 @@ def find_stop_errors(
     reference_transcript: str | None = None,
     language: str = "en",
 ) -> list[str]:
-    """
-    The stop errors of a spoken answer: `text` is what the model wrote and should have said, `reference_seconds` the duration
-    of the reference audio, and the transcripts are those of the answer and of the reference audio.
-    """
+    """The stop errors of an answer with this text, by its transcript and that of the reference audio, if there are any."""
     is_empty, is_silent = not text.strip(), silences.speech == 0.0
     expected_seconds = reference_seconds * _relative_length(text, reference, language)
     ratio = silences.speech / expected_seconds if expected_seconds > 0 else 1.0

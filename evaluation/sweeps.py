@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..training.augmentation import add_noise, add_room, change_tempo, generator_of, shift_pitch, telephone_band
-from .questions import AudioChange, EvaluationQuestion, spread
+from .questions import SPEAKING_TASKS, AudioChange, EvaluationQuestion, spread
 
 
 NOISES = ("white", "pink", "babble")
@@ -39,7 +39,6 @@ GENERATION_SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 SWEEPS = (*AUDIO_SWEEPS, *GENERATION_SWEEPS)
 AUDIO_TASKS = (("transcribe",), ("speech_to_speech", "speech_to_text"))
-GENERATION_TASKS = (("say", "speech_to_speech", "text_to_speech"),)
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _change(effect: Callable, value: Any, seed: int, sweep: str) -> AudioChange:
 def sweep_questions(name: str, questions: Sequence[EvaluationQuestion], limit: int | None) -> list[EvaluationQuestion]:
     """The questions of a sweep: `limit` of each task that shows its effect."""
     chosen = []
-    for alternatives in GENERATION_TASKS if name in GENERATION_SWEEPS else AUDIO_TASKS:
+    for alternatives in [SPEAKING_TASKS] if name in GENERATION_SWEEPS else AUDIO_TASKS:
         by_task = [[question for question in questions if question.task == task] for task in alternatives]
         chosen += spread(next(filter(None, by_task), []), limit)
     return chosen

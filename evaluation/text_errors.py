@@ -38,16 +38,17 @@ def error_rate(name: str, errors: Sequence[int], lengths: Sequence[int], seed: i
     """All errors over all lengths, with a bootstrap interval; nothing where there is nothing to count."""
     if sum(lengths) == 0:
         return {}
-    return {name: sum(errors) / sum(lengths)} | _ends(name, bootstrap_interval(errors, lengths, seed))
+    interval = bootstrap_interval(errors, lengths, seed) or ()
+    return {name: sum(errors) / sum(lengths)} | dict(zip((f"{name}_low", f"{name}_high"), interval))
 
 
 def fraction(name: str, hits: Sequence[bool]) -> dict[str, float]:
     """The fraction of hits, with Wilson's interval."""
-    return {name: sum(hits) / len(hits)} | _ends(name, wilson_interval(sum(hits), len(hits))) if hits else {}
-
-
-def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float]:
-    return dict(zip((f"{name}_low", f"{name}_high"), interval or ()))
+    if not hits:
+        return {}
+    return dict(
+        zip((name, f"{name}_low", f"{name}_high"), (sum(hits) / len(hits), *wilson_interval(sum(hits), len(hits))))
+    )
 
 
 def bootstrap_interval(errors: Sequence[int], lengths: Sequence[int], seed: int = 0) -> tuple[float, float] | None:
@@ -72,10 +73,7 @@ def wilson_interval(num_hits: int, num_rows: int) -> tuple[float, float]:
 
 
 def lacks_last_word(text: str, transcript: str, language: str = "en") -> bool:
-    """
-    Whether at least half of the last word of `text` is missing at the end of the transcript, with nothing else in its
-    place: a last word that was transcribed as another word is not missing.
-    """
+    """Whether at least half of the last word is missing in a transcript, with nothing else in its place."""
     words = normalize_text(text, language).split()
     reference, characters = "".join(words), normalize_text(transcript, language).replace(" ", "")
     if not reference:

@@ -295,7 +295,6 @@ def test_a_perfect_model_has_no_errors(pair, questions, tmp_path, perfect):
     for group in ("say@tones", "speech_to_speech@tones", "text_to_speech@tones", "reference@tones"):
         assert results.metrics[group]["cer"] == results.metrics[group]["wer"] == 0.0
     assert results.metrics["speech"]["clean"] == 1.0
-    assert results.metrics["speech"]["duration_ratio"] == 1.0
     assert results.metrics["reference@tones"]["num_rows"] == len(TONES)
     assert results.metrics["reference_vocoded@tones"]["num_rows"] == len(TONES)
 
@@ -489,7 +488,7 @@ def test_files_that_are_not_results_are_refused(pair, few, tmp_path, perfect):
     whole = json.loads(path.read_text())
     for change in ({"format": 0}, {"colour": "red"}, {"samples": [{"id": "1"}]}):
         path.write_text(json.dumps(whole | change))
-        with pytest.raises(ResultsError, match="cannot be read as results.*evaluate again"):
+        with pytest.raises(ResultsError, match="cannot be read as results"):
             Results.load(path)
     path.write_text("{")
     with pytest.raises(ResultsError, match="cannot be read as results"):

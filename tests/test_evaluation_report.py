@@ -115,5 +115,5 @@ def test_results_without_metrics_still_make_a_report(folder, tmp_path):
 
 
 def test_a_folder_without_results_is_named(folder, tmp_path):
-    with pytest.raises(ResultsError, match="There is no .*results.json"):
+    with pytest.raises(ResultsError, match="results.json. cannot be read as results"):
         write_report(folder, [tmp_path])
