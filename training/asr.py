@@ -71,19 +71,15 @@ class OwnASR:
 
     def transcribe(self, waveform: np.ndarray, sampling_rate: int) -> str:
         audio = {"array": waveform, "sampling_rate": sampling_rate}
+        prompt = self.processor.make_conversation("transcribe", audio=audio)
         inputs = self.processor.apply_chat_template(
-            self.processor.make_conversation("transcribe", audio=audio),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self.model.device, dtype=self.model.dtype)
         limit = transcript_limit(self.processor, inputs["input_ids"])
         # under FSDP all processes transcribe the same audio, and none waits for another
         options = {"do_sample": False, "synced_gpus": False, "stopping_criteria": limit}
-        return self.processor.post_process_generation(
-            self.model.generate(**inputs, generation_mode="text", **options)
-        )[0]["text"]
+        output = self.model.generate(**inputs, generation_mode="text", **options)
+        return self.processor.post_process_generation(output)[0]["text"]
 
 
 class WhisperASR:
@@ -120,6 +116,6 @@ class PipelineASR:
             num_seconds = len(waveform) / sampling_rate
             max_new_tokens = min(self.max_new_tokens, int(num_seconds * MAX_TOKENS_PER_SECOND) + EXTRA_TOKENS)
             options["generate_kwargs"] = self.generate_kwargs | {"max_new_tokens": max_new_tokens}
-            # Whisper transcribes more than one window of 30 s only with timestamps
-            options["return_timestamps"] = True if num_seconds > 30 else None
+            if num_seconds > 30 and self.pipeline.type == "seq2seq_whisper":
+                options["return_timestamps"] = True  # needed for more than one window
         return self.pipeline({"raw": waveform, "sampling_rate": sampling_rate}, **options)["text"]

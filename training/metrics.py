@@ -37,7 +37,7 @@ def normalize_text(text: str, language: str = "en") -> str:
     A text after Whisper's normaliser: lower case, no punctuation, numbers in digits, American spelling (English). Chinese
     becomes simplified, and in languages that are written without spaces every character is a word.
     """
-    # it leaves signs on their own in place, and splits words at typographic apostrophes
+    # Whisper's normaliser leaves signs on their own in place, and splits words at typographic apostrophes
     words = _normalizer(language)(text.replace("’", "'")).split()
     return " ".join(word for word in words if any(map(str.isalnum, word)))
 
@@ -96,8 +96,7 @@ def _count_all(references: Sequence[str], transcripts: Sequence[str], language: 
     counts = [count_errors(*pair, language) for pair in zip(references, transcripts, strict=True)]
     if not any(one.num_words for one in counts):
         raise ValueError(
-            f"None of the {len(counts)} references has a letter or a digit after normalisation: an error rate needs at "
-            "least one that has."
+            f"None of the {len(counts)} references has a letter or a digit: an error rate needs one that has."
         )
     return counts
 
@@ -127,13 +126,7 @@ def _location(package: str, requirement: str) -> str:
 
 @dataclass
 class Question:
-    """
-    A question to the model in one task.
-
-    Args:
-        task (`str`): One of `TASKS`.
-        conversation (`list[dict]`): The messages, the last one being the reference answer.
-    """
+    """A question in one of `TASKS`: a conversation with the reference answer as its last message."""
 
     task: str
     conversation: Sequence[dict]
@@ -180,12 +173,9 @@ def answer_batch(model: Any, processor: Any, questions: Sequence[Question], **ge
     is_spoken = questions[0].is_spoken
     if any(question.is_spoken != is_spoken for question in questions):
         raise ValueError("Got questions with spoken and with written answers: pass them in separate batches.")
+    prompts = [question.prompt for question in questions]
     inputs = processor.apply_chat_template(
-        [question.prompt for question in questions],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
+        prompts, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     ).to(model.device, dtype=model.dtype)
     # under FSDP, transformers would wait for processes with other questions: all of ours have the same
     generation_kwargs = {"synced_gpus": False} | generation_kwargs
@@ -212,18 +202,12 @@ class GenerationMetrics:
     model's transcripts against the references) and `truncated`, the fraction ended by the length limit.
 
     Args:
-        questions (`list[Question]`):
-            The questions. They are divided among the processes.
-        processor (`FlowOmniProcessor`):
-            The processor of the model.
-        asr (`ASRModel` or `"own"`, *optional*):
-            Transcribes spoken answers; `"own"` is the model being trained.
-        batch_size (`int`, *optional*, defaults to 4):
-            Number of questions per batch.
-        language (`str`, *optional*, defaults to `"en"`):
-            Language of the normaliser.
-        generation_kwargs:
-            Arguments of `generate`, such as `max_new_tokens`.
+        questions (`list[Question]`): The questions. They are divided among the processes.
+        processor (`FlowOmniProcessor`): The processor of the model.
+        asr (`ASRModel` or `"own"`, *optional*): Transcribes spoken answers; `"own"` is the model being trained.
+        batch_size (`int`, *optional*, defaults to 4): Number of questions per batch.
+        language (`str`, *optional*, defaults to `"en"`): Language of the normaliser.
+        generation_kwargs: Arguments of `generate`, such as `max_new_tokens`.
     """
 
     def __init__(
