@@ -28,7 +28,7 @@ from .text_errors import text_metrics
 
 FORMAT = 2
 ANSWERS_FILE, RESULTS_FILE = "answers.jsonl", "results.json"
-SPEECH, REFERENCE, VOCODED, SPEED = "speech", "reference", "reference_vocoded", "speed"
+SPEECH, REFERENCE, VOCODED, SPEED = "speech", "reference", "vocoded", "speed"
 TASK_TYPES = {"transcribe": "automatic-speech-recognition", "text_to_text": "text-generation"}
 TASK_TYPES |= dict.fromkeys(("say", REFERENCE, VOCODED), "text-to-speech")
 
@@ -47,7 +47,7 @@ class ResultsError(ValueError):
 class AnswerRecord:
     """One answer, or the audio of a reference with its transcripts."""
 
-    part: str  # empty: the evaluation itself; a point of a sweep (`noise/white=10`); `reference`; `reference_vocoded`
+    part: str  # empty: the evaluation itself; a point of a sweep (`noise/white=10`); `reference`; `vocoded`
     task: str
     number: int
     id: str
@@ -110,7 +110,7 @@ class Results:
     machine: dict[str, str]
     settings: dict[str, Any]
     # group to metrics. Groups are `say` (a task, by its text), `say@ASR` (its speech, by the transcripts of an ASR model),
-    # `reference@ASR`, `reference_vocoded@ASR`, `speech` and `speech/say` (stop errors and durations)
+    # `reference@ASR`, `vocoded@ASR`, `speech` and `speech/say` (stop errors and durations)
     metrics: Groups
     sweeps: dict[str, dict[str, Any]] = field(default_factory=dict)  # `axis`, and `points` of `value` and `metrics`
     speed: dict[str, float] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from ..training.metrics import normalize_text
 from .text_errors import fraction, lacks_last_word
 
 
-STOP_ERRORS = ("empty", "no_start", "length_limit", "cut_short", "silent_inside", "silent_start", "silent_end")
+STOP_ERRORS = ("empty", "no_start", "length_limit", "cut_short", "silence_inside", "silence_start", "silence_end")
 MAX_SILENCE_SECONDS = 1.0
 MIN_DURATION_RATIO, FULL_DURATION_RATIO = 0.6, 0.95
 
@@ -81,9 +81,9 @@ def find_stop_errors(
         "no_start": is_silent,
         "length_limit": is_truncated,
         "cut_short": is_short and not is_empty and not is_silent,
-        "silent_inside": silences.inside > MAX_SILENCE_SECONDS,
-        "silent_start": silences.start > MAX_SILENCE_SECONDS and not is_silent,
-        "silent_end": silences.end > MAX_SILENCE_SECONDS and not is_silent,
+        "silence_inside": silences.inside > MAX_SILENCE_SECONDS,
+        "silence_start": silences.start > MAX_SILENCE_SECONDS and not is_silent,
+        "silence_end": silences.end > MAX_SILENCE_SECONDS and not is_silent,
     }
     return [name for name in STOP_ERRORS if found[name]]
 

@@ -296,7 +296,7 @@ def test_a_perfect_model_has_no_errors(pair, questions, tmp_path, perfect):
         assert results.metrics[group]["cer"] == results.metrics[group]["wer"] == 0.0
     assert results.metrics["speech"]["clean"] == 1.0
     assert results.metrics["reference@tones"]["num_rows"] == len(TONES)
-    assert results.metrics["reference_vocoded@tones"]["num_rows"] == len(TONES)
+    assert results.metrics["vocoded@tones"]["num_rows"] == len(TONES)
 
 
 def test_one_wrong_answer_is_counted_where_it_belongs(pair, questions, tmp_path, monkeypatch):

@@ -122,9 +122,9 @@ def test_each_stop_error_is_found():
         ({"text": " "}, "empty"),
         ({"silences": Silences(1.5, 0.0, 0.0, 0.0)}, "no_start"),
         ({"is_truncated": True}, "length_limit"),
-        ({"silences": Silences(0.0, 1.2, 0.0, 3.0)}, "silent_inside"),
-        ({"silences": Silences(1.2, 0.0, 0.0, 2.0)}, "silent_start"),
-        ({"silences": Silences(0.0, 0.0, 1.2, 2.0)}, "silent_end"),
+        ({"silences": Silences(0.0, 1.2, 0.0, 3.0)}, "silence_inside"),
+        ({"silences": Silences(1.2, 0.0, 0.0, 2.0)}, "silence_start"),
+        ({"silences": Silences(0.0, 0.0, 1.2, 2.0)}, "silence_end"),
         ({"silences": Silences(0.0, 0.0, 0.0, 1.0)}, "cut_short"),
         ({"silences": Silences(0.0, 0.0, 0.0, 1.7), "transcript": "red green blue"}, "cut_short"),
         # an ASR model that misses the end of a whole answer, and one that misses it in the reference too
@@ -162,7 +162,7 @@ def test_each_stop_error_is_found():
 def test_a_silence_in_the_middle_of_an_answer_is_found():
     first, second = np.split(audio_of_text("Paris."), 2)
     silences = find_silences(np.concatenate([first, silence(1.5), second]), RATE)
-    assert find_stop_errors("Paris.", silences, False, "Paris.", silences.speech) == ["silent_inside"]
+    assert find_stop_errors("Paris.", silences, False, "Paris.", silences.speech) == ["silence_inside"]
 
 
 def test_stop_errors_are_fractions_of_the_answers():
