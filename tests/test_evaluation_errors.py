@@ -115,46 +115,31 @@ def test_silence_is_without_speech_and_quiet_speech_is_not():
 
 def test_each_stop_error_is_found():
     text = "red green blue grey"
-    usual = {"text": text, "silences": Silences(0.0, 0.0, 0.0, 2.0), "is_truncated": False, "reference": text}
+    usual = {"text": text, "silences": Silences(0, 0, 0, 2.0), "is_truncated": False, "reference": text}
     usual |= {"reference_seconds": 2.0, "transcript": text}
+    short, brief = Silences(0, 0, 0, 1.7), Silences(0, 0, 0, 0.5)
+    without_end = {"transcript": "red green blue"}
+    filler = {"text": "Yes.", "reference": "Hmm.", "transcript": "Yes"}
     for change, error in [
         ({}, None),
         ({"text": " "}, "empty"),
-        ({"silences": Silences(1.5, 0.0, 0.0, 0.0)}, "no_start"),
+        ({"silences": Silences(1.5, 0, 0, 0)}, "no_start"),
         ({"is_truncated": True}, "length_limit"),
-        ({"silences": Silences(0.0, 1.2, 0.0, 3.0)}, "silence_inside"),
-        ({"silences": Silences(1.2, 0.0, 0.0, 2.0)}, "silence_start"),
-        ({"silences": Silences(0.0, 0.0, 1.2, 2.0)}, "silence_end"),
-        ({"silences": Silences(0.0, 0.0, 0.0, 1.0)}, "cut_short"),
-        ({"silences": Silences(0.0, 0.0, 0.0, 1.7), "transcript": "red green blue"}, "cut_short"),
+        ({"silences": Silences(0, 1.2, 0, 3.0)}, "silence_inside"),
+        ({"silences": Silences(1.2, 0, 0, 2.0)}, "silence_start"),
+        ({"silences": Silences(0, 0, 1.2, 2.0)}, "silence_end"),
+        ({"silences": Silences(0, 0, 0, 1.0)}, "cut_short"),
+        ({"silences": short} | without_end, "cut_short"),
         # an ASR model that misses the end of a whole answer, and one that misses it in the reference too
-        ({"transcript": "red green blue"}, None),
-        (
-            {
-                "silences": Silences(0.0, 0.0, 0.0, 1.8),
-                "transcript": "red green blue",
-                "reference_transcript": "red green blue",
-            },
-            None,
-        ),
+        (without_end, None),
+        ({"silences": short, "reference_transcript": "red green blue"} | without_end, None),
         # a shorter text takes less time
-        ({"text": "red green", "silences": Silences(0.0, 0.0, 0.0, 0.9), "transcript": "red green"}, None),
+        ({"text": "red green", "silences": Silences(0, 0, 0, 0.9), "transcript": "red green"}, None),
         ({"text": "Nineteen eighty-four.", "reference": "1984.", "transcript": "1984"}, None),
         # of what the normaliser drops, the letters count
-        ({"text": "Yes.", "reference": "Hmm.", "transcript": "Yes"}, None),
-        (
-            {
-                "text": "Yes.",
-                "reference": "Hmm.",
-                "transcript": "Yes",
-                "silences": Silences(0.0, 0.0, 0.0, 0.5),
-            },
-            "cut_short",
-        ),
-        (
-            {"text": "Hmm.", "reference": "Yes.", "transcript": "", "silences": Silences(0.0, 0.0, 0.0, 0.5)},
-            "cut_short",
-        ),
+        (filler, None),
+        (filler | {"silences": brief}, "cut_short"),
+        ({"text": "Hmm.", "reference": "Yes.", "transcript": "", "silences": brief}, "cut_short"),
     ]:
         assert find_stop_errors(**usual | change) == ([] if error is None else [error]), change
 

@@ -88,21 +88,17 @@ def test_text_is_normalised_as_whisper_does():
         assert normalize_text(text, language) == expected
 
 
-def test_a_word_written_apart_is_a_word_error_but_exact():
+def test_spaces_are_no_characters_and_characters_are_words_in_languages_without_spaces():
     counts = count_errors("every day", "everyday")
     assert (counts.characters, counts.words, counts.num_words) == (0, 2, 2)
-
-
-def test_characters_are_words_in_languages_without_spaces():
     assert word_error_rate(["你好，世界。"], ["你 好 时 界"], "zh") == pytest.approx(1 / 4)
     assert character_error_rate(["你好"], ["你 好。"], "zh") == 0.0
 
 
 def test_references_without_any_letter_are_refused():
-    with pytest.raises(ValueError, match="None of the 1 references"):
-        word_error_rate(["..."], ["four"])
-    with pytest.raises(ValueError, match="None of the 2 references"):
-        character_error_rate(["...", ""], ["four", ""])
+    for rate in (word_error_rate, character_error_rate):
+        with pytest.raises(ValueError, match="None of the 2 references"):
+            rate(["...", ""], ["four", ""])
 
 
 def test_missing_packages_of_the_normaliser_are_named(monkeypatch):
@@ -123,11 +119,9 @@ def test_answers_become_metrics_of_each_task():
     assert metrics["say_spoken_cer"] == pytest.approx(1 / 8)
     assert metrics["say_spoken_wer"] == metrics["say_truncated"] == 0.5
     assert "transcribe_spoken_cer" not in metrics and "transcribe_truncated" not in metrics
-
-
-def test_a_reference_of_punctuation_does_not_end_a_training_run():
-    answers = [Answer("say", "!", "", True, transcript="")]
-    assert answer_metrics(answers) == {"say_exact": 1.0, "say_truncated": 0.0}
+    # a reference of punctuation does not end a training run
+    punctuation = [Answer("say", "!", "", True, transcript="")]
+    assert answer_metrics(punctuation) == {"say_exact": 1.0, "say_truncated": 0.0}
 
 
 def test_answers_stand_in_the_order_of_their_questions(model, questions):
@@ -145,13 +139,9 @@ def test_metrics_are_the_same_twice_and_in_other_batches(model, questions):
 
 
 def test_the_training_mode_of_the_model_is_restored(model, questions):
-    metrics = GenerationMetrics(questions[:1], tiny_processor(), max_new_tokens=2)
-    model.train()
-    metrics(model, 0)
-    assert model.training
-    model.eval()
-    metrics(model, 0)
-    assert not model.training
+    for mode in (True, False):
+        GenerationMetrics(questions[:1], tiny_processor(), max_new_tokens=2)(model.train(mode), 0)
+        assert model.training is mode
 
 
 def test_processes_answer_their_own_questions_and_all_see_all_metrics(model, questions, monkeypatch):
@@ -216,9 +206,9 @@ def test_a_transcript_ends_where_its_audio_cannot_hold_more(model, monkeypatch):
     assert alone.text == answers[0].text
     (longer,) = answer_batch(model, processor, questions[:1], max_new_tokens=30, **options)
     assert len(longer.text) == 30
-    length = processor.apply_chat_template(
-        [question.prompt for question in questions[:2]], add_generation_prompt=True, tokenize=True, return_dict=True
-    )["input_ids"].shape[1]
+    prompts = [question.prompt for question in questions[:2]]
+    inputs = processor.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)
+    length = inputs["input_ids"].shape[1]
     options["stopping_criteria"] = [MaxLengthCriteria(length + 5)]
     assert [len(answer.text) for answer in answer_batch(model, processor, questions[:2], **options)] == [5, 5]
 
@@ -231,12 +221,9 @@ def test_speech_of_any_script_is_transcribed_to_its_end(model):
         ("आज सुबह सरकार ने घोषणा की कि बाढ़ से प्रभावित क्षेत्रों में रहने वाले लोगों को सहायता दी जाएगी।", 4.6),
         ("This morning the government announced new measures to support companies that suffered.", 3.2),
     ]:
+        conversation = transcription(processor, int(16000 * seconds)).prompt
         prompt = processor.apply_chat_template(
-            transcription(processor, int(16000 * seconds)).prompt,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
+            conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )["input_ids"]
         is_done = transcript_limit(processor, prompt)
         for repeats, is_over in [(1, False), (3, True)]:
@@ -250,10 +237,10 @@ class RecordingASR:
     def __init__(self, can_generate: bool = True, **fields):
         self.options: dict = {}
         self.type = "seq2seq_whisper"
-        config = SimpleNamespace(max_target_positions=448)
-        generation_config = SimpleNamespace(**fields)
         self.model = SimpleNamespace(
-            config=config, generation_config=generation_config, can_generate=lambda: can_generate
+            config=SimpleNamespace(max_target_positions=448),
+            generation_config=SimpleNamespace(**fields),
+            can_generate=lambda: can_generate,
         )
 
     def __call__(self, audio, **options):
