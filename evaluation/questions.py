@@ -173,12 +173,12 @@ def _load_split(source: Any, split: str | None, columns: Mapping[str, str] | Non
         return load_rows(folder / name, columns=columns)
     for name in SPLITS if split is None else ():
         try:
-            return load_rows(source, name, columns=columns)
+            return load_rows(source, split=name, columns=columns)
         except RowError:
             raise
         except ValueError as error:
             logger.info("No split '%s': %s", name, error)
-    return load_rows(source, split, columns=columns)
+    return load_rows(source, split=split, columns=columns)
 
 
 def _is_readable(question: EvaluationQuestion, column: str, on_error: str) -> bool:

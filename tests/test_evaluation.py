@@ -23,21 +23,14 @@ from tiny import tiny_model, tiny_processor
 
 from flow_omni.evaluation import evaluate as evaluation
 from flow_omni.evaluation.evaluate import Settings, batches, evaluate, load_asr_models, measure_speed
-from flow_omni.evaluation.questions import (
-    QUESTION_SAMPLING_RATE,
-    EvaluationQuestion,
-    language_code,
-    language_of,
-    load_questions,
-    questions_of,
-    spread,
-)
+from flow_omni.evaluation.questions import EvaluationQuestion, language_code, language_of, load_questions, questions_of
 from flow_omni.evaluation.results import ANSWERS_FILE, Results, ResultsError
 from flow_omni.evaluation.sweeps import GENERATION_SWEEPS, SWEEPS, sweep_points, sweep_questions
 from flow_omni.training.augmentation import change_tempo
 from flow_omni.training.rows import TASKS, RowError
 
 
+RATE = 16000  # of questions
 SHORT = {"max_new_tokens": 12}
 ASR = {"tones": ToneASR()}
 
@@ -88,7 +81,6 @@ def test_a_limit_is_per_task_and_spread_over_the_rows(folder):
     questions, notes = load_questions(folder, ["transcribe", "say"], limit=2)
     expected = [("transcribe", 0), ("transcribe", 4), ("say", 0), ("say", 4)]
     assert [(one.task, one.number) for one in questions] == expected and notes == []
-    assert spread([1, 2, 3], None) == spread([1, 2, 3], 5) == [1, 2, 3]
 
 
 def test_unknown_and_missing_tasks_are_refused(folder, tmp_path):
@@ -152,7 +144,7 @@ def test_unreadable_recordings_are_found_before_anything_is_asked_and_can_be_ski
         load_questions(tmp_path, ["say", "transcribe"], on_error="skip")
 
 
-def test_recordings_behind_addresses_are_not_downloaded_twice(monkeypatch, tmp_path):
+def test_recordings_behind_addresses_are_not_downloaded_before_they_are_asked(monkeypatch, tmp_path):
     monkeypatch.setattr("flow_omni.processing.audio_io.download", lambda url: pytest.fail(f"downloaded {url}"))
     manifest = tmp_path / "rows.jsonl"
     manifest.write_text('{"question_text": "a", "question_audio": "https://example.org/a.wav"}\n')
@@ -163,8 +155,8 @@ def test_a_change_of_the_audio_knows_its_question(questions):
     question = next(one for one in questions if one.has_audio and one.number == 2)
     changed = question.to_question(tiny_processor(), lambda waveform, rate, number: waveform[: rate // 10] * number)
     audio = changed.prompt[0]["content"][0]["audio"]
-    assert audio["sampling_rate"] == QUESTION_SAMPLING_RATE
-    np.testing.assert_array_equal(audio["array"], question.load("question_audio")[: QUESTION_SAMPLING_RATE // 10] * 2)
+    assert audio["sampling_rate"] == RATE
+    np.testing.assert_array_equal(audio["array"], question.load("question_audio")[: RATE // 10] * 2)
 
 
 def test_a_row_without_an_id_is_named_without_the_folder_of_its_file(tmp_path):
@@ -202,7 +194,7 @@ def test_sweeps_are_known_by_name():
 
 
 def test_a_sweep_has_one_unchanged_point_and_repeatable_changes(questions):
-    waveform = tone(0.5, QUESTION_SAMPLING_RATE) + noise(0.5, QUESTION_SAMPLING_RATE)
+    waveform = tone(0.5, RATE) + noise(0.5, RATE)
     for name in SWEEPS:
         all_points = sweep_points(name, questions)
         for sweep in {point.sweep for point in all_points}:
@@ -215,16 +207,16 @@ def test_a_sweep_has_one_unchanged_point_and_repeatable_changes(questions):
             changed = [point for point in points if point.change is not None]
             assert len(changed) == len(points) - 1
             for point in changed:
-                audio = point.change(waveform, QUESTION_SAMPLING_RATE, 3)
-                np.testing.assert_array_equal(audio, point.change(waveform, QUESTION_SAMPLING_RATE, 3))
+                audio = point.change(waveform, RATE, 3)
+                np.testing.assert_array_equal(audio, point.change(waveform, RATE, 3))
                 assert len(audio) != len(waveform) or not np.allclose(audio, waveform, atol=1e-3), point.part
 
 
 def test_noise_has_its_level_and_is_the_same_at_every_level_but_not_for_every_question(questions):
-    waveform = 0.2 * tone(1.0, QUESTION_SAMPLING_RATE)
+    waveform = 0.2 * tone(1.0, RATE)
     points = {(point.sweep, point.value): point for point in sweep_points("noise", questions)}
     loud, soft, other = (
-        points["noise/white", snr].change(waveform, QUESTION_SAMPLING_RATE, number) - waveform
+        points["noise/white", snr].change(waveform, RATE, number) - waveform
         for snr, number in ((10, 1), (20, 1), (10, 2))
     )
     assert 10 * np.log10((waveform**2).mean() / (loud**2).mean()) == pytest.approx(10.0, abs=0.1)
@@ -236,7 +228,7 @@ def test_any_length_has_any_tempo():
     """Rounding once put the last frame of some lengths behind the end."""
     for num_samples in (9776, 16658, 19655, 20543):
         for tempo in (0.7, 1.15):
-            changed = change_tempo(np.zeros(num_samples, dtype=np.float32), QUESTION_SAMPLING_RATE, tempo)
+            changed = change_tempo(np.zeros(num_samples, dtype=np.float32), RATE, tempo)
             assert len(changed) == round(num_samples / tempo)
 
 

@@ -35,10 +35,8 @@ HEADLINE = {
     "low": 0.02,
     "high": 0.04,
     "num_rows": 100,
-    "task_type": "automatic-speech-recognition",
-    "dataset_name": "recordings",
-    "dataset_split": "test",
 }
+HEADLINE |= {"task_type": "automatic-speech-recognition", "dataset_name": "recordings", "dataset_split": "test"}
 EXACT = {"name": "exact: say", "metric": "exact", "value": 0.5, "low": None, "high": None}
 ROW = "| automatic-speech-recognition | recordings (test) | CER: transcribe (95 % interval 0.02 to 0.04, 100 rows) | 0.03142 |"
 
@@ -75,14 +73,10 @@ def test_metadata_holds_what_was_given_and_nothing_else(folder):
     assert (fields["pipeline_tag"], fields["library_name"]) == ("any-to-any", "transformers")
     assert {"custom_code", "speech-to-speech", "text-to-speech"} <= set(fields["tags"])
     assert not {"base_model", "datasets", "language", "license", "metrics", "model-index"} & set(fields)
-    data = card_of(
-        folder,
-        base_models=["openai/whisper-small", "Qwen/Qwen2-0.5B-Instruct"],
-        datasets=["me/recordings", "AISHELL-1"],
-        languages=["zh", "en"],
-        license="apache-2.0",
-    ).data
-    assert data.base_model == ["openai/whisper-small", "Qwen/Qwen2-0.5B-Instruct"]
+    base_models, datasets = ["openai/whisper-small", "Qwen/Qwen2-0.5B-Instruct"], ["me/recordings", "AISHELL-1"]
+    given = {"base_models": base_models, "datasets": datasets, "languages": ["zh", "en"], "license": "apache-2.0"}
+    data = card_of(folder, **given).data
+    assert data.base_model == base_models
     assert data.datasets == ["me/recordings"]  # the Hub has nothing called AISHELL-1
     assert (data.language, data.license) == (["zh", "en"], "apache-2.0")
 
@@ -128,16 +122,11 @@ def test_generation_options_are_those_of_the_checkpoint(folder):
     assert "Text ends after 3 repetitions" in text
 
 
-def test_a_model_without_a_vocoder_writes_no_audio(tmp_path):
-    tiny_model(vocoder=None).save_pretrained(tmp_path)
+def test_models_without_a_vocoder_or_a_flow_head_are_described_as_they_are(tmp_path):
+    tiny_model(vocoder=None, speech={"head_type": "residual_vq"}).save_pretrained(tmp_path)
     text = card_of(tmp_path).text
     assert "this checkpoint has no vocoder" in text
     assert not re.search(r"soundfile\.(write|SoundFile)", text) and "| vocoder |" not in text
-
-
-def test_the_discrete_baseline_has_no_continuous_tokens(tmp_path):
-    tiny_model(speech={"head_type": "residual_vq"}).save_pretrained(tmp_path)
-    text = card_of(tmp_path).text
     assert "with continuous speech tokens" not in text and "3 codebooks with 16 codes" in text
     assert "num_flow_steps" not in text
 
