@@ -43,6 +43,7 @@ def plot_answer(
     `generating` positions, `states` the speech state of each position, `tokens` the decoded text tokens.
     """
     # not pyplot, which needs a display and keeps figures alive
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -52,8 +53,10 @@ def plot_answer(
     mel_axes, state_axes = figure.subplots(2, 1, sharex=True, height_ratios=(12, 1))
     _plot_mel(figure, mel_axes, patches, states, config)
 
-    colors = dict(zip(config.state_ids, STATES.values()))
-    state_axes.bar(range(len(states)), 1, width=1, align="edge", color=[colors[state] for state in states])
+    if states:
+        colors = dict(zip(config.state_ids, map(to_rgb, STATES.values())))
+        band = [[colors[state] for state in states]]
+        state_axes.imshow(band, extent=(0, len(states), 0, 1), aspect="auto", interpolation="nearest")
     state_axes.set(xlim=(0, num_positions), ylim=(0, 1), yticks=[], ylabel="state\ntext", xlabel="position")
     labels = [token.translate(VISIBLE_WHITESPACE) for token in tokens]
     stride = math.ceil(MIN_INCHES_PER_TOKEN * num_positions / width)

@@ -52,6 +52,9 @@ def user_errors(before: str = "", after: str = "", also: tuple[type[Exception], 
 
 def one_line(error: BaseException) -> str:
     """The message of an error and its notes, without line breaks."""
+    if type(error).__name__ == "StrictDataclassClassValidationError":
+        # the message of a config's own validator
+        error = error.__cause__ or error
     return " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split()) or type(error).__name__
 
 
@@ -166,10 +169,17 @@ def read_audio(source: str, hint: str = "") -> dict[str, Any]:
     """The waveform of a file or URL, decoded before a model is loaded so that a bad file is reported at once."""
     from ..processing.audio_io import load_audio
 
-    if not source.startswith(("http://", "https://")) and not Path(source).expanduser().exists():
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise UserError(f"'{source}' is a folder: pass an audio file.")
+    if not path.exists() and not source.startswith(("http://", "https://")):
         raise UserError(f"There is no audio file '{source}': check the path{hint}.")
-    with user_errors(f"Cannot read '{source}': "):
-        return {"array": load_audio(source, INPUT_SAMPLING_RATE), "sampling_rate": INPUT_SAMPLING_RATE}
+    try:
+        waveform = load_audio(source, INPUT_SAMPLING_RATE)
+    except (ValueError, TypeError, OSError) as error:
+        message = one_line(error)
+        raise UserError(message if source in message else f"Cannot read '{source}': {message}") from error
+    return {"array": waveform, "sampling_rate": INPUT_SAMPLING_RATE}
 
 
 class LoadedModel(NamedTuple):
