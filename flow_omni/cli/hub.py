@@ -15,12 +15,10 @@
 
 import json
 import os
-import platform
 import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +28,6 @@ from .ask import DType, option
 from .common import UserError, check_parent, load_model, note, progress, read_config, user_errors, write, write_table
 
 
-PACKAGES = ("flow-omni", "torch", "transformers", "huggingface_hub", "safetensors", "soundfile", "soxr", "matplotlib")
 # Pickles, hidden files, and what training leaves in its output folder.
 NOT_UPLOADED = [
     *("*.bin", "*.pt", "*.pth", "*.pkl", ".*", "**/.*"),
@@ -164,48 +161,29 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def info(
-    model: Annotated[
-        str | None, typer.Argument(help="Folder or Hub id. Default: describe the installation.", show_default=False)
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="Folder or Hub id. Default: the bundled demo model.")] = None,
 ):
     """
-    Describe a checkpoint, without loading its weights, or the installation.
+    Describe a checkpoint: its modules and parameters. The weights are not loaded.
 
     Examples:
 
-        flow-omni info
         flow-omni info ./my-model
+        flow-omni info owner/name
     """
-    write_table(_installation() if model is None else _describe(model))
-
-
-def _installation() -> list[tuple[str, Any]]:
-    import torch
-
-    from ..bundled import BUNDLED_CHECKPOINT, EXAMPLE_QUESTION
-
-    rows = [("python", platform.python_version())]
-    for package in PACKAGES:
-        try:
-            rows.append((package, version(package)))
-        except PackageNotFoundError:
-            rows.append((package, "not installed"))
-    rows.append(("GPUs", torch.cuda.device_count()))
-    return [*rows, ("bundled model", BUNDLED_CHECKPOINT), ("example question", EXAMPLE_QUESTION)]
-
-
-def _describe(name: str) -> list[tuple[str, Any]]:
     import torch
     from huggingface_hub.errors import StrictDataclassError
 
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration
+    from ..bundled import BUNDLED_CHECKPOINT
 
+    name = model or str(BUNDLED_CHECKPOINT)
     with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError, StrictDataclassError)):
         config = FlowOmniConfig.from_dict(read_config(name))
         with torch.device("meta"):
-            model = FlowOmniForSpeechGeneration(config)
+            parameters = _parameter_rows(FlowOmniForSpeechGeneration(config))
     audio, text, speech, vocoder = config.audio_config, config.text_config, config.speech_config, config.vocoder_config
-    return [
+    rows = [
         ("checkpoint", name),
         ("audio encoder", f"Whisper, {audio.encoder_layers} layers of width {audio.d_model}"),
         ("language model", f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}"),
@@ -215,8 +193,8 @@ def _describe(name: str) -> list[tuple[str, Any]]:
         ("positions", f"{speech.steps_per_second:.4g} per second, each of {speech.frames_per_step} mel frames"),
         ("speech delay", f"{speech.speech_delay} positions"),
         ("weights", config.dtype),
-        *_parameter_rows(model),
     ]
+    write_table([*rows, *parameters])
 
 
 def _parameter_rows(model: Any) -> list[tuple[str, str]]:

@@ -18,9 +18,9 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,11 +33,9 @@ prepare = typer.Typer(
     rich_markup_mode="markdown",
     help="Make training data: from corpora, from written dialogues; and validate it.",
 )
-Corpus = Annotated[str, typer.Argument(help="The folder of the extracted corpus.", show_default=False)]
 Output = Annotated[Path, typer.Argument(help="The folder to write to.", show_default=False)]
 Limit = Annotated[int | None, option(help="Most rows.", min=1)]
 Columns = Annotated[list[str] | None, option(metavar="OURS=THEIRS", help="A renamed column: question_text=sentence.")]
-Seed = Annotated[int, typer.Option(min=0)]
 
 
 def train(
@@ -68,85 +66,57 @@ def train(
     train_recipe(recipe, overrides or [], dry_run=dry_run, fresh=fresh)
 
 
-@prepare.command(no_args_is_help=True)
-@command
-def aishell1(
-    folder: Corpus,
-    output: Output,
-    split: Annotated[str, typer.Option(help="train, dev, test, or all.")] = "all",
-    limit: Limit = None,
-):
-    """
-    AISHELL-1 (openslr.org/33): 178 hours of Mandarin with transcripts.
+def _add_corpus(name: str, splits: str, summary: str) -> None:
+    """Adds the command that writes the rows of a corpus, one manifest for each split."""
 
-        flow-omni prepare aishell1 data_aishell data/aishell1
-    """
-    from ..training.prepare import aishell1_rows
+    @command
+    def write_corpus(
+        source: Annotated[str, typer.Argument(help="The folder of the extracted corpus.", show_default=False)],
+        output: Output,
+        split: Annotated[str, typer.Option(help="Splits or subsets, with commas between.")] = splits.split()[0],
+        limit: Limit = None,
+    ):
+        from ..training import prepare as corpora
+        from ..training.data import write_rows
 
-    for name in ("train", "dev", "test") if split == "all" else (split,):
-        _write_corpus(output, name, limit, lambda counts, name=name: aishell1_rows(folder, name, counts=counts))
+        for part in _listed([split]):
+            counts, path = Counter(), output.expanduser() / f"{part}.jsonl"
+            with user_errors(), _bar(part) as bar:
+                rows = getattr(corpora, f"{name}_rows")(source, part, counts=counts)
+                num_rows = write_rows(path, _counted(itertools.islice(rows, limit), bar, path))
+            left_out = [f"{count} {reason}" for reason, count in counts.items() if reason != "rows"]
+            note(f"{path}: {num_rows} rows. Left out: {', '.join(left_out) or 'none'}.")
 
-
-@prepare.command(no_args_is_help=True)
-@command
-def wenetspeech(
-    folder: Corpus,
-    output: Output,
-    subset: Annotated[str, typer.Option(help="L, M, S, W, DEV, TEST_NET or TEST_MEETING.")] = "L",
-    min_seconds: Annotated[float, typer.Option(help="Leave out shorter segments.", min=0.0)] = 0.5,
-    max_seconds: Annotated[float, typer.Option(help="Leave out longer segments.", min=0.0)] = 30.0,
-    min_confidence: Annotated[float, typer.Option(help="Leave out less certain transcripts.", min=0.0)] = 0.0,
-    limit: Limit = None,
-):
-    """
-    WenetSpeech: 10,000 hours of Mandarin with transcripts. The recordings stay where they are, uncut.
-
-        flow-omni prepare wenetspeech WenetSpeech data/wenetspeech --subset M
-    """
-    from ..training.prepare import wenetspeech_rows
-
-    def rows(counts: Counter) -> Iterator[dict]:
-        return wenetspeech_rows(folder, subset, min_seconds, max_seconds, min_confidence, counts=counts)
-
-    _write_corpus(output, subset, limit, rows)
+    help = f"{summary} Splits: {splits}.\n\n    flow-omni prepare {name} path/to/corpus data/{name}"
+    prepare.command(name, no_args_is_help=True, help=help)(write_corpus)
 
 
-@prepare.command(no_args_is_help=True)
-@command
-def lccc(
-    source: Annotated[str, typer.Argument(help="The folder of LCCC-base, or one of its files.", show_default=False)],
-    output: Output,
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "train",
-    min_words: Annotated[int, typer.Option(help="Leave out pairs of fewer words.", min=0)] = 5,
-    history: Annotated[bool, typer.Option(help="Rows hold the turns before them.")] = True,
-    limit: Limit = None,
-):
-    """
-    LCCC-base: millions of written Chinese dialogues, filtered as in the paper. `prepare speak` synthesises them.
-
-        flow-omni prepare lccc LCCC-base-split data/lccc
-    """
-    from ..training.prepare import lccc_rows
-
-    _write_corpus(output, split, limit, lambda counts: lccc_rows(source, split, min_words, history, counts=counts))
+_add_corpus("aishell1", "train dev test", "AISHELL-1 (openslr.org/33): 178 hours of Mandarin with transcripts.")
+_add_corpus(
+    "wenetspeech",
+    "L M S W DEV TEST_NET TEST_MEETING",
+    "WenetSpeech: 10,000 hours of Mandarin with transcripts. The recordings stay where they are, uncut.",
+)
+_add_corpus(
+    "lccc",
+    "train valid test",
+    "LCCC-base: written Chinese dialogues, filtered as in the paper. `prepare speak` synthesises them.",
+)
 
 
-def _write_corpus(output: Path, name: str, limit: int | None, rows: Callable[[Counter], Iterator[dict]]) -> None:
-    """Writes the rows of a corpus to `output`/`name`.jsonl."""
+def _counted(rows: Iterator[dict], bar: Any, path: Path) -> Iterator[dict]:
+    """The rows, of which there must be one: an empty manifest would only be noticed in training."""
+    for row in rows:
+        bar.update(1)
+        yield row
+    if bar.n == 0:
+        raise ValueError(f"No rows found for '{path}': check the folder of the corpus, and the split.")
+
+
+def _bar(name: str) -> Any:
     from tqdm import tqdm
 
-    from ..training.data import write_rows
-
-    counts, path = Counter(), output.expanduser() / f"{name}.jsonl"
-    with user_errors():
-        bar = tqdm(itertools.islice(rows(counts), limit), desc=name, unit=" rows", disable=not sys.stderr.isatty())
-        first = next(iterator := iter(bar), None)
-        if first is None:
-            raise ValueError(f"No rows found for '{path}': check the corpus, and the options that leave rows out.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        num_rows = write_rows(path, itertools.chain([first], iterator))
-    left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != "rows")
-    note(f"{path}: {num_rows} rows" + (f"; left out: {left_out}" if left_out else ""))
+    return tqdm(desc=name, unit=" rows", disable=not sys.stderr.isatty())
 
 
 @prepare.command(no_args_is_help=True)
@@ -159,7 +129,7 @@ def speak(
     question_voices: Annotated[str | None, option(help="Voices of the questions: a,b,c. Default: all others.")] = None,
     language: Annotated[str, typer.Option(help="Language of the voices.")] = "en",
     file_format: Annotated[str, typer.Option("--format", help="flac or wav.")] = "flac",
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     processes: Annotated[int | None, option(help="Number of processes. Default: one per core.", min=1)] = None,
     limit: Limit = None,
 ):
@@ -168,11 +138,9 @@ def speak(
 
         flow-omni prepare speak dialogues.jsonl data/spoken --answer-voice en-us
     """
-    from tqdm import tqdm
-
     from ..training.prepare import speak_dialogues
 
-    with user_errors(), tqdm(desc="rows", unit=" rows", disable=not sys.stderr.isatty()) as bar:
+    with user_errors(), _bar("rows") as bar:
         spoken = speak_dialogues(
             manifest,
             output,
@@ -204,12 +172,12 @@ def validate(
         flow-omni prepare validate train.jsonl
         flow-omni prepare validate recordings.csv --columns question_audio=file --columns question_text=sentence
     """
-    from tqdm import tqdm
-
     from ..training.prepare import validate_rows
 
-    with user_errors(), tqdm(desc="rows", unit=" rows", disable=not sys.stderr.isatty()) as bar:
-        result = validate_rows(source, _columns(columns), split, audio, show, bar.update)
+    with user_errors(), _bar("rows") as bar:
+        result = validate_rows(
+            source, columns=_columns(columns), split=split, check_audio=audio, max_shown=show, progress=bar.update
+        )
     write(f"{result}\n")
     if result.num_invalid:
         raise typer.Exit(USER_ERROR)
@@ -238,8 +206,6 @@ def evaluate(
     ] = None,
     sweep_limit: Annotated[int, typer.Option(help="Questions of each task in a sweep.", min=1)] = 100,
     compare: Annotated[list[Path] | None, option(help="Another evaluation, to compare with.")] = None,
-    samples: Annotated[int, typer.Option(help="Audio samples of each task in the report.", min=0)] = 4,
-    timed: Annotated[int, typer.Option(help="Questions for latency and speed.", min=0)] = 8,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     *,
     options: GenerationOptions,
@@ -282,8 +248,6 @@ def evaluate(
             language=language,
             sweeps=tuple(_listed([sweep])),
             sweep_limit=sweep_limit,
-            num_samples=samples,
-            num_timed=timed,
             generation=kwargs,
         )
         loaded = options.load(checkpoint)
