@@ -63,7 +63,8 @@ def train(
     """
     from ..training.train import train_recipe
 
-    train_recipe(recipe, overrides or [], dry_run=dry_run, fresh=fresh)
+    with user_errors():
+        train_recipe(recipe, overrides or [], dry_run=dry_run, fresh=fresh)
 
 
 def _add_corpus(name: str, splits: str, summary: str) -> None:
