@@ -11,22 +11,4 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How sound and text become tensors, and how tensors become sound and text again."""
-
-from .audio_io import load_audio, write_audio
-from .byte_level_tokenizer import byte_level_tokenizer
-from .feature_extraction_flow_omni import FlowOmniFeatureExtractor
-from .mel_spectrogram import MelSpectrogram
-from .parallel_streams import SpeechState
-from .processing_flow_omni import FlowOmniProcessor
-
-
-__all__ = [
-    "FlowOmniFeatureExtractor",
-    "FlowOmniProcessor",
-    "MelSpectrogram",
-    "SpeechState",
-    "byte_level_tokenizer",
-    "load_audio",
-    "write_audio",
-]
+"""Audio and text to tensors, and tensors to audio and text."""
