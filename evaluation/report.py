@@ -48,7 +48,7 @@ def write_report(output: str | os.PathLike, compare: Sequence[str | os.PathLike]
     speech_table = {group_name(group): lines[group] for group in speech}
     points = {one: [(key, line[index][""]) for key, line in text_table.items()] for index, one in enumerate(labels)}
     about = [vars(one) | one.settings | one.machine for one in results]
-    settings = ("checkpoint", "data", "created", "command", *results[0].settings, *results[0].machine)
+    settings = dict.fromkeys(("checkpoint", "data", "created", "command", *results[0].settings, *results[0].machine))
     sections = [
         f"# Evaluation of {escape(', '.join(labels))}",
         *(f"> {escape(note)}" for note in dict.fromkeys(note for one in results for note in one.notes)),
@@ -132,7 +132,7 @@ def _plot(folder: Path, name: str, axis: str, curves: Mapping[str, Sequence[tupl
         rates = [[100 * table.get(end, table["cer"]) for table in tables] for end in ("cer_low", "cer", "cer_high")]
         axes.errorbar(values, rates[1], np.diff(rates, axis=0), fmt="o-" if axis else "o", capsize=3, label=label)
     axes.set(xlabel=heading(axis), ylabel="CER (%)", ylim=(0, None))
-    axes.tick_params(axis="x", labelrotation=0 if axis else 30)
+    figure.autofmt_xdate(rotation=0 if axis else 20, ha="center" if axis else "right")
     axes.legend()
     figure.savefig(folder / "plots" / f"{name}.png", dpi=120)
     return f"![Character error rates](plots/{name}.png)"
