@@ -120,7 +120,7 @@ def test_questions_may_have_a_synthesizer_of_their_own(tmp_path):
     voices = Voices(answer="700", questions=["110"], question_rates=(1, 1), question_pitches=(1, 1))
     speak_dialogues(dialogues(1), tmp_path, ToneSynthesizer(), voices, question_synthesizer=HigherSynthesizer())
     row = load_rows(tmp_path / "manifest.jsonl")[0]
-    from flow_omni.processing import load_audio
+    from flow_omni.processing.audio_io import load_audio
 
     assert frequency_of(load_audio(row["question_audio"], 8000), 8000) == pytest.approx(1500, abs=6)
     assert frequency_of(load_audio(row["answer_audio"], 8000), 8000) == pytest.approx(700, abs=6)
