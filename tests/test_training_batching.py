@@ -17,8 +17,8 @@ import itertools
 
 import pytest
 import torch
+import training_tools as tools
 from tiny import tiny_config, tiny_model, tiny_processor
-from training_tools import DETERMINISTIC, encoded_examples, make_trainer, rows_dataset, spoken_rows
 
 from flow_omni.training.batching import LengthBatchSampler, StreamedBatches, TrainingCollator, bucket
 from flow_omni.training.data import load_rows, write_rows
@@ -59,7 +59,7 @@ def test_batches_depend_on_seed_and_epoch_alone():
 
 def test_every_epoch_has_the_same_number_of_batches_whatever_tasks_are_drawn():
     """The Trainer counts the batches of the first epoch only, and finds its place by them when it resumes."""
-    dataset = rows_dataset(30)
+    dataset = tools.rows_dataset(30)
     sampler = LengthBatchSampler(dataset, max_positions=200)
     tasks = set()
     for epoch in range(6):
@@ -78,32 +78,15 @@ def test_processes_share_the_epoch_of_one():
     assert together[len(alone) :] == [[]] * (len(together) - len(alone))
 
 
-def test_without_shuffling_the_order_is_that_of_lengths():
-    batches = list(LengthBatchSampler(text_dataset(50), 900, shuffle=False))
-    assert batches == list(LengthBatchSampler(text_dataset(50, seed=4), 900, shuffle=False))
-
-
 def test_lengths_are_rounded_up_by_an_eighth_at_most():
     for length in range(1, 5000):
         assert length <= bucket(length) <= max(length, 1.125 * length)
     assert bucket(4096) == 4096
 
 
-def test_rows_that_come_twice_per_epoch_may_train_two_tasks():
-    rows = load_rows_mixed(spoken_rows(4), times=2)
-    draws = [draw for draw, _ in ExampleDataset(rows, ExampleBuilder(tiny_processor(tiny_config()))).draw(0)]
-    assert len(draws) == 8 and len({(draw.index, draw.task) for draw in draws}) > 4
-
-
-def load_rows_mixed(rows, times):
-    from flow_omni.training.data import MixedRows
-
-    return MixedRows([rows], [times])
-
-
 def test_a_row_that_cannot_be_decoded_is_left_out_and_told():
     processor = tiny_processor(tiny_config())
-    collate, (example, *_) = TrainingCollator(processor), encoded_examples(1)
+    collate, (example, *_) = TrainingCollator(processor), tools.encoded_examples(1)
     batch = collate([example | {"id": "good"}, {"id": "bad", "error": "bad: no such file"}])
     assert batch["ids"] == ["good"] and batch["skipped"] == ["bad: no such file"] and len(batch["input_ids"]) == 1
     alone = collate([{"id": "bad", "error": "bad: no such file"}])
@@ -113,9 +96,9 @@ def test_a_row_that_cannot_be_decoded_is_left_out_and_told():
 @pytest.mark.parametrize("indices", [[0], [1], [2], [0, 2], []])
 def test_a_batch_that_lacks_a_modality_reaches_every_module_and_keeps_its_losses(indices):
     """DDP and FSDP wait for the gradients of every module."""
-    model = tiny_model(speech=DETERMINISTIC).train()
+    model = tiny_model(speech=tools.DETERMINISTIC).train()
     freeze(model, ["audio_encoder", "audio_adapter", "language_model", "speech_inputs", "speech_decoder"])
-    examples = [encoded_examples(1)[index] for index in indices]
+    examples = [tools.encoded_examples(1)[index] for index in indices]
     full = TrainingCollator(tiny_processor(model.config), all_modalities=True)(examples)
     full = {name: value for name, value in full.items() if name not in ("ids", "skipped")}
     outputs, counts = model(**full), count_targets(full, model.config)
@@ -134,7 +117,7 @@ def test_a_batch_that_lacks_a_modality_reaches_every_module_and_keeps_its_losses
 
 def test_batches_with_all_modalities_stay_as_they_are():
     processor = tiny_processor(tiny_config())
-    examples = encoded_examples(1)
+    examples = tools.encoded_examples(1)
     for all_modalities in (False, True):
         assert len(TrainingCollator(processor, all_modalities)(examples)["input_ids"]) == len(examples)
 
@@ -156,7 +139,7 @@ def stream(tmp_path, num_rows=30, **options):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_stream_is_read_round_after_round_within_the_budget(tmp_path, num_workers):
-    trainer = make_trainer(tmp_path / "run", dataset=stream(tmp_path), dataloader_num_workers=num_workers)
+    trainer = tools.make_trainer(tmp_path / "run", dataset=stream(tmp_path), dataloader_num_workers=num_workers)
     ids = []
     for batch in itertools.islice(trainer.get_train_dataloader(), 40):
         assert batch["input_ids"].numel() <= 300
@@ -167,7 +150,9 @@ def test_a_stream_is_read_round_after_round_within_the_budget(tmp_path, num_work
 
 
 def test_a_run_on_a_stream_trains_and_resumes(tmp_path):
-    runs = [make_trainer(tmp_path, dataset=stream(tmp_path), save_strategy="steps", save_steps=2) for _ in range(2)]
+    runs = [
+        tools.make_trainer(tmp_path, dataset=stream(tmp_path), save_strategy="steps", save_steps=2) for _ in range(2)
+    ]
     runs[0].train()
     runs[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert [run.state.global_step for run in runs] == [4, 4]

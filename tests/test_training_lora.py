@@ -17,10 +17,10 @@ import json
 
 import pytest
 import torch
+import training_tools as tools
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import tiny_model
-from training_tools import ALL_BUT_VOCODER, DROPOUT, assert_same_weights, encoded_examples, make_trainer, weights_of
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS, FlowOmniForSpeechGeneration
 from flow_omni.training.lora import add_lora, save_and_merge_lora
@@ -32,12 +32,12 @@ FIELDS = {"r": 2, "lora_alpha": 4}
 
 
 def lora_trainer(folder, fields=FIELDS, **options):
-    model = tiny_model(**DROPOUT)
+    model = tiny_model(**tools.DROPOUT)
     tuner = add_lora(model, fields, base="base")
-    return make_trainer(folder, model, learning_rate=1e-2, **options), tuner
+    return tools.make_trainer(folder, model, learning_rate=1e-2, **options), tuner
 
 
-@pytest.mark.parametrize("modules", [ALIGN, ALL_BUT_VOCODER])
+@pytest.mark.parametrize("modules", [ALIGN, tools.ALL_BUT_VOCODER])
 def test_adapters_train_and_the_language_model_under_them_does_not(tmp_path, modules):
     trainer, _ = lora_trainer(tmp_path, trainable_modules=modules)
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
@@ -59,8 +59,8 @@ def test_a_run_with_adapters_resumes_to_the_bit_and_with_others_not_at_all(tmp_p
     whole.train()
     resumed, _ = lora_trainer(tmp_path, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert_same_weights(weights_of(whole.model), weights_of(resumed.model))
-    plain = make_trainer(tmp_path, tiny_model(**DROPOUT), **options)
+    tools.assert_same_weights(tools.weights_of(whole.model), tools.weights_of(resumed.model))
+    plain = tools.make_trainer(tmp_path, tiny_model(**tools.DROPOUT), **options)
     with pytest.raises(ValueError, match="does not fit the model.*the LoRA options of the run|averages other weights"):
         plain.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     wider, _ = lora_trainer(tmp_path, {"r": 4}, **options)
@@ -72,7 +72,7 @@ def test_adapters_are_saved_apart_and_merged_into_a_plain_checkpoint(tmp_path):
     trainer, tuner = lora_trainer(tmp_path / "run", trainable_modules=ALIGN)
     trainer.train()
     model = trainer.model.eval()
-    batch = trainer.data_collator(encoded_examples(1)[:1])
+    batch = trainer.data_collator(tools.encoded_examples(1)[:1])
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         expected = model(**inputs).logits
@@ -90,7 +90,7 @@ def test_adapters_are_saved_apart_and_merged_into_a_plain_checkpoint(tmp_path):
     assert (config["r"], config["base_model_name_or_path"]) == (2, "base")
     weights = load_file(tmp_path / "adapters" / "adapter_model.safetensors")
     assert weights and all(".lora_" in name for name in weights)
-    base = tiny_model(**DROPOUT)
+    base = tiny_model(**tools.DROPOUT)
     adapted = PeftModel.from_pretrained(base.model.language_model, tmp_path / "adapters").merge_and_unload()
     for name, weight in adapted.state_dict().items():
         torch.testing.assert_close(weight, merged.model.language_model.state_dict()[name], msg=name)

@@ -23,20 +23,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import training_tools as tools
 from safetensors.torch import load_file
 from tiny import tiny_model
-from training_tools import (
-    DROPOUT,
-    assert_same_weights,
-    encoded_examples,
-    in_processes,
-    losses_of,
-    make_trainer,
-    rows_dataset,
-    run_to_the_end,
-    run_together,
-    weights_of,
-)
 from transformers.trainer_utils import get_last_checkpoint
 
 from flow_omni.training.callbacks import EMA_FILE
@@ -46,7 +35,7 @@ from flow_omni.training.trainer import STAGING, save_final
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    run_to_the_end(str(folder))
+    tools.run_to_the_end(str(folder))
     return folder
 
 
@@ -62,7 +51,7 @@ def assert_same_end(folder: Path, expected: Path, num_processes: int = 1) -> Non
     """The last checkpoints agree to the bit: weights, their average, optimizer, scheduler, random numbers, loss log."""
     first, second = folder / "checkpoint-6", expected / "checkpoint-6"
     for name in ("model.safetensors", EMA_FILE):
-        assert_same_weights(load_file(first / name), load_file(second / name))
+        tools.assert_same_weights(load_file(first / name), load_file(second / name))
     rng = ["rng_state.pth"] if num_processes == 1 else [f"rng_state_{rank}.pth" for rank in range(num_processes)]
     for name in ("optimizer.pt", "scheduler.pt", *rng):
         loaded = [torch.load(path / name, weights_only=False) for path in (first, second)]
@@ -88,12 +77,12 @@ PLACES = [
 @pytest.mark.parametrize("place", PLACES)
 def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been(tmp_path, uninterrupted, place):
     """Rows are shuffled, gradients accumulated, later epochs begun; the kill may hit a half-written checkpoint."""
-    assert in_processes(run_to_the_end, str(tmp_path), place) == [-signal.SIGKILL]
+    assert tools.in_processes(tools.run_to_the_end, str(tmp_path), place) == [-signal.SIGKILL]
     assert place == "discard@2" or not (tmp_path / "checkpoint-6").exists()
     if place == "optimizer.pt@4":
         assert get_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
         assert (tmp_path / STAGING / "checkpoint-4" / "optimizer.pt").read_bytes() == b"half of a file"
-    save_final(run_to_the_end(str(tmp_path)))
+    save_final(tools.run_to_the_end(str(tmp_path)))
     assert_same_end(tmp_path, uninterrupted)
     average = load_file(uninterrupted / "checkpoint-6" / EMA_FILE)["state_head.weight"]
     assert torch.equal(load_file(tmp_path / "model.safetensors")["state_head.weight"], average)
@@ -104,15 +93,15 @@ def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been(tmp_path, uninterru
 @pytest.fixture(scope="module")
 def uninterrupted_together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    assert in_processes(run_together, str(folder), num_processes=2) == [0, 0]
+    assert tools.in_processes(tools.run_together, str(folder), num_processes=2) == [0, 0]
     return folder
 
 
 @pytest.mark.parametrize("place", ["step-5", pytest.param("rng_state_1.pth@4", marks=pytest.mark.slow)])
 def test_two_processes_resume_after_one_was_killed(tmp_path, uninterrupted_together, place):
-    assert -signal.SIGKILL in in_processes(run_together, str(tmp_path), place, num_processes=2)
+    assert -signal.SIGKILL in tools.in_processes(tools.run_together, str(tmp_path), place, num_processes=2)
     assert not (tmp_path / "checkpoint-6").exists()
-    assert in_processes(run_together, str(tmp_path), num_processes=2) == [0, 0]
+    assert tools.in_processes(tools.run_together, str(tmp_path), num_processes=2) == [0, 0]
     assert_same_end(tmp_path, uninterrupted_together, num_processes=2)
 
 
@@ -121,15 +110,15 @@ def test_a_run_resumed_in_a_later_epoch_equals_the_uninterrupted_one(tmp_path, n
     """With dropout and gradient accumulation; no row is decoded only to be skipped."""
     runs, decoded = {}, {}
     for name, checkpoint in {"whole": None, "resumed": str(tmp_path / "whole" / "checkpoint-7")}.items():
-        dataset = rows_dataset()
+        dataset = tools.rows_dataset()
         decoded[name] = []
         build = dataset.builder.build
         dataset.builder.build = lambda *args, build=build, name=name: (
             decoded[name].append(args[0]["id"]) or build(*args)
         )
-        runs[name] = make_trainer(
+        runs[name] = tools.make_trainer(
             tmp_path / name,
-            tiny_model(**DROPOUT),
+            tiny_model(**tools.DROPOUT),
             dataset,
             max_steps=9,
             save_strategy="steps",
@@ -140,8 +129,8 @@ def test_a_run_resumed_in_a_later_epoch_equals_the_uninterrupted_one(tmp_path, n
         )
         runs[name].train(resume_from_checkpoint=checkpoint)
     assert runs["whole"].state.epoch > 2.5
-    assert_same_weights(weights_of(runs["whole"].model), weights_of(runs["resumed"].model))
-    assert losses_of(runs["whole"]) == losses_of(runs["resumed"])
+    tools.assert_same_weights(tools.weights_of(runs["whole"].model), tools.weights_of(runs["resumed"].model))
+    assert tools.losses_of(runs["whole"]) == tools.losses_of(runs["resumed"])
     if num_workers == 0:
         assert decoded["resumed"] == decoded["whole"][-len(decoded["resumed"]) :]
         assert len(decoded["resumed"]) < len(decoded["whole"]) / 2
@@ -159,8 +148,8 @@ def room_for_files_of(num_bytes: int):
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
-    make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
-    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    tools.make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
+    trainer = tools.make_trainer(tmp_path, save_strategy="steps", save_steps=2)
     with room_for_files_of(100_000), pytest.raises(Exception, match="too large|No space|IoError|os error"):
         trainer.train(resume_from_checkpoint=True)
     with room_for_files_of(100_000), pytest.raises(Exception, match="too large|No space|IoError|os error"):
@@ -175,16 +164,16 @@ def test_a_full_disk_stops_the_run_and_leaves_the_earlier_checkpoint(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
         with pytest.raises(OSError, match="No space left"):
-            make_trainer(tmp_path, save_strategy="steps", save_steps=2).train(resume_from_checkpoint=True)
+            tools.make_trainer(tmp_path, save_strategy="steps", save_steps=2).train(resume_from_checkpoint=True)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2"]
     assert not (tmp_path / "model.safetensors").exists()
-    make_trainer(tmp_path, save_strategy="steps", save_steps=2).train(resume_from_checkpoint=True)
+    tools.make_trainer(tmp_path, save_strategy="steps", save_steps=2).train(resume_from_checkpoint=True)
     assert (tmp_path / "checkpoint-4").is_dir()
 
 
 def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     for _ in range(2):
-        make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
+        tools.make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
         assert not (tmp_path / "checkpoint-2" / "stale").exists()
         (tmp_path / "checkpoint-2" / "stale").touch()
 
@@ -192,9 +181,9 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
 def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path):
     """The best one's state names the place where it is, not the one where it was written."""
     scores = {1: 0.5, 2: 1.0, 3: 0.2, 4: 0.1}
-    trainer = make_trainer(
+    trainer = tools.make_trainer(
         tmp_path,
-        eval_dataset=encoded_examples(1)[:1],
+        eval_dataset=tools.encoded_examples(1)[:1],
         generation_metrics=lambda model, step, trainer: {"score": scores.get(step, 0.0)},
         metric_for_best_model="score",
         greater_is_better=True,
@@ -224,7 +213,7 @@ def test_resuming_raises_for_weights_that_do_not_fit_and_warns_of_nothing(tmp_pa
 
     def trainer(**changes):
         model = tiny_model(text={"tie_word_embeddings": is_tied}, **changes)
-        return make_trainer(tmp_path, model, save_strategy="steps", save_steps=2)
+        return tools.make_trainer(tmp_path, model, save_strategy="steps", save_steps=2)
 
     trainer().train()
     caplog.clear()
@@ -235,6 +224,6 @@ def test_resuming_raises_for_weights_that_do_not_fit_and_warns_of_nothing(tmp_pa
 
 
 def test_resuming_with_an_average_that_was_not_kept_is_refused(tmp_path):
-    make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
+    tools.make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=2).train()
     with pytest.raises(ValueError, match=f"There is no `{EMA_FILE}` in .*resume with the `ema_decay`"):
-        make_trainer(tmp_path, ema_decay=0.9).train(resume_from_checkpoint=True)
+        tools.make_trainer(tmp_path, ema_decay=0.9).train(resume_from_checkpoint=True)

@@ -15,9 +15,9 @@
 
 import pytest
 import torch
+import training_tools as tools
 from safetensors.torch import load_file
 from tiny import tiny_config, tiny_model
-from training_tools import assert_same_weights, sound, tone, write_material
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
@@ -40,7 +40,7 @@ FLOOR = -7.0
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
-    return write_material(tmp_path_factory.mktemp("material"))
+    return tools.write_material(tmp_path_factory.mktemp("material"))
 
 
 def arguments(folder, **options) -> FlowOmniTrainingArguments:
@@ -54,7 +54,7 @@ def with_losses(folder, **options) -> VocoderWithLosses:
 
 
 def waveforms(seconds: float = 0.3) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(tone(seconds, 8000, frequency)) for frequency in (300, 500)])
+    return torch.stack([torch.from_numpy(tools.tone(seconds, 8000, frequency)) for frequency in (300, 500)])
 
 
 def test_the_stft_loss_is_zero_for_equal_sounds_and_measures_loudness():
@@ -102,7 +102,7 @@ def test_the_vocoder_reads_mels_as_a_speech_model_writes_them(tmp_path, monkeypa
 def test_it_learns_a_sound_before_and_with_discriminators(tmp_path):
     options = {"adversarial_loss_weight": 1.0, "adversarial_start": 4}
     args = arguments(tmp_path, max_steps=18, learning_rate=3e-3, per_device_train_batch_size=2, **options)
-    segments = VocoderSegments([{"id": "a", "answer_audio": sound(0.5)}], 8000, 2048)
+    segments = VocoderSegments([{"id": "a", "answer_audio": tools.sound(0.5)}], 8000, 2048)
     trainer = VocoderTrainer(with_losses(tmp_path, **options), args, train_dataset=segments)
     trainer.train()
     losses = [entry["mel_loss"] for entry in trainer.state.log_history if "mel_loss" in entry]
@@ -114,9 +114,9 @@ def test_it_learns_a_sound_before_and_with_discriminators(tmp_path):
 def test_segments_are_cut_at_places_that_depend_on_seed_and_index_alone(tmp_path, caplog):
     rows = [
         {"id": "written", "question_text": "a", "answer_text": "b"},
-        {"id": "long", "answer_audio": sound(2.0)},
+        {"id": "long", "answer_audio": tools.sound(2.0)},
         {"id": "broken", "answer_audio": str(tmp_path / "nowhere.wav")},
-        {"id": "short", "answer_audio": sound(0.1)},
+        {"id": "short", "answer_audio": tools.sound(0.1)},
     ]
     segments, again = (VocoderSegments(rows, 16000, 8000, seed=1, segments_per_recording=5) for _ in range(2))
     assert len(segments) == 10
@@ -178,7 +178,7 @@ def test_a_vocoder_alone_trains_and_resumes_to_the_bit(material, tmp_path):
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoint-4")
     train_recipe("vocoder", recipe(material, tmp_path / "cut", **changes))
-    assert_same_weights(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut")))
+    tools.assert_same_weights(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut")))
     FlowOmniVocoder.from_pretrained(tmp_path / "whole")
 
 
@@ -193,7 +193,7 @@ def test_models_without_a_vocoder_and_losses_that_are_not_finite_are_refused(mat
         train_recipe("vocoder", recipe(material, tmp_path / "run", model=tmp_path / "mute"))
     broken = with_losses(tmp_path)
     torch.nn.init.constant_(next(broken.vocoder.parameters()), torch.nan)
-    rows = [{"id": "a", "answer_audio": sound(0.5)}]
+    rows = [{"id": "a", "answer_audio": tools.sound(0.5)}]
     trainer = VocoderTrainer(broken, arguments(tmp_path, max_steps=2), train_dataset=VocoderSegments(rows, 8000, 2048))
     with pytest.raises(TrainingDivergedError, match="The loss at step 1 is nan"):
         trainer.train()
