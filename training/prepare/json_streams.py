@@ -1,0 +1,58 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Streaming the array of a JSON file that does not fit in memory."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..manifest import open_text
+
+
+CHUNK_CHARACTERS = 2**20
+SEPARATORS = re.compile(r"[\s,]*")
+ITEM_END = re.compile(r"\s*[,\]]")
+
+
+def stream_array(path: str | os.PathLike, key: str | None = None) -> Iterator[Any]:
+    """The items of the array under `key` of a JSON object, or of a file that is an array. The file may be gzipped."""
+    start = re.compile(r"\s*\[" if key is None else rf"{re.escape(json.dumps(key))}\s*:\s*\[")
+    decoder, buffer, position = json.JSONDecoder(), "", None
+    with open_text(path) as file:
+        while True:
+            if position is None:
+                found = start.match(buffer) if key is None else start.search(buffer)
+                position = found and found.end()
+            while position is not None:
+                position = SEPARATORS.match(buffer, position).end()
+                if buffer.startswith("]", position):
+                    return
+                try:
+                    item, end = decoder.raw_decode(buffer, position)
+                except json.JSONDecodeError:
+                    break
+                # without its separator an item may be cut off: -1 of -1.5
+                if not ITEM_END.match(buffer, end):
+                    break
+                yield item
+                position = end
+            # an item larger than the buffer doubles the buffer
+            chunk = file.read(max(CHUNK_CHARACTERS, len(buffer) - (position or 0)))
+            if not chunk:
+                raise ValueError(
+                    f"'{path}' is not a complete JSON file with an array{f' {key!r}' if key else ''}: download it again."
+                )
+            buffer, position = buffer[position or 0 :] + chunk, None if position is None else 0

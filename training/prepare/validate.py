@@ -1,0 +1,107 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Validation of training rows: which are invalid and why, and what the others offer."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..lengths import audio_seconds
+from ..manifest import raw_rows
+from ..row_checks import check_row
+from ..rows import RowError, tasks_of, word_times_of
+
+
+@dataclass
+class ValidationReport:
+    """The numbers of valid and invalid rows, errors (the first ones, and by field), rows per task, hours of speech."""
+
+    num_rows: int = 0
+    num_invalid: int = 0
+    errors: list[RowError] = field(default_factory=list)
+    fields: Counter = field(default_factory=Counter)
+    tasks: Counter = field(default_factory=Counter)
+    question_hours: float = 0.0
+    answer_hours: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [f"{self.num_rows} valid rows, {self.num_invalid} invalid"]
+        lines += [f"  {error}" for error in self.errors]
+        if self.num_invalid > len(self.errors):
+            lines.append(f"  … and {self.num_invalid - len(self.errors)} more")
+        if self.fields:
+            counts = ", ".join(f"{name or 'whole row'} {count}" for name, count in self.fields.most_common())
+            lines.append(f"errors by field: {counts}")
+        lines.append(f"speech: {self.question_hours:.2f} h of questions, {self.answer_hours:.2f} h of answers")
+        return "\n".join(lines + [f"  {task:<17}{count:>10} rows" for task, count in self.tasks.most_common()])
+
+
+def validate_rows(
+    source: Any,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    check_audio: bool = True,
+    max_shown: int = 20,
+    progress: Callable[[int], Any] | None = None,
+) -> ValidationReport:
+    """
+    Checks every row of a source.
+
+    Args:
+        source, columns, split:
+            As for [`load_rows`].
+        check_audio (`bool`, *optional*, defaults to `True`):
+            Whether to open the audio files as well, and read their durations.
+        max_shown (`int`, *optional*, defaults to 20):
+            How many errors to keep.
+        progress (`Callable`, *optional*):
+            Called with 1 after each row.
+    """
+    report = ValidationReport()
+    for where, folder, raw in raw_rows(source, columns=columns, split=split):
+        try:
+            if isinstance(raw, RowError):
+                raise raw
+            _add(check_row(raw, where, folder), where, check_audio, report)
+        except RowError as error:
+            report.num_invalid += 1
+            report.fields[error.field] += 1
+            report.errors += [error] * (len(report.errors) < max_shown)
+        if progress is not None:
+            progress(1)
+    if report.num_rows == report.num_invalid == 0:
+        raise ValueError(f"There are no rows in {source}.")
+    return report
+
+
+def _add(row: dict, where: str, check_audio: bool, report: ValidationReport) -> None:
+    """Adds a valid row to the report."""
+    seconds = {side: row.get(f"{side}_seconds", 0.0) for side in ("question", "answer")}
+    for side in seconds if check_audio else ():
+        if f"{side}_audio" in row:
+            try:
+                seconds[side] = audio_seconds(row, side, trust_columns=False)
+            except (ValueError, TypeError, OSError) as error:
+                raise RowError(where, f"{side}_audio", f"`{side}_audio`: {error}") from error
+    tasks = tasks_of(row)
+    if "say" in tasks:
+        try:
+            word_times_of(row, "say")
+        except RowError as error:
+            raise RowError(where, error.field, error.problem) from error
+    report.num_rows += 1
+    report.tasks.update(tasks)
+    report.question_hours += seconds["question"] / 3600
+    report.answer_hours += seconds["answer"] / 3600
