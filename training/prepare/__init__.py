@@ -15,22 +15,17 @@
 
 from .aishell1 import aishell1_rows
 from .lccc import lccc_rows
-from .speak import SpokenReport, list_voices, load_synthesizer, speak_dialogues
-from .synthesis import Speech, SynthesisError, Synthesizer
-from .validate import ValidationReport, validate_rows
+from .speak import list_voices, speak_dialogues
+from .synthesis import SynthesisError
+from .validate import validate_rows
 from .wenetspeech import wenetspeech_rows
 
 
 __all__ = [
-    "Speech",
-    "SpokenReport",
     "SynthesisError",
-    "Synthesizer",
-    "ValidationReport",
     "aishell1_rows",
     "lccc_rows",
     "list_voices",
-    "load_synthesizer",
     "speak_dialogues",
     "validate_rows",
     "wenetspeech_rows",

@@ -17,7 +17,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import soundfile
 
@@ -26,29 +25,20 @@ SPLITS = ("train", "dev", "test")
 TRANSCRIPTS = "transcript/aishell_transcript_v0.8.txt"
 
 
-def aishell1_rows(
-    folder: str | os.PathLike, split: str = "train", counts: Counter | None = None
-) -> Iterator[dict[str, Any]]:
+def aishell1_rows(folder: str | os.PathLike, split: str = "train", counts: Counter | None = None) -> Iterator[dict]:
     """
-    Recordings with their transcripts.
-
-    Args:
-        folder (`str`):
-            `data_aishell` or its parent, with the archives of the speakers extracted (`wav/train/S0002/….wav`).
-        split (`str`, *optional*, defaults to `"train"`):
-            `"train"`, `"dev"` or `"test"`.
-        counts (`Counter`, *optional*):
-            Receives the number of `rows`, and of recordings left out by reason (325 have no transcript).
+    Recordings with their transcripts. `folder` is `data_aishell` or its parent, with the archives of the speakers extracted
+    (`wav/train/S0002/….wav`). `counts` receives the number of `rows`, and of recordings left out by reason: 325 have no
+    transcript.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` is {split!r}: AISHELL-1 has {', '.join(SPLITS)}.")
     counts = Counter() if counts is None else counts
     folder = Path(folder).expanduser()
-    root = next((root for root in (folder, folder / "data_aishell") if (root / TRANSCRIPTS).is_file()), None)
-    if root is None:
+    root = folder if (folder / TRANSCRIPTS).is_file() else folder / "data_aishell"
+    if not (root / TRANSCRIPTS).is_file():
         raise FileNotFoundError(
-            f"There is no '{TRANSCRIPTS}' in '{folder}': pass the folder that data_aishell.tgz of openslr.org/33 was "
-            "extracted to."
+            f"There is no '{TRANSCRIPTS}' in '{folder}': pass the folder that data_aishell.tgz was extracted to."
         )
     files = sorted((root / "wav" / split).glob("*/*.wav"))
     if not files:
@@ -64,8 +54,6 @@ def aishell1_rows(
         try:
             seconds = soundfile.info(str(file)).duration
         except soundfile.LibsndfileError:
-            seconds = 0.0
-        if seconds == 0.0:
             counts["unreadable"] += 1
             continue
         counts["rows"] += 1
@@ -80,7 +68,7 @@ def aishell1_rows(
 
 
 def _read_transcripts(path: Path) -> dict[str, str]:
-    """Transcripts by recording. The corpus separates words by spaces, which Chinese is written without."""
+    """Transcripts by recording, without the spaces that the corpus puts between words."""
     transcripts = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         name, *words = line.split() or [""]

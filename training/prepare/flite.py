@@ -15,16 +15,17 @@
 
 import ctypes
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
 from .synthesis import Speech, SynthesisError, check_text, word_onsets
 
 
-# The voices and their mean pitch in Hertz.
-VOICES = {"slt": 175.0, "rms": 100.0, "awb": 130.0, "kal16": 105.0}
-# The first segment of a token: the end of the segment before it.
+VOICES = ("slt", "rms", "awb", "kal16")
+# Features of a voice. Constants: the library keeps pointers to the names. `rms` ignores the shift of its pitch.
+DURATION, PITCH_SHIFT = b"duration_stretch", b"f0_shift"
+# The first segment of a token.
 SEGMENT = b"daughter1.R:SylStructure.daughter1.daughter1.R:Segment"
 
 _Pointer, _String, _Float = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float
@@ -68,9 +69,9 @@ class FliteSynthesizer:
         check_text(text)
         if voice not in VOICES:
             raise SynthesisError(f"flite has no voice {voice!r}: choose one of {', '.join(VOICES)}.")
-        library, pointer, defaults = _library(), *_voice(voice)
-        for (name, default), factor in zip(defaults.items(), (1.0 / rate, pitch, pitch)):
-            library.feat_set_float(pointer.contents.features, name, default * factor)
+        library, (pointer, own_duration) = _library(), _voice(voice)
+        for feature, value in ((DURATION, own_duration / rate), (PITCH_SHIFT, pitch)):
+            library.feat_set_float(pointer.contents.features, feature, value)
         # the noise of the voices comes from the C library's generator: a text always sounds the same
         ctypes.CDLL(None).srand(1)
         utterance = library.flite_synth_text(text.encode(), pointer)
@@ -82,24 +83,26 @@ class FliteSynthesizer:
             waveform = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)) / np.float32(32768.0)
             # samples beyond full scale overflow to the other sign: a jump of almost 2, where speech jumps by less than 1.5
             waveform = np.clip(np.unwrap(waveform, discont=1.5, period=2.0), -1.0, 1.0).astype(np.float32)
-            return Speech(waveform, wave.sample_rate, word_onsets(text, list(_token_onsets(library, utterance, text))))
+            return Speech(waveform, wave.sample_rate, word_onsets(text, list(_token_onsets(utterance, text))))
         finally:
             library.delete_utterance(utterance)
 
 
-def _token_onsets(library: ctypes.CDLL, utterance: int, text: str) -> Iterator[tuple[int, float]]:
+def _token_onsets(utterance: int, text: str) -> Iterator[tuple[int, float]]:
     """The position in the text of each token that has sound, and the second at which it begins."""
-    token, position = library.relation_head(library.utt_relation(utterance, b"Token")), 0
+    library, position = _library(), 0
+    token = library.relation_head(library.utt_relation(utterance, b"Token"))
     while token:
         name = library.item_feat_string(token, b"name").decode("utf-8", "replace")
         found = text.find(name, position)
         if found >= 0 and library.path_to_item(token, SEGMENT):
+            # it begins at the end of the segment before it
             yield found, library.ffeature_float(token, SEGMENT + b".p.end")
         position = max(position, found + len(name))
         token = library.item_next(token)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _library() -> ctypes.CDLL:
     library = _load("flite")
     for name in ("usenglish", "cmulex"):
@@ -111,22 +114,19 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-@lru_cache(maxsize=None)
-def _voice(name: str) -> tuple["ctypes.POINTER(_Voice)", dict[bytes, float]]:
-    """A voice, and the defaults of its rate and pitch. The library keeps pointers to the names of the features."""
+@cache
+def _voice(name: str) -> tuple:
+    """A voice, and the stretch of durations that it sets itself."""
     register = getattr(_load(f"flite_cmu_us_{name}"), f"register_cmu_us_{name}")
     register.restype, register.argtypes = ctypes.POINTER(_Voice), [_String]
     pointer = register(None)
-    # each voice obeys one of the features of pitch; rms and awb obey neither
-    defaults = {b"duration_stretch": 1.0, b"int_f0_target_mean": VOICES[name], b"f0_shift": 1.0}
-    read = _library().get_param_float
-    return pointer, {key: read(pointer.contents.features, key, value) for key, value in defaults.items()}
+    return pointer, _library().get_param_float(pointer.contents.features, DURATION, 1.0)
 
 
 def _load(name: str) -> ctypes.CDLL:
-    """A library by its name, with its symbols open to those loaded later."""
     for suffix in (".so.1", ".dylib"):
         try:
+            # its symbols are open to the libraries loaded later
             return ctypes.CDLL(f"lib{name}{suffix}", mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue

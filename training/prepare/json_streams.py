@@ -30,13 +30,16 @@ ITEM_END = re.compile(r"\s*[,\]]")
 def stream_array(path: str | os.PathLike, key: str | None = None) -> Iterator[Any]:
     """The items of the array under `key` of a JSON object, or of a file that is an array. The file may be gzipped."""
     start = re.compile(r"\s*\[" if key is None else rf"{re.escape(json.dumps(key))}\s*:\s*\[")
-    decoder, buffer, position = json.JSONDecoder(), "", None
+    decoder, buffer, position, is_inside = json.JSONDecoder(), "", 0, False
     with open_text(path) as file:
-        while True:
-            if position is None:
-                found = start.match(buffer) if key is None else start.search(buffer)
-                position = found and found.end()
-            while position is not None:
+        # an item larger than the buffer doubles the buffer
+        while chunk := file.read(max(CHUNK_CHARACTERS, len(buffer) - position)):
+            buffer, position = buffer[position:] + chunk, 0
+            if not is_inside:
+                if (found := start.match(buffer) if key is None else start.search(buffer)) is None:
+                    continue
+                position, is_inside = found.end(), True
+            while True:
                 position = SEPARATORS.match(buffer, position).end()
                 if buffer.startswith("]", position):
                     return
@@ -44,15 +47,11 @@ def stream_array(path: str | os.PathLike, key: str | None = None) -> Iterator[An
                     item, end = decoder.raw_decode(buffer, position)
                 except json.JSONDecodeError:
                     break
-                # without its separator an item may be cut off: -1 of -1.5
+                # an item without its separator may be cut off: -1 of -1.5
                 if not ITEM_END.match(buffer, end):
                     break
                 yield item
                 position = end
-            # an item larger than the buffer doubles the buffer
-            chunk = file.read(max(CHUNK_CHARACTERS, len(buffer) - (position or 0)))
-            if not chunk:
-                raise ValueError(
-                    f"'{path}' is not a complete JSON file with an array{f' {key!r}' if key else ''}: download it again."
-                )
-            buffer, position = buffer[position or 0 :] + chunk, None if position is None else 0
+    raise ValueError(
+        f"'{path}' is not a complete JSON file with {'an array' if key is None else repr(key)}: download it again."
+    )

@@ -27,55 +27,36 @@ from .json_streams import stream_array
 
 
 SPLITS = ("train", "valid", "test")
-# As distributed by the authors, in one file or in three, and on the Hub, one dialogue per line.
 WHOLE = "LCCC-base.json"
+# As distributed by the authors, in three files or in one, and on the Hub, one dialogue per line.
 LAYOUTS = (
-    "LCCC-base_{split}.json",
-    "LCCC-base-split/LCCC-base_{split}.json",
-    "lccc_base_{split}.jsonl.gz",
-    "lccc_base_{split}.jsonl",
-    WHOLE,
-)
+    "LCCC-base_{}.json", "LCCC-base-split/LCCC-base_{}.json", WHOLE, "lccc_base_{}.jsonl.gz", "lccc_base_{}.jsonl"
+)  # fmt: skip
+MIN_WORDS = 5  # of a pair; the corpus separates words by spaces
 
 MARKS = "。．.！!？?，,、；;：:~～…"
 DOTS = re.compile(r"[.。．…](?:\s*[.。．…])+|…")
 REPEATED_MARKS = re.compile(rf"([{MARKS}])(?:\s*[{MARKS}])+")
 REPEATED = re.compile(r"([^\w\s])(?:\s*\1)+")
 INNER_SPACE = re.compile(rf"(?<=[{CJK}{MARKS}])\s+|\s+(?=[{CJK}{MARKS}])")
-SPOKEN = re.compile(rf"[{CJK}]|[^\W_]+")
+WORD = re.compile(rf"[{CJK}]|[^\W_]+")
 
 
-def lccc_rows(
-    source: str | os.PathLike,
-    split: str = "train",
-    min_words: int = 5,
-    with_history: bool = True,
-    counts: Counter | None = None,
-) -> Iterator[dict[str, Any]]:
+def lccc_rows(source: str | os.PathLike, split: str = "train", counts: Counter | None = None) -> Iterator[dict]:
     """
-    Pairs of a question and its answer. A dialogue of four turns gives two: the first is the history of the second.
-
-    Args:
-        source (`str`):
-            The folder of LCCC-base, or one of its files (`.json`, `.jsonl`, gzipped or not).
-        split (`str`, *optional*, defaults to `"train"`):
-            `"train"`, `"valid"` or `"test"`.
-        min_words (`int`, *optional*, defaults to 5):
-            Pairs with fewer words are left out. The corpus separates words by spaces.
-        with_history (`bool`, *optional*, defaults to `True`):
-            Whether rows include the earlier turns.
-        counts (`Counter`, *optional*):
-            Receives the number of `rows`, and of pairs left out by reason.
+    Pairs of a question and its answer with at least `MIN_WORDS` words. A dialogue of four turns gives two pairs, and the
+    first is the history of the second. `source` is the folder of the corpus or one of its files. `counts` receives the
+    number of `rows`, and of pairs left out by reason.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` is {split!r}: LCCC-base has {', '.join(SPLITS)}.")
     counts = Counter() if counts is None else counts
-    path = source = Path(source).expanduser()
-    if not source.is_file():
-        names = [layout.format(split=split) for layout in LAYOUTS]
-        path = next((source / name for name in names if (source / name).is_file()), None)
-        if path is None:
-            raise FileNotFoundError(f"There is no LCCC-base in '{source}': it must hold one of {', '.join(names)}.")
+    source = Path(source).expanduser()
+    paths = [source, *(source / layout.format(split) for layout in LAYOUTS)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        names = ", ".join(layout.format(split) for layout in LAYOUTS)
+        raise FileNotFoundError(f"There is no LCCC-base in '{source}': it must hold one of {names}.")
     is_lines = path.name.removesuffix(".gz").endswith(".jsonl")
     dialogues = _json_lines(path) if is_lines else stream_array(path, split if path.name == WHOLE else None)
     for number, dialogue in enumerate(dialogues):
@@ -84,7 +65,7 @@ def lccc_rows(
         if not isinstance(dialogue, list) or not all(isinstance(turn, str) for turn in dialogue):
             shown = str(dialogue)[:80]
             raise ValueError(f"Dialogue {number} of '{path}' is {shown!r}: it must be a list of strings, the turns.")
-        yield from _pairs(dialogue, f"lccc-{split}-{number}", min_words, with_history, counts)
+        yield from _pairs(dialogue, f"lccc-{split}-{number}", counts)
 
 
 def clean(utterance: str) -> str:
@@ -94,22 +75,20 @@ def clean(utterance: str) -> str:
     return " ".join(text.split()).lstrip(MARKS)
 
 
-def _pairs(
-    dialogue: list[str], name: str, min_words: int, with_history: bool, counts: Counter
-) -> Iterator[dict[str, Any]]:
+def _pairs(dialogue: list[str], name: str, counts: Counter) -> Iterator[dict]:
     history: list[dict[str, str]] = []
     for turn in range(0, len(dialogue) - 1, 2):
         question, answer = map(clean, dialogue[turn : turn + 2])
-        if not (SPOKEN.search(question) and SPOKEN.search(answer)):
+        if not (WORD.search(question) and WORD.search(answer)):
             counts["without words"] += 1
             return  # the next answer would refer to a question that is missing
         words = " ".join(dialogue[turn : turn + 2]).split()
-        if sum(1 for word in words if SPOKEN.search(word)) < min_words:
+        if sum(1 for word in words if WORD.search(word)) < MIN_WORDS:
             counts["too few words"] += 1
         else:
             counts["rows"] += 1
             row = {"id": f"{name}-{turn // 2}", "question_text": question, "answer_text": answer, "language": "zh"}
-            yield row | ({"history": list(history)} if with_history and history else {})
+            yield row | ({"history": list(history)} if history else {})
         history += [{"role": "user", "text": question}, {"role": "assistant", "text": answer}]
 
 

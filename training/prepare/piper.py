@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,26 +48,21 @@ class PiperSynthesizer:
         files = [file for file in sorted(_folder().glob("*.onnx")) if Path(f"{file}.json").is_file()]
         if not files:
             raise SynthesisError(f"There is no voice of Piper in '{_folder()}': {REMEDY}.")
-        settings = {file.stem: _settings_of(file) for file in files}
-        return [
-            f"{name}#{speaker}" if speaker else name
-            for name, voice in settings.items()
-            for speaker in (voice.speakers or [""])
-            if language in (None, voice.language)
-        ]
+        of_language = [file for file in files if language in (None, _settings(file)["language"])]
+        return [f"{file.stem}{speaker}" for file in of_language for speaker in _settings(file)["speakers"]]
 
     def speak(self, text: str, voice: str, rate: float = 1.0, pitch: float = 1.0) -> Speech:
         check_text(text)
-        name, _, speaker = voice.partition("#")
+        name, hash_sign, speaker = voice.partition("#")
         file = _folder() / f"{name}.onnx"
-        speakers = _settings_of(file).speakers if file.is_file() else {}
-        if not file.is_file() or speaker not in (speakers or [""]):
+        speakers = _settings(file)["speakers"] if file.is_file() else {}
+        if hash_sign + speaker not in speakers:
             raise SynthesisError(f"Piper has no voice {voice!r} in '{_folder()}': {REMEDY}.")
         # the pitch is changed by resampling, and the length corrected for it
-        length_scale = _settings_of(file).length_scale * pitch / rate
-        command = ["piper", "--model", str(file), "--length_scale", f"{length_scale:.4f}", "--output_file", "-"]
-        command += ["--speaker", str(speakers[speaker])] if speaker else []
-        # each line would be a text of its own
+        length_scale = _settings(file)["length_scale"] * pitch / rate
+        command = ["piper", "--model", file, "--length_scale", f"{length_scale:.4f}", "--output_file", "-"]
+        command += ["--speaker", str(speakers[hash_sign + speaker])] if speaker else []
+        # on one line: each would be spoken as a text of its own
         result = subprocess.run(command, input=" ".join(text.split()).encode(), capture_output=True)
         if result.returncode != 0 or not result.stdout:
             reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[-1] or "no audio"
@@ -78,27 +72,19 @@ class PiperSynthesizer:
         return Speech(np.clip(waveform, -1.0, 1.0), sampling_rate)
 
 
-@dataclass(frozen=True)
-class _Settings:
-    language: str
-    speakers: dict[str, int]  # empty for a voice of one speaker
-    length_scale: float
-
-
 @lru_cache(maxsize=256)
-def _settings_of(file: Path) -> _Settings:
+def _settings(file: Path) -> dict:
+    """The language of a voice, its length scale, and the numbers of its speakers by their names (`#name`)."""
     try:
         settings = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))
         # espeak's own name of Mandarin is `cmn`
         language = (settings.get("language") or {}).get("family") or settings["espeak"]["voice"].partition("-")[0]
-        number = settings.get("num_speakers") or 1
-        unnamed = {str(index): index for index in range(number)} if number > 1 else {}
-        scale = float(settings.get("inference", {}).get("length_scale", 1.0))
-        return _Settings(language, settings.get("speaker_id_map") or unnamed, scale)
+        named = settings.get("speaker_id_map") or {index: index for index in range(settings.get("num_speakers") or 1)}
+        speakers = {f"#{name}": number for name, number in named.items()} if len(named) > 1 else {"": 0}
+        length_scale = float(settings.get("inference", {}).get("length_scale", 1.0))
+        return {"language": language, "length_scale": length_scale, "speakers": speakers}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SynthesisError(
-            f"The settings '{file}.json' of a voice cannot be read ({error!r}): download it again."
-        ) from error
+        raise SynthesisError(f"The settings '{file}.json' cannot be read ({error!r}): download them again.") from error
 
 
 def _folder() -> Path:

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Spoken rows of written dialogues: questions in many voices and answers in one, by several processes, resumable."""
+"""Spoken rows of written dialogues: questions in many voices, answers in one, by several processes, resumable."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -36,10 +36,12 @@ from ..rows import RowError, has
 from .espeak import EspeakSynthesizer
 from .flite import FliteSynthesizer
 from .piper import PiperSynthesizer
-from .synthesis import Speech, SynthesisError, Synthesizer
+from .synthesis import SynthesisError, Synthesizer
 
 
 SYNTHESIZERS = {"espeak": EspeakSynthesizer, "flite": FliteSynthesizer, "piper": PiperSynthesizer}
+# Of questions, relative to the rate and pitch of the voice.
+RATES, PITCHES = (0.85, 1.2), (0.8, 1.3)
 # Rows that are finished together: an interruption loses at most this many per process.
 ROWS_PER_CHUNK = 64
 MIN_PEAK = 0.01  # engines answer characters that they do not know with silence
@@ -50,7 +52,7 @@ Chunk = tuple[int, list[dict]]
 
 @dataclass
 class SpokenReport:
-    """The number of spoken rows, seconds of speech in them, the manifest, and the rows skipped with the first errors."""
+    """The manifest, its rows, their seconds of speech, and the rows that could not be spoken with the first errors."""
 
     manifest: Path
     num_rows: int = 0
@@ -65,7 +67,7 @@ class SpokenReport:
 
 def load_synthesizer(name: str) -> Synthesizer:
     if name not in SYNTHESIZERS:
-        raise ValueError(f"There is no synthesizer {name!r}: choose one of {', '.join(SYNTHESIZERS)}.")
+        raise SynthesisError(f"There is no synthesizer {name!r}: choose one of {', '.join(SYNTHESIZERS)}.")
     return SYNTHESIZERS[name]()
 
 
@@ -81,9 +83,6 @@ def speak_dialogues(
     answer_voice: str | None = None,
     question_voices: Sequence[str] | None = None,
     language: str = "en",
-    question_rates: tuple[float, float] = (0.85, 1.2),
-    question_pitches: tuple[float, float] = (0.8, 1.3),
-    file_format: str = "flac",
     num_processes: int = 1,
     seed: int = 0,
     limit: int | None = None,
@@ -91,8 +90,8 @@ def speak_dialogues(
 ) -> SpokenReport:
     """
     Speaks the questions and answers of rows that have no audio, and writes `manifest.jsonl` and the audio files. An
-    interrupted run continues when it is started again. A folder of other rows or settings is refused; only rows appended
-    to the source are added to it.
+    interrupted run continues when it is started again. A folder that holds other rows, or rows spoken with other settings,
+    is refused; rows appended to the source are added to it.
 
     Args:
         source:
@@ -101,33 +100,19 @@ def speak_dialogues(
             The folder to write to.
         synthesizer (`str` or [`Synthesizer`], *optional*, defaults to `"espeak"`):
             `"espeak"`, `"flite"`, `"piper"`, or an object.
-        answer_voice (`str`, *optional*):
-            The voice of all answers. Defaults to the plain voice of the language.
-        question_voices (`list[str]`, *optional*):
-            The voices of the questions, drawn for each row. Defaults to all others of the language.
-        language (`str`, *optional*, defaults to `"en"`):
-            Language of the default voices.
-        question_rates, question_pitches (`tuple[float, float]`, *optional*):
-            Ranges of the rates and pitches of questions, relative to those of the voice.
-        file_format (`str`, *optional*, defaults to `"flac"`):
-            `"flac"` or `"wav"`.
-        num_processes (`int`, *optional*, defaults to 1):
-            How many processes speak.
-        seed (`int`, *optional*, defaults to 0):
-            Decides the draws.
+        answer_voice, question_voices (`str` and `list[str]`, *optional*):
+            The voice of all answers, and the voices that one is drawn from for each question. Default to the plain voice
+            of `language` and to all others of it.
+        num_processes, seed (`int`, *optional*):
+            How many processes speak, and the seed of the draws. The result does not depend on the former.
         limit (`int`, *optional*):
             How many rows of the source to speak.
         progress (`Callable`, *optional*):
             Called with the number of rows finished since the last call.
     """
-    if file_format not in ("flac", "wav"):
-        raise ValueError(f'`file_format` is {file_format!r}: it must be "flac" or "wav".')
     engine = load_synthesizer(synthesizer) if isinstance(synthesizer, str) else synthesizer
-    answer_voice, question_voices = _chosen_voices(engine, language, answer_voice, question_voices)
     output = Path(output).expanduser().absolute()
-    speaker = _Speaker(
-        engine, output, answer_voice, question_voices, question_rates, question_pitches, file_format, seed
-    )
+    speaker = _Speaker(engine, output, *_chosen_voices(engine, language, answer_voice, question_voices), seed)
     report, journal_path = SpokenReport(output / "manifest.jsonl"), output / ".progress"
     if report.manifest.exists() and not journal_path.exists():
         raise ValueError(f"'{output}' holds another corpus: choose another folder.")
@@ -136,9 +121,7 @@ def speak_dialogues(
         journal.seek(0)
         for part in _parts(speaker, _chunks(islice(_rows_of(source), limit)), num_processes, journal):
             report.num_rows += len(part["rows"])
-            report.seconds += sum(
-                row.get(f"{side}_seconds", 0.0) for row in part["rows"] for side in ("question", "answer")
-            )
+            report.seconds += part["seconds"]
             report.num_skipped += len(part["errors"])
             report.errors += part["errors"][: MAX_ERRORS - len(report.errors)]
             if progress is not None:
@@ -148,7 +131,7 @@ def speak_dialogues(
             raise SynthesisError(f"No row of the source could be spoken: {'; '.join(report.errors) or 'it is empty'}.")
         journal.seek(0)
         rows = (row for line in journal for row in json.loads(line)["rows"])
-        write_rows(report.manifest, (row | _absolute(row, output) for row in rows))
+        write_rows(report.manifest, (row | _absolute_paths(row, output) for row in rows))
     return report
 
 
@@ -166,19 +149,18 @@ def _chosen_voices(
 
 
 def _rows_of(source: Any) -> Iterator[dict]:
-    """Checked rows with absolute paths of audio."""
-    if isinstance(source, str | os.PathLike):
-        rows = raw_rows(source)
-    else:
-        rows = ((f"row {number}", os.getcwd(), row) for number, row in enumerate(source, start=1))
-    for where, folder, raw in rows:
+    """Checked rows, audio as absolute paths."""
+    is_manifest = isinstance(source, str | os.PathLike)
+    rows = enumerate([] if is_manifest else source, start=1)
+    for where, folder, raw in raw_rows(source) if is_manifest else ((f"row {n}", os.getcwd(), row) for n, row in rows):
         if isinstance(raw, RowError):
             raise raw
         row = check_row(raw, where, folder)
         for name in ("question_audio", "answer_audio"):
-            row |= {name: row[name]["path"]} if isinstance(row.get(name), Mapping) and row[name].get("path") else {}
-            if not isinstance(row.get(name, ""), str):
-                raise RowError(where, name, f"`{name}` holds an audio file: only rows with paths can be spoken.")
+            if isinstance(row.get(name), Mapping):
+                row[name] = row[name].get("path") if row[name].get("bytes") is None else None
+            if name in row and not isinstance(row[name], str):
+                raise RowError(where, name, f"`{name}` holds a file: only rows whose audio is a path can be spoken.")
         yield row
 
 
@@ -196,57 +178,52 @@ class _Speaker:
     synthesizer: Synthesizer
     output: Path
     answer_voice: str
-    question_voices: Sequence[str]
-    question_rates: tuple[float, float]
-    question_pitches: tuple[float, float]
-    file_format: str
+    question_voices: list[str]
     seed: int
 
-    def __call__(self, first: int, rows: list[dict]) -> dict[str, Any]:
-        part = {"keys": self.keys(rows), "rows": [], "errors": []}
+    def speak(self, first: int, rows: list[dict]) -> dict[str, Any]:
+        spoken, errors = [], []
         for index, row in enumerate(rows, start=first):
             try:
-                part["rows"].append(self._spoken(row, index))
+                spoken.append(self._spoken(row, index))
             except SynthesisError as error:
-                part["errors"].append(f"{row['id']}: {error}")
-        return part
+                errors.append(f"{row['id']}: {error}")
+        seconds = sum(row.get(f"{side}_seconds", 0.0) for row in spoken for side in ("question", "answer"))
+        return {"keys": self.keys(rows), "rows": spoken, "errors": errors, "seconds": seconds}
 
     def keys(self, rows: list[dict]) -> list[str]:
-        """Identify each row with the settings it is spoken with."""
-        settings = [type(self.synthesizer).__name__, *list(vars(self).values())[2:]]
-        contents = [settings + [{name: row[name] for name in row if name != "id"}] for row in rows]
-        return [hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest() for content in contents]
+        """Identify each row together with the settings that it is spoken with."""
+        settings = [type(self.synthesizer).__name__, self.answer_voice, self.question_voices, self.seed]
+        contents = [json.dumps([settings, {name: row[name] for name in row if name != "id"}]) for row in rows]
+        return [hashlib.blake2b(content.encode(), digest_size=8).hexdigest() for content in contents]
 
     def _spoken(self, row: dict, index: int) -> dict:
         generator = generator_of(self.seed, index)
         voice = self.question_voices[generator.integers(len(self.question_voices))]
-        rate, pitch = (round(generator.uniform(*bounds), 3) for bounds in (self.question_rates, self.question_pitches))
+        rate, pitch = (round(generator.uniform(*bounds), 3) for bounds in (RATES, PITCHES))
         if has(row, "question_text") and not has(row, "question_audio"):
-            speech = self._speak(row["question_text"], voice, rate, pitch)
-            row = row | self._written(speech, index, "question") | {"speaker": voice}
+            row = row | {"speaker": voice} | self._written("question", index, row, voice, rate, pitch)
         if has(row, "answer_text") and not has(row, "answer_audio"):
-            speech = self._speak(row["answer_text"], self.answer_voice)
-            row = row | self._written(speech, index, "answer")
-            if speech.word_times is not None:
-                row["answer_word_times"] = [round(time, 3) for time in speech.word_times]
+            row = row | self._written("answer", index, row, self.answer_voice)
         return row
 
-    def _speak(self, text: str, voice: str, *style: float) -> Speech:
+    def _written(self, side: str, index: int, row: dict, voice: str, *style: float) -> dict[str, Any]:
+        """Speaks the question or the answer of a row into a file, and returns its columns."""
+        text = row[f"{side}_text"]
         speech = self.synthesizer.speak(text, voice, *style)
         if np.abs(speech.waveform).max(initial=0.0) < MIN_PEAK:
             raise SynthesisError(f"The voice {voice!r} is silent for {text!r}: choose one of the text's language.")
-        return speech
-
-    def _written(self, speech: Speech, index: int, side: str) -> dict[str, Any]:
-        """Writes the audio of a question or an answer, and returns its columns."""
-        path = Path("audio", f"{index // 1000:06d}", f"{index:09d}_{side}.{self.file_format}")
+        path = Path("audio", f"{index // 1000:06d}", f"{index:09d}_{side}.flac")
         (self.output / path).parent.mkdir(parents=True, exist_ok=True)
         write_audio(self.output / path, speech.waveform, speech.sampling_rate)
-        return {f"{side}_audio": path.as_posix(), f"{side}_seconds": round(speech.seconds, 4)}
+        columns = {f"{side}_audio": path.as_posix(), f"{side}_seconds": round(speech.seconds, 4)}
+        if side == "answer" and speech.word_times is not None:
+            columns["answer_word_times"] = [round(time, 3) for time in speech.word_times]
+        return columns
 
 
-def _absolute(row: dict, output: Path) -> dict[str, str]:
-    """The columns of audio that we wrote, whose paths are relative to the folder."""
+def _absolute_paths(row: dict, output: Path) -> dict[str, str]:
+    """The columns of the audio that we wrote: only its paths are relative, to the folder."""
     names = [name for name in ("question_audio", "answer_audio") if has(row, name) and row[name].startswith("audio/")]
     return {name: str(output / row[name]) for name in names}
 
@@ -254,57 +231,53 @@ def _absolute(row: dict, output: Path) -> dict[str, str]:
 def _parts(
     speaker: _Speaker, chunks: Iterator[Chunk], num_processes: int, journal: BinaryIO
 ) -> Iterator[dict[str, Any]]:
-    """The finished chunks: first those of earlier runs, from the journal; then new ones, which are appended to it."""
+    """The spoken chunks: first those of earlier runs, from the journal; then new ones, which are appended to it."""
     end = 0
     for chunk in chunks:
         line, keys = journal.readline(), speaker.keys(chunk[1])
         part = json.loads(line) if line.endswith(b"\n") else {"keys": []}
-        if part["keys"] != keys:
-            # a line cut off, or the last chunk of a source that has grown
-            if part["keys"] == keys[: len(part["keys"])] and not journal.readline().endswith(b"\n"):
-                chunks = chain([chunk], chunks)
-                break
-            raise ValueError(
-                f"'{speaker.output}' holds other rows, or rows spoken with other settings: choose another folder."
-            )
-        end = journal.tell()
-        yield part
+        if part["keys"] == keys:
+            end = journal.tell()
+            yield part
+        elif part["keys"] == keys[: len(part["keys"])] and not journal.readline():
+            # nothing, a line cut off, or the last chunk of a source that has grown
+            chunks = chain([chunk], chunks)
+            break
+        else:
+            raise ValueError(f"'{speaker.output}' holds other rows or other voices: choose another folder.")
     else:
-        if journal.readline():
+        if journal.readline().endswith(b"\n"):
             raise ValueError(f"'{speaker.output}' holds more rows than the source: choose another folder.")
     journal.truncate(end)
-    for part in _spoken_chunks(speaker, chunks, num_processes):
+    for part in _spoken(speaker, chunks, num_processes):
         journal.write(json.dumps(part, ensure_ascii=False).encode() + b"\n")
         journal.flush()
         yield part
 
 
-def _spoken_chunks(speaker: _Speaker, chunks: Iterator[Chunk], num_processes: int) -> Iterator[dict[str, Any]]:
-    """Speaks chunks in several processes. The results come in order, and few chunks are read ahead."""
-    with ProcessPoolExecutor(num_processes, _context()) as pool:
-        running: deque = deque()
-        try:
-            for chunk in chunks:
-                running.append(pool.submit(_in_new_process, speaker, *chunk))
-                if len(running) >= 2 * num_processes:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
+def _spoken(speaker: _Speaker, chunks: Iterator[Chunk], num_processes: int) -> Iterator[dict[str, Any]]:
+    """
+    Speaks each chunk in a new process: espeak-ng keeps state from text to text, and the audio would otherwise depend on
+    the order of the chunks.
+    """
+    # a new interpreter would import torch for each chunk
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "forkserver")
+    context.set_forkserver_preload([__name__])
+    running: deque = deque()
+
+    def start(chunk: Chunk) -> None:
+        pool = ProcessPoolExecutor(1, context)
+        running.append((pool, pool.submit(speaker.speak, *chunk)))
+
+    try:
+        for chunk in islice(chunks, num_processes):
+            start(chunk)
+        while running:
+            pool, future = running.popleft()
+            with pool:
+                yield future.result()
+            for chunk in islice(chunks, 1):
+                start(chunk)
+    finally:
+        for pool, _ in running:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _in_new_process(speaker: _Speaker, first: int, rows: list[dict]) -> dict[str, Any]:
-    """
-    Speaks a chunk in a process that has not spoken before: espeak-ng keeps state from text to text, and audio would
-    otherwise depend on the order of chunks and the number of processes.
-    """
-    if sys.platform != "linux":
-        return speaker(first, rows)
-    with ProcessPoolExecutor(1, _context()) as pool:
-        return pool.submit(speaker, first, rows).result()
-
-
-def _context() -> multiprocessing.context.BaseContext:
-    """Forked on Linux: a spawned process would import all of torch first."""
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")

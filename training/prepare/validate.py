@@ -26,24 +26,19 @@ from ..rows import RowError, tasks_of, word_times_of
 
 @dataclass
 class ValidationReport:
-    """The numbers of valid and invalid rows, errors (the first ones, and by field), rows per task, hours of speech."""
+    """The numbers of valid and invalid rows, the first errors, the valid rows per task, and their hours of speech."""
 
     num_rows: int = 0
     num_invalid: int = 0
     errors: list[RowError] = field(default_factory=list)
-    fields: Counter = field(default_factory=Counter)
     tasks: Counter = field(default_factory=Counter)
     question_hours: float = 0.0
     answer_hours: float = 0.0
 
     def __str__(self) -> str:
-        lines = [f"{self.num_rows} valid rows, {self.num_invalid} invalid"]
-        lines += [f"  {error}" for error in self.errors]
+        lines = [f"{self.num_rows} valid rows, {self.num_invalid} invalid", *(f"  {error}" for error in self.errors)]
         if self.num_invalid > len(self.errors):
             lines.append(f"  … and {self.num_invalid - len(self.errors)} more")
-        if self.fields:
-            counts = ", ".join(f"{name or 'whole row'} {count}" for name, count in self.fields.most_common())
-            lines.append(f"errors by field: {counts}")
         lines.append(f"speech: {self.question_hours:.2f} h of questions, {self.answer_hours:.2f} h of answers")
         return "\n".join(lines + [f"  {task:<17}{count:>10} rows" for task, count in self.tasks.most_common()])
 
@@ -57,17 +52,8 @@ def validate_rows(
     progress: Callable[[int], Any] | None = None,
 ) -> ValidationReport:
     """
-    Checks every row of a source.
-
-    Args:
-        source, columns, split:
-            As for [`load_rows`].
-        check_audio (`bool`, *optional*, defaults to `True`):
-            Whether to open the audio files as well, and read their durations.
-        max_shown (`int`, *optional*, defaults to 20):
-            How many errors to keep.
-        progress (`Callable`, *optional*):
-            Called with 1 after each row.
+    Checks every row of a source (`source`, `columns` and `split` as for [`load_rows`]), keeps the first `max_shown` errors,
+    and calls `progress(1)` after each row. With `check_audio`, audio files are opened and their durations read.
     """
     report = ValidationReport()
     for where, folder, raw in raw_rows(source, columns=columns, split=split):
@@ -77,7 +63,6 @@ def validate_rows(
             _add(check_row(raw, where, folder), where, check_audio, report)
         except RowError as error:
             report.num_invalid += 1
-            report.fields[error.field] += 1
             report.errors += [error] * (len(report.errors) < max_shown)
         if progress is not None:
             progress(1)
@@ -88,19 +73,17 @@ def validate_rows(
 
 def _add(row: dict, where: str, check_audio: bool, report: ValidationReport) -> None:
     """Adds a valid row to the report."""
-    seconds = {side: row.get(f"{side}_seconds", 0.0) for side in ("question", "answer")}
-    for side in seconds if check_audio else ():
-        if f"{side}_audio" in row:
+    seconds = {}
+    for side in ("question", "answer"):
+        seconds[side] = row.get(f"{side}_seconds", 0.0)
+        if check_audio and f"{side}_audio" in row:
             try:
                 seconds[side] = audio_seconds(row, side, trust_columns=False)
             except (ValueError, TypeError, OSError) as error:
                 raise RowError(where, f"{side}_audio", f"`{side}_audio`: {error}") from error
     tasks = tasks_of(row)
     if "say" in tasks:
-        try:
-            word_times_of(row, "say")
-        except RowError as error:
-            raise RowError(where, error.field, error.problem) from error
+        word_times_of(row | {"id": where}, "say")
     report.num_rows += 1
     report.tasks.update(tasks)
     report.question_hours += seconds["question"] / 3600

@@ -17,11 +17,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from .json_streams import stream_array
 
 
+# 10,000, 1,000 and 100 hours; weak labels; development and test
 SUBSETS = ("L", "M", "S", "W", "DEV", "TEST_NET", "TEST_MEETING")
 
 
@@ -32,38 +32,26 @@ def wenetspeech_rows(
     max_seconds: float = 30.0,
     min_confidence: float = 0.0,
     counts: Counter | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict]:
     """
-    Segments with their transcripts. Recordings are not cut: a row has the path of the recording and the start and end of
-    its segment, and only this part is decoded in training.
-
-    Args:
-        folder (`str`):
-            Holds `WenetSpeech.json` and `audio/` (`audio/train/youtube/B00000/….opus`); or the path of the JSON file.
-        subset (`str`, *optional*, defaults to `"L"`):
-            `"L"` (10,000 hours), `"M"` (1,000), `"S"` (100), `"W"` (weak labels), `"DEV"`, `"TEST_NET"` or
-            `"TEST_MEETING"`.
-        min_seconds, max_seconds, min_confidence (`float`, *optional*, default to 0.5, 30.0 and 0.0):
-            Other segments are left out.
-        counts (`Counter`, *optional*):
-            Receives the number of `rows`, and of segments left out by reason.
+    Segments with their transcripts. `folder` holds `WenetSpeech.json` and `audio/`. Recordings are not cut: a row has the
+    start and the end of its segment, and only this part is decoded in training. `counts` receives the number of `rows`, and
+    of segments left out by reason.
     """
     if subset not in SUBSETS:
         raise ValueError(f"`subset` is {subset!r}: WenetSpeech has {', '.join(SUBSETS)}.")
-    folder = Path(folder).expanduser()
-    metadata = folder if folder.is_file() else folder / "WenetSpeech.json"
+    counts = Counter() if counts is None else counts
+    metadata = Path(folder).expanduser() / "WenetSpeech.json"
     if not metadata.is_file():
         raise FileNotFoundError(f"There is no '{metadata}': pass the folder that the corpus was extracted to.")
-    counts = Counter() if counts is None else counts
     for recording in stream_array(metadata, "audios"):
         try:
-            path, segments = metadata.parent / recording["path"], recording["segments"]
-            segments = [segment for segment in segments if subset in segment["subsets"]]
+            path = metadata.parent / recording["path"]
+            segments = [segment for segment in recording["segments"] if subset in segment["subsets"]]
             rows = [_row(segment, path) for segment in segments]
         except (KeyError, TypeError, ValueError) as error:
-            name = str(recording)[:80]
             raise ValueError(
-                f"'{metadata}' is not WenetSpeech's metadata ({error!r} in {name}…): download it again."
+                f"'{metadata}' is not the metadata of WenetSpeech ({error!r} in {str(recording)[:80]}…): download it again."
             ) from error
         if segments and not path.is_file():
             counts["recording missing"] += len(segments)
@@ -73,16 +61,14 @@ def wenetspeech_rows(
                 counts["without text"] += 1
             elif segment.get("confidence", 1.0) < min_confidence:
                 counts["low confidence"] += 1
-            elif row["question_seconds"] < min_seconds:
-                counts["too short"] += 1
-            elif row["question_seconds"] > max_seconds:
-                counts["too long"] += 1
+            elif not min_seconds <= row["question_seconds"] <= max_seconds:
+                counts["too short or too long"] += 1
             else:
                 counts["rows"] += 1
                 yield row
 
 
-def _row(segment: dict, path: Path) -> dict[str, Any]:
+def _row(segment: dict, path: Path) -> dict:
     start, end = float(segment["begin_time"]), float(segment["end_time"])
     return {
         "id": segment["sid"],
