@@ -34,7 +34,7 @@ from flow_omni.evaluation.intervals import error_interval
 from flow_omni.evaluation.listeners import label_of
 from flow_omni.evaluation.questions import spread
 from flow_omni.evaluation.text_errors import text_errors
-from flow_omni.modeling_flow_omni.residual_vq_head import FlowOmniResidualQuantizer
+from flow_omni.modeling_flow_omni.speech_heads import FlowOmniResidualQuantizer
 from flow_omni.processing.audio_io import load_audio
 from flow_omni.training.augmentation import add_noise, change_tempo, generator_of, shift_pitch
 from flow_omni.training.recognisers import Recogniser, recogniser_of

@@ -23,7 +23,7 @@ from stopwatch import peak_resident_bytes, resident_bytes
 from torch import nn
 from training_step import training_batch
 
-from flow_omni.modeling_flow_omni.losses import text_loss
+from flow_omni.modeling_flow_omni.modeling_flow_omni import text_loss
 from flow_omni.training.allocator import keep_freed_memory
 from flow_omni.training.cpu_attention import plain_backward
 from flow_omni.training.stages import freeze_for

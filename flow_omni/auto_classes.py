@@ -22,9 +22,8 @@ from transformers import (
     AutoProcessor,
 )
 
-from .modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
+from .modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniVocoderConfig
 from .modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig as FlowOmniSpeechConfig
-from .modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
 from .modeling_flow_omni.generation_flow_omni import FlowOmniGenerateOutput as FlowOmniGenerateOutput
 from .modeling_flow_omni.generation_flow_omni import FlowOmniStep as FlowOmniStep
 from .modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration

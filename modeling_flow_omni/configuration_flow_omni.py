@@ -11,27 +11,118 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The configuration of Flow-Omni: one class for the whole, one for its speech side; the ears and the LLM bring their own."""
+"""Configurations of the model, of its speech decoder, and of the vocoder."""
 
+import difflib
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils.type_validators import activation_fn_key, positive_int_field
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils.type_validators import activation_fn_key, interval, positive_int_field
 
-from .configuration_flow_omni_vocoder import FlowOmniVocoderConfig
-from .declared_fields import FlowOmniBaseConfig, non_negative_field, positive_field, share_field
+
+# Families of language models (`model_type`) that are tested: their decoder layers can be stacked on top of their own
+# output, and their text logits come out exactly. SmolLM2 and TinyLlama are of the type `llama`.
+LANGUAGE_MODEL_FAMILIES = ("llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
+
+
+class FlowOmniBaseConfig(PreTrainedConfig):
+    """Raises for misspelled fields, which `PreTrainedConfig` stores and never reads."""
+
+    def __post_init__(self, **kwargs):
+        fields = type(self).__dataclass_fields__
+        for name in kwargs:
+            similar = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
+            if similar and name not in fields:
+                raise ValueError(f"`{name}` is not a field of {type(self).__name__}: did you mean `{similar[0]}`?")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This is a checkpoint of type `{model_type}`, not `{cls.model_type}`: load it with `AutoModel`, or assemble "
+                "a model from it with `FlowOmniForSpeechGeneration.from_pretrained_parts`."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+@strict
+class FlowOmniVocoderConfig(FlowOmniBaseConfig):
+    r"""
+    The configuration of a [`FlowOmniVocoder`]. The defaults are those of the published `charactr/vocos-mel-24khz`.
+
+    Args:
+        num_mel_bins (`int`, *optional*, defaults to 100):
+            Mel bands of a frame.
+        hidden_size (`int`, *optional*, defaults to 512):
+            Channels of the ConvNeXt blocks.
+        intermediate_size (`int`, *optional*, defaults to 1536):
+            Channels inside a block, between its two linear layers.
+        num_hidden_layers (`int`, *optional*, defaults to 8):
+            Number of ConvNeXt blocks.
+        kernel_size (`int`, *optional*, defaults to 7):
+            Frames that every convolution covers.
+        sampling_rate (`int`, *optional*, defaults to 24000):
+            Samples per second of the waveform.
+        n_fft (`int`, *optional*, defaults to 1024):
+            Size of the inverse Fourier transform and of its Hann window, in samples.
+        hop_length (`int`, *optional*, defaults to 256):
+            Samples between two frames.
+        padding (`str`, *optional*, defaults to `"center"`):
+            `"center"`: `n` frames make `(n - 1) * hop_length` samples; `"same"`: `n * hop_length`, as in Vocos.
+        causal (`bool`, *optional*, defaults to `False`):
+            Whether the convolutions see only past frames. Published Vocos checkpoints do not, so their stream lags behind.
+        num_lookahead_frames (`int`, *optional*, defaults to 0):
+            Future frames that the first convolution of a causal vocoder sees.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that initialises convolutions and linear layers.
+    """
+
+    model_type = "flow_omni_vocoder"
+    base_config_key = "vocoder_config"
+
+    num_mel_bins: int = positive_int_field(default=100)
+    hidden_size: int = positive_int_field(default=512)
+    intermediate_size: int = positive_int_field(default=1536)
+    num_hidden_layers: int = positive_int_field(default=8)
+    kernel_size: int = positive_int_field(default=7)
+    sampling_rate: int = positive_int_field(default=24000)
+    n_fft: int = positive_int_field(default=1024)
+    hop_length: int = positive_int_field(default=256)
+    padding: Literal["center", "same"] = "center"
+    causal: bool = False
+    num_lookahead_frames: int = interval(min=0)(default=0)
+    initializer_range: float = interval(min=0.0, max=1.0)(default=0.02)
+
+    def validate_architecture(self):
+        if self.n_fft % 2:
+            raise ValueError(f"`n_fft` ({self.n_fft}) must be even: the head predicts `n_fft / 2 + 1` frequencies.")
+        if self.hop_length > self.n_fft // 2:
+            raise ValueError(
+                f"`hop_length` ({self.hop_length}) may be at most half of `n_fft` ({self.n_fft}): with less overlap the "
+                "samples at the edges of the windows are divided by almost zero."
+            )
+        if self.padding == "same" and self.hop_length % 2:
+            raise ValueError(f'`hop_length` ({self.hop_length}) must be even with `padding="same"`.')
+        if not self.causal and (self.kernel_size % 2 == 0 or self.num_lookahead_frames > 0):
+            raise ValueError("An even `kernel_size` and `num_lookahead_frames` need `causal=True`.")
+        if self.num_lookahead_frames >= self.kernel_size:
+            raise ValueError(
+                f"`num_lookahead_frames` ({self.num_lookahead_frames}) must be below `kernel_size` ({self.kernel_size})."
+            )
 
 
 @strict
 class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     r"""
-    The speech side of a [`FlowOmniForSpeechGeneration`]: mel geometry, speech transformer, speech head.
+    The speech decoder of a [`FlowOmniForSpeechGeneration`]: mel geometry, speech transformer, speech head.
 
     Args:
         sampling_rate (`int`, *optional*, defaults to 24000):
-            Samples per second of the speech that the model produces.
+            Samples per second of the generated speech.
         n_fft (`int`, *optional*, defaults to 1024):
             Window of the Fourier transform behind the mel-spectrogram, in samples.
         hop_length (`int`, *optional*, defaults to 256):
@@ -39,25 +130,23 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         num_mel_bins (`int`, *optional*, defaults to 100):
             Mel bands of a frame.
         mel_padding (`str`, *optional*, defaults to `"center"`):
-            Where the first frame lies: `"center"` on the first sample, `"same"` so that `n` samples give `n / hop_length`
-            frames. The names are those of Vocos.
+            `"center"` puts the first frame on the first sample, `"same"` gives `n / hop_length` frames, as in Vocos.
         frames_per_step (`int`, *optional*, defaults to 4):
-            Mel frames that one step of the language model brings forth, a *patch*. 1 is the paper.
+            Mel frames generated at one position of the sequence, a *patch*. 1 is the paper.
         speech_delay (`int`, *optional*, defaults to 3):
-            Text tokens of the answer that run ahead of the `start` state.
+            Text tokens of the answer before the `start` state.
         mel_floor (`float`, *optional*, defaults to -7.0):
-            Lowest log-mel value the model sees. Digital silence lies at -16 and would stretch the scale for nothing.
+            Lowest log-mel value that the model sees. Digital silence lies at -16 and would stretch the scale.
         initial_mel_mean (`float`, *optional*, defaults to -0.8):
             Mean of the log-mel values until training has measured it for every band.
         initial_mel_std (`float`, *optional*, defaults to 2.2):
             Standard deviation of the log-mel values until training has measured it for every band.
         num_hidden_layers (`int`, *optional*, defaults to 2):
-            Layers of the speech transformer, which are of the language model's own kind and width.
+            Layers of the speech transformer, which have the language model's class and width.
         intermediate_size (`int`, *optional*):
             Width of their feed-forward networks. Defaults to the language model's.
         head_type (`str`, *optional*, defaults to `"flow"`):
-            How a patch is drawn: `"flow"` from noise, by flow matching; `"residual_vq"` as codes of a residual vector
-            quantiser, the discrete baseline.
+            `"flow"` samples patches by flow matching, `"residual_vq"` as codes of a residual quantiser, the baseline.
         head_hidden_size (`int`, *optional*, defaults to 512):
             Width of the head.
         head_num_layers (`int`, *optional*, defaults to 3):
@@ -67,35 +156,30 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         time_embedding_size (`int`, *optional*, defaults to 256):
             Size of the sinusoidal embedding of the flow time.
         prediction_type (`str`, *optional*, defaults to `"data"`):
-            What the flow head puts out: the clean patch (`"data"`) or the `"velocity"`, as in the paper.
+            Output of the flow head: the clean patch (`"data"`) or the `"velocity"`, as in the paper.
         min_time_to_data (`float`, *optional*, defaults to 0.05):
-            Smallest `1 - t` by which a predicted patch is turned into a velocity.
+            Smallest `1 - t` by which the difference to a predicted patch is divided to give a velocity.
         time_logit_mean (`float`, *optional*, defaults to -0.4):
             Mean of the logit of the flow times drawn in training.
         time_logit_std (`float`, *optional*, defaults to 1.0):
             Standard deviation of that logit.
         num_noise_draws (`int`, *optional*, defaults to 4):
-            Noise draws for each target patch of a training step: the head is cheap beside the language model.
+            Noise draws for each target patch in training: the head is cheap beside the language model.
         condition_dropout (`float`, *optional*, defaults to 0.1):
-            Share of training conditions replaced by the learnt empty one, which guidance needs.
+            Fraction of training conditions replaced by the learnt empty one, which guidance needs.
         num_codebooks (`int`, *optional*, defaults to 8):
             Codebooks of the residual quantiser.
         codebook_size (`int`, *optional*, defaults to 1024):
             Codes of each codebook.
         patch_noise (`float`, *optional*, defaults to 0.5):
-            In training, the patches that the language model reads carry noise of a deviation drawn from `[0, patch_noise]`,
-            so that it learns not to trust its own small errors.
+            In training, the patches that the language model reads get noise, with a standard deviation drawn for each row
+            from `[0, patch_noise]`, so that the model learns to correct its own small errors.
         patch_dropout (`float`, *optional*, defaults to 0.2):
-            A share of those patches, drawn for each row from `[0, patch_dropout]`, is left out altogether. Where many are
-            missing only the text says what comes next: the higher, the sooner a model from nothing follows its text.
-        own_patches (`float`, *optional*, defaults to 0.0):
-            In training, before noise and gaps, a share of the previous patches, drawn for each row from `[0, own_patches]`,
-            is replaced by those that the model itself finds most typical there, for the language model and the speech
-            transformer alike: it learns to go on from its own voice. Costs a second pass forwards.
+            A fraction of those patches, drawn for each row from `[0, patch_dropout]`, is set to zero: the higher, the
+            sooner a new model follows its text.
         clean_context (`bool`, *optional*, defaults to `True`):
-            Whether the speech transformer reads the previous patches as they are, in training too. A small model, whose own
-            patches are far from the targets, may lean on them and forget the text: with `False` its speech transformer
-            reads what its language model reads.
+            Whether the speech transformer reads the previous patches without that noise and those gaps. A small model may
+            rely on them and ignore the text: with `False` it reads what the language model reads.
     """
 
     model_type = "flow_omni_speech"
@@ -107,10 +191,10 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     num_mel_bins: int = positive_int_field(default=100)
     mel_padding: Literal["center", "same"] = "center"
     frames_per_step: int = positive_int_field(default=4)
-    speech_delay: int = non_negative_field(default=3)
+    speech_delay: int = interval(min=0)(default=3)
     mel_floor: float = -7.0
     initial_mel_mean: float = -0.8
-    initial_mel_std: float = positive_field(default=2.2)
+    initial_mel_std: float = interval(min=0.0, exclude_min=True)(default=2.2)
     num_hidden_layers: int = positive_int_field(default=2)
     intermediate_size: int | None = positive_int_field(default=None)
     head_type: Literal["flow", "residual_vq"] = "flow"
@@ -119,32 +203,20 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     head_hidden_act: str = activation_fn_key(default="silu")
     time_embedding_size: int = positive_int_field(default=256)
     prediction_type: Literal["data", "velocity"] = "data"
-    min_time_to_data: float = positive_field(default=0.05)
+    min_time_to_data: float = interval(min=0.0, max=1.0, exclude_min=True)(default=0.05)
     time_logit_mean: float = -0.4
-    time_logit_std: float = non_negative_field(default=1.0)
+    time_logit_std: float = interval(min=0.0)(default=1.0)
     num_noise_draws: int = positive_int_field(default=4)
-    condition_dropout: float = share_field(default=0.1)
+    condition_dropout: float = interval(min=0.0, max=1.0)(default=0.1)
     num_codebooks: int = positive_int_field(default=8)
     codebook_size: int = positive_int_field(default=1024)
-    patch_noise: float = non_negative_field(default=0.5)
-    patch_dropout: float = share_field(default=0.2)
-    own_patches: float = share_field(default=0.0)
+    patch_noise: float = interval(min=0.0)(default=0.5)
+    patch_dropout: float = interval(min=0.0, max=1.0)(default=0.2)
     clean_context: bool = True
 
     def validate_architecture(self):
-        if self.hop_length > self.n_fft:
-            raise ValueError(
-                f"`hop_length` ({self.hop_length}) exceeds `n_fft` ({self.n_fft}): samples between two windows would "
-                "never be seen. Lower `hop_length`."
-            )
-        if self.min_time_to_data > 1:
-            raise ValueError(
-                f"`min_time_to_data` ({self.min_time_to_data}) must be at most 1, the time that the whole path takes."
-            )
         if self.time_embedding_size % 2:
-            raise ValueError(
-                f"`time_embedding_size` ({self.time_embedding_size}) must be even: half of it are sines, half cosines."
-            )
+            raise ValueError(f"`time_embedding_size` ({self.time_embedding_size}) must be even: sines and cosines.")
 
     @property
     def patch_size(self) -> int:
@@ -153,7 +225,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
 
     @property
     def steps_per_second(self) -> float:
-        """Steps of the language model in a second of speech."""
+        """Positions of the sequence per second of speech."""
         return self.sampling_rate / (self.hop_length * self.frames_per_step)
 
 
@@ -164,34 +236,33 @@ class FlowOmniConfig(FlowOmniBaseConfig):
 
     Args:
         audio_config (`PreTrainedConfig` or `dict`, *optional*):
-            The Whisper whose encoder listens. Defaults to a small one.
+            The Whisper of the audio encoder. Defaults to the size of Whisper-tiny.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
-            The causal language model: Qwen2, Qwen3, Llama or any other of their shape. Defaults to a small Qwen2.
+            The causal language model, of one of the families in `LANGUAGE_MODEL_FAMILIES`. Defaults to a small Qwen2.
         speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*):
-            The speech side: mel geometry, speech transformer, head.
+            The speech decoder.
         vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*):
-            The vocoder that the checkpoint carries. `None` carries none: the model then returns mel-spectrograms only.
+            The vocoder in the checkpoint. With `None` the model returns mel-spectrograms only.
         audio_token_id (`int`, *optional*):
-            Id of the placeholder `<|audio|>`, one for each step of heard speech. Defaults to the last of the vocabulary.
-        audio_blank_token_id (`int`, *optional*):
-            The token that a step of heard speech stands for when it adds nothing to what was heard before, in the loss of
-            listening (CTC). Defaults to `audio_token_id`, which nothing is ever written with.
+            Id of `<|audio|>`, the placeholder of encoded audio. Defaults to the last of the vocabulary.
+        ctc_blank_token_id (`int`, *optional*):
+            The blank of the CTC loss of the audio encoder. Defaults to `audio_token_id`, which no transcript contains.
         adapter_stack_size (`int`, *optional*, defaults to 4):
-            Encoder frames (of 20 ms) that the adapter joins into one step.
+            Encoder frames (of 20 ms) that the adapter joins into one position of the language model.
         adapter_hidden_size (`int`, *optional*):
-            Width of the adapter's linear blocks. Defaults to the language model's.
+            Width of the adapter. Defaults to the language model's.
         adapter_num_layers (`int`, *optional*, defaults to 2):
-            Linear blocks of the adapter.
+            Linear layers of the adapter.
         adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation between them.
         pad_state_id (`int`, *optional*, defaults to 0):
-            Speech state of a step outside speech.
+            Speech state of a position outside speech.
         start_state_id (`int`, *optional*, defaults to 1):
-            Speech state of the one step before the first patch.
+            Speech state of the position before the first patch.
         generating_state_id (`int`, *optional*, defaults to 2):
-            Speech state of a step that brings forth a patch.
+            Speech state of a position that generates a patch.
         stop_state_id (`int`, *optional*, defaults to 3):
-            Speech state of the one step after the last patch.
+            Speech state of the position after the last patch.
         text_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the cross-entropy of the text tokens.
         state_loss_weight (`float`, *optional*, defaults to 1.0):
@@ -199,43 +270,34 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         speech_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the head's loss (flow matching, or codes).
         auxiliary_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the L1 error of a linear guess of the patch from the head's condition.
-        audio_loss_weight (`float`, *optional*, defaults to 0.3):
-            Weight of the loss of listening, where transcripts of what is heard are passed as `audio_labels`.
+            Weight of the L1 error of a linear prediction of the patch from the head's condition.
+        ctc_loss_weight (`float`, *optional*, defaults to 0.3):
+            Weight of the CTC loss of the audio encoder, where transcripts are passed as `audio_labels`.
         state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`):
             Weight of each speech state in its cross-entropy, by id: starts and stops are rare and matter most.
         tie_word_embeddings (`bool`, *optional*):
-            Whether the text head shares the input embeddings. Defaults to what `text_config` says.
+            Whether the text head shares the input embeddings. Defaults to `text_config.tie_word_embeddings`.
     """
 
     model_type = "flow_omni"
     keys_to_ignore_at_inference = ["cache", "condition"]
-    sub_configs = {
-        "audio_config": AutoConfig,
-        "text_config": AutoConfig,
+    sub_configs_defaults = {
+        "audio_config": SubConfigSpec(AutoConfig, model_type="whisper"),
+        "text_config": SubConfigSpec(
+            AutoConfig,
+            model_type="qwen2",
+            init_kwargs={
+                "vocab_size": 4096,
+                "hidden_size": 256,
+                "intermediate_size": 1024,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": True,
+            },
+        ),
         "speech_config": FlowOmniSpeechConfig,
-        "vocoder_config": FlowOmniVocoderConfig,
-    }
-
-    _default_audio_fields = {
-        "model_type": "whisper",
-        "d_model": 192,
-        "encoder_layers": 4,
-        "encoder_attention_heads": 4,
-        "encoder_ffn_dim": 768,
-        "decoder_layers": 1,
-        "decoder_attention_heads": 4,
-        "decoder_ffn_dim": 768,
-    }
-    _default_text_fields = {
-        "model_type": "qwen2",
-        "vocab_size": 4096,
-        "hidden_size": 256,
-        "intermediate_size": 1024,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
+        "vocoder_config": SubConfigSpec(FlowOmniVocoderConfig, optional=True),
     }
 
     audio_config: dict | PreTrainedConfig | None = None
@@ -243,7 +305,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     speech_config: dict | PreTrainedConfig | None = None
     vocoder_config: dict | PreTrainedConfig | None = None
     audio_token_id: int | None = None
-    audio_blank_token_id: int | None = None
+    ctc_blank_token_id: int | None = None
     adapter_stack_size: int = positive_int_field(default=4)
     adapter_hidden_size: int | None = positive_int_field(default=None)
     adapter_num_layers: int = positive_int_field(default=2)
@@ -252,72 +314,55 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     start_state_id: int = 1
     generating_state_id: int = 2
     stop_state_id: int = 3
-    text_loss_weight: float = non_negative_field(default=1.0)
-    state_loss_weight: float = non_negative_field(default=1.0)
-    speech_loss_weight: float = non_negative_field(default=1.0)
-    auxiliary_loss_weight: float = non_negative_field(default=1.0)
-    audio_loss_weight: float = non_negative_field(default=0.3)
+    text_loss_weight: float = interval(min=0.0)(default=1.0)
+    state_loss_weight: float = interval(min=0.0)(default=1.0)
+    speech_loss_weight: float = interval(min=0.0)(default=1.0)
+    auxiliary_loss_weight: float = interval(min=0.0)(default=1.0)
+    ctc_loss_weight: float = interval(min=0.0)(default=0.3)
     state_class_weights: list[float | int] | tuple[float | int, ...] = (0.5, 5.0, 1.0, 5.0)
     tie_word_embeddings: bool | None = None
 
     def __post_init__(self, **kwargs):
-        self.audio_config = _auto_config(self.audio_config, self._default_audio_fields)
-        self.text_config = _auto_config(self.text_config, self._default_text_fields)
-        if not isinstance(self.speech_config, PreTrainedConfig):
-            self.speech_config = FlowOmniSpeechConfig(**(self.speech_config or {}))
-        if isinstance(self.vocoder_config, dict):
-            self.vocoder_config = FlowOmniVocoderConfig(**self.vocoder_config)
-        self.state_class_weights = [float(weight) for weight in self.state_class_weights]
+        super().__post_init__(**kwargs)
+        self.state_class_weights = list(self.state_class_weights)
         if self.audio_token_id is None:
             self.audio_token_id = self.text_config.vocab_size - 1
-        if self.audio_blank_token_id is None:
-            self.audio_blank_token_id = self.audio_token_id
+        if self.ctc_blank_token_id is None:
+            self.ctc_blank_token_id = self.audio_token_id
         if self.adapter_hidden_size is None:
             self.adapter_hidden_size = self.text_config.hidden_size
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
-        super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         if self.audio_config.model_type != "whisper":
+            raise ValueError(f"`audio_config` has the type `{self.audio_config.model_type}`: pass a `WhisperConfig`.")
+        if self.text_config.model_type not in LANGUAGE_MODEL_FAMILIES:
             raise ValueError(
-                f"`audio_config` is of the type `{self.audio_config.model_type}`: only Whisper's encoder can listen. "
-                "Pass a `WhisperConfig`."
+                f"Language models of the type `{self.text_config.model_type}` are not supported: choose one of "
+                f"{', '.join(LANGUAGE_MODEL_FAMILIES)} (`llama` includes SmolLM2 and TinyLlama)."
             )
-        if not 0 <= self.audio_token_id < self.text_config.vocab_size:
-            raise ValueError(
-                f"`audio_token_id` ({self.audio_token_id}) lies outside the vocabulary of {self.text_config.vocab_size} "
-                "tokens: pass the id of `<|audio|>` in the tokenizer, and resize the embeddings if it is a new token."
-            )
-        if not 0 <= self.audio_blank_token_id < self.text_config.vocab_size:
-            raise ValueError(
-                f"`audio_blank_token_id` ({self.audio_blank_token_id}) lies outside the vocabulary of "
-                f"{self.text_config.vocab_size} tokens: pass the id of a token that no transcript has."
-            )
+        for name in ("audio_token_id", "ctc_blank_token_id"):
+            if not 0 <= getattr(self, name) < self.text_config.vocab_size:
+                raise ValueError(
+                    f"`{name}` ({getattr(self, name)}) lies outside the vocabulary of {self.text_config.vocab_size} tokens: "
+                    "pass the id of a token that no text contains, and resize the embeddings if it is new."
+                )
         if sorted(self.state_ids) != [0, 1, 2, 3]:
             raise ValueError(
-                f"The ids of the speech states (pad, start, generating, stop) are {self.state_ids}: they must be 0, 1, "
-                "2 and 3 in some order."
+                f"The ids of the speech states are {self.state_ids}: they must be 0, 1, 2, 3 in some order."
             )
         if len(self.state_class_weights) != 4 or not all(weight >= 0 for weight in self.state_class_weights):
             raise ValueError(
                 f"`state_class_weights` is {self.state_class_weights}: pass four numbers of at least 0, one for each "
                 "speech state, in the order of their ids."
             )
-        if self.vocoder_config is not None:
-            self._validate_vocoder_geometry()
-
-    def _validate_vocoder_geometry(self):
-        names = {"sampling_rate": "sampling_rate", "n_fft": "n_fft", "hop_length": "hop_length"}
-        names |= {"num_mel_bins": "num_mel_bins", "mel_padding": "padding"}
-        for speech_name, vocoder_name in names.items():
-            speech_value = getattr(self.speech_config, speech_name)
-            vocoder_value = getattr(self.vocoder_config, vocoder_name)
-            if speech_value != vocoder_value:
+        for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins", "padding"):
+            value = getattr(self.speech_config, "mel_padding" if name == "padding" else name)
+            if self.vocoder_config is not None and value != getattr(self.vocoder_config, name):
                 raise ValueError(
-                    f"`speech_config.{speech_name}` ({speech_value}) differs from `vocoder_config.{vocoder_name}` "
-                    f"({vocoder_value}): the vocoder can only sound the mel-spectrograms it was trained on. Set the "
-                    "former to the latter."
+                    f"`{name}` of the mel-spectrogram differs between `speech_config` ({value}) and `vocoder_config` "
+                    f"({getattr(self.vocoder_config, name)}): set the former to the latter."
                 )
 
     @property
@@ -327,22 +372,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
 
     @property
     def sampling_rate(self) -> int:
-        """Samples per second of the speech that the model produces (read by transformers' pipelines)."""
+        """Samples per second of the generated speech (read by transformers' pipelines)."""
         return self.speech_config.sampling_rate
 
 
-def _auto_config(config: PreTrainedConfig | dict | None, default_fields: dict[str, Any]) -> PreTrainedConfig:
-    """A config as given, from its fields, or from `default_fields`, whose model type also serves fields without one."""
-    if isinstance(config, PreTrainedConfig):
-        return config
-    fields = dict(default_fields if config is None else config)
-    model_type = fields.pop("model_type", default_fields["model_type"])
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            f"`model_type={model_type!r}` is unknown to the installed transformers: use a type it knows, such as "
-            f"`{default_fields['model_type']}`, or upgrade transformers."
-        )
-    return CONFIG_MAPPING[model_type](**fields)
-
-
-__all__ = ["FlowOmniConfig", "FlowOmniSpeechConfig"]
+__all__ = ["FlowOmniConfig", "FlowOmniSpeechConfig", "FlowOmniVocoderConfig"]

@@ -68,11 +68,7 @@ def draw_times(
 
 
 def flow_matching_loss(
-    velocity: Predictor,
-    data: torch.Tensor,
-    noise: torch.Tensor,
-    times: torch.Tensor,
-    latest_time: float = 1.0,
+    velocity: Predictor, data: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, latest_time: float = 1.0
 ) -> torch.Tensor:
     """
     Squared error of `velocity(point, times)` against the path's own velocity, averaged over the last dimension.
@@ -91,11 +87,7 @@ def guided(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float)
     return unconditional + scale * (conditional - unconditional)
 
 
-def integrate(
-    velocity: Predictor,
-    noise: torch.Tensor,
-    num_steps: int,
-) -> torch.Tensor:
+def integrate(velocity: Predictor, noise: torch.Tensor, num_steps: int) -> torch.Tensor:
     """Follows `velocity(point, times)` from `noise` at time 0 to time 1 in `num_steps` equal steps of Euler's method."""
     if num_steps < 1:
         raise ValueError(f"`num_steps` is {num_steps}: integrating the flow takes at least 1 step.")

@@ -13,8 +13,10 @@
 # limitations under the License.
 """Generation: `generate()` and `stream()` over two parallel streams, on the hooks of transformers' `GenerationMixin`."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from transformers.generation import (
     EosTokenCriteria,
     GenerateDecoderOnlyOutput,
     GenerationMode,
+    LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
@@ -33,10 +36,7 @@ from transformers.masking_utils import create_causal_mask, create_masks_for_gene
 from transformers.utils import ModelOutput
 
 from .answer_states import FlowOmniAnswer
-from .audio_rows import audio_indices_of_rows, uncached_audios
-from .input_streams import InputStreams
-from .randomness import choose_tokens, draw_noise, row_generators
-from .repetition import EndAfterRepeatsLogitsProcessor
+from .configuration_flow_omni import FlowOmniConfig
 
 
 # Options of speech generation, for a call and a generation config that do not set them.
@@ -51,16 +51,8 @@ GENERATION_DEFAULTS = {
     "end_after_repeats": 0,
 }
 SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator")
-LEAST_VALUES = {
-    "num_flow_steps": 1,
-    "flow_temperature": 0.0,
-    "min_speech_steps": 0,
-    "max_speech_seconds_per_token": 0.0,
-    "max_speech_extra_seconds": 0.0,
-    "end_after_repeats": 0,
-}
-DEFAULT_MAX_NEW_TOKENS = 1024
 GENERATION_MODES = ("speech", "text", "auto")
+DEFAULT_MAX_NEW_TOKENS = 1024
 
 
 @dataclass
@@ -69,28 +61,22 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
     Outputs of `FlowOmniForSpeechGeneration.generate`.
 
     Args:
-        sequences (`torch.LongTensor` of shape `(batch_size, prompt_length + num_new_steps)`):
+        sequences (`torch.LongTensor` of shape `(batch_size, prompt_length + num_new_positions)`):
             Text ids of prompt and answer; padding after a row's text has ended.
-        speech_states (`torch.LongTensor` of shape `(batch_size, num_new_steps)`):
+        speech_states (`torch.LongTensor` of shape `(batch_size, num_new_positions)`):
             Speech states of the answer.
         mel (`torch.FloatTensor` of shape `(batch_size, max_frames, num_mel_bins)`):
             Log-mel-spectrograms of the answers, right-padded with `mel_floor`.
         mel_lengths (`torch.LongTensor` of shape `(batch_size,)`):
             Frames of each row's mel-spectrogram.
         audio (`list[torch.FloatTensor]`, *optional*):
-            The waveform of each row, one-dimensional, empty for a row that did not speak.
+            The waveform of each row, one-dimensional, empty for a row without speech.
         speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows whose speech was cut: by the cap on its length, by `max_new_tokens`, or by a stopping criterion.
-        scores (`tuple[torch.FloatTensor]`, *optional*, returned with `output_scores=True`):
-            Processed scores of the text token `(batch_size, vocab_size)` of each step at which some row still wrote text.
-        logits (`tuple[torch.FloatTensor]`, *optional*, returned with `output_logits=True`):
-            The same, unprocessed.
-        attentions (`tuple[tuple[torch.FloatTensor]]`, *optional*, returned with `output_attentions=True`):
-            The language model's attentions at each step.
-        hidden_states (`tuple[tuple[torch.FloatTensor]]`, *optional*, returned with `output_hidden_states=True`):
-            The language model's hidden states at each step.
-        cache (`Cache`, *optional*, returned with `use_cache=True`):
-            Keys and values of the language model's and the speech transformer's layers.
+            Rows whose speech was cut: by the length limit, by `max_new_tokens`, or by a stopping criterion.
+        scores, logits, attentions, hidden_states, cache:
+            As in [`~transformers.generation.GenerateDecoderOnlyOutput`]: scores and logits of the positions at which a row
+            had text left, attentions and hidden states of the language model, and the cache of its layers and the speech
+            transformer's.
     """
 
     speech_states: torch.LongTensor | None = None
@@ -103,37 +89,18 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
 @dataclass
 class FlowOmniStep(ModelOutput):
     """
-    One step of the answer, as `FlowOmniForSpeechGeneration.stream` yields it.
-
-    Args:
-        text_ids (`torch.LongTensor` of shape `(batch_size,)`):
-            The text token of each row; padding where `is_text` is false.
-        is_text (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows that wrote text at this step.
-        states (`torch.LongTensor` of shape `(batch_size,)`):
-            The speech state of each row.
-        mel (`torch.FloatTensor` of shape `(batch_size, frames_per_step, num_mel_bins)`):
-            The log-mel patch of each row; `mel_floor` where `is_generating` is false.
-        is_generating (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows that spoke at this step.
-        is_finished (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows for which this step is the last.
-        speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows whose speech has been cut.
-        audio (`list[torch.FloatTensor]`, *optional*):
-            The samples of each row that became ready at this step (none, while the vocoder looks ahead).
-        scores, logits, attentions, hidden_states, cache:
-            As in [`FlowOmniGenerateOutput`], of this step.
+    One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it: tensors of shape `(batch_size,)`, and
+    `mel` of shape `(batch_size, frames_per_step, num_mel_bins)`. The last five are as in [`FlowOmniGenerateOutput`].
     """
 
-    text_ids: torch.LongTensor | None = None
-    is_text: torch.BoolTensor | None = None
-    states: torch.LongTensor | None = None
-    mel: torch.FloatTensor | None = None
-    is_generating: torch.BoolTensor | None = None
-    is_finished: torch.BoolTensor | None = None
-    speech_truncated: torch.BoolTensor | None = None
-    audio: list[torch.FloatTensor] | None = None
+    text_ids: torch.LongTensor | None = None  # padding where `is_text` is false
+    is_text: torch.BoolTensor | None = None  # rows whose text has not ended
+    states: torch.LongTensor | None = None  # speech states
+    mel: torch.FloatTensor | None = None  # log-mel patches; `mel_floor` where `is_generating` is false
+    is_generating: torch.BoolTensor | None = None  # rows with a patch at this position
+    is_finished: torch.BoolTensor | None = None  # rows that end at this position
+    speech_truncated: torch.BoolTensor | None = None  # rows whose speech has been cut
+    audio: list[torch.FloatTensor] | None = None  # new samples of each row (none, while the vocoder looks ahead)
     scores: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -148,21 +115,21 @@ class FlowOmniGenerationMixin(GenerationMixin):
         self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
     ) -> FlowOmniGenerateOutput | torch.LongTensor:
         r"""
-        Answers in text, or in text and speech. All that [`~transformers.GenerationMixin.generate`] takes for greedy
-        search and sampling works on the text stream; beyond it:
+        Answers in text, or in text and speech. Takes all that [`~transformers.GenerationMixin.generate`] takes for greedy
+        search and sampling, which concerns the text stream, and:
 
         Args:
             inputs (`torch.LongTensor` of shape `(batch_size, prompt_length)`, *optional*):
-                The `input_ids` that [`FlowOmniProcessor`] prepared, left-padded. Also taken as `input_ids=`.
+                The `input_ids` that [`FlowOmniProcessor`] prepared, left-padded. Also accepted as `input_ids=`.
             generation_config (`GenerationConfig`, *optional*):
-                Options for this call. It may carry those below as well.
+                Options for this call. It may hold those below as well.
             generation_mode (`str`, *optional*, defaults to `"speech"`):
-                `"speech"` to write and speak, `"text"` only to write, `"auto"` to let the model decide. (`"audio"`, as
-                transformers' pipelines say, is `"speech"`.)
+                `"speech"` for text and speech, `"text"` for text alone, `"auto"` to let the model decide. (`"audio"`, as
+                transformers' pipelines call it, is `"speech"`.)
             return_audio (`bool`, *optional*):
                 Whether to run the vocoder. Defaults to true where the model has one.
             num_flow_steps (`int`, *optional*, defaults to 2):
-                Steps of the flow's solver for each patch.
+                Solver steps for each patch.
             flow_temperature (`float`, *optional*, defaults to 1.0):
                 Factor of the flow's noise. 0 makes speech deterministic.
             flow_guidance_scale (`float`, *optional*, defaults to 1.0):
@@ -175,11 +142,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
             min_speech_steps (`int`, *optional*, defaults to 2):
                 Patches before which speech may not stop.
             max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2):
-                With `max_speech_extra_seconds` (2.0), the cap on the length of speech in proportion to its text.
+                With `max_speech_extra_seconds` (2.0), the limit on the length of speech in proportion to its text.
             end_after_repeats (`int`, *optional*, defaults to 0):
-                Ends a text as soon as a phrase of 4 to 64 tokens stands so many times in a row. 0 never does.
+                Ends a text as soon as a phrase of 4 to 64 tokens occurs so many times in a row. 0 never does.
             kwargs:
-                Everything else, among it `max_new_tokens` (steps, 1024 by default), `do_sample`, `temperature`, `top_p`,
+                Everything else, such as `max_new_tokens` (positions, 1024 by default), `do_sample`, `temperature`,
                 `streamer` (receives the text), `stopping_criteria`, `cache` and `num_return_sequences`.
 
         Returns:
@@ -195,8 +162,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         **kwargs,
     ) -> Iterator[FlowOmniStep]:
         """
-        Yields every step of the answer as it is made, its text, its patch and its sound. Takes what `generate` takes;
-        `generate` returns the sum of these steps.
+        Yields every position of the answer as it is generated: text, patch and audio. Takes what `generate` takes;
+        `generate` returns the sum of these positions.
         """
         steps = super().generate(
             inputs, generation_config, streamer=streamer, custom_generate=type(self)._stream, **kwargs
@@ -206,7 +173,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict]:
-        """Resolves the options of speech: the call's, else the generation config's, else `GENERATION_DEFAULTS`."""
+        """Resolves the speech options: the call's, else the generation config's, else `GENERATION_DEFAULTS`."""
         options = {name: kwargs.pop(name, None) for name in SPEECH_OPTIONS}
         sources = (kwargs, generation_config, self.generation_config)
         is_without_length = not _is_set(sources, "max_new_tokens") and not _is_set(sources, "max_length")
@@ -233,19 +200,20 @@ class FlowOmniGenerationMixin(GenerationMixin):
             raise ValueError(
                 f"`generation_mode` is {generation_config.generation_mode!r}: choose one of {', '.join(GENERATION_MODES)}."
             )
-        for name, least in LEAST_VALUES.items():
+        for name, minimum in (("num_flow_steps", 1), ("min_speech_steps", 0), ("end_after_repeats", 0)):
             value = getattr(generation_config, name)
-            if not isinstance(value, type(least) if isinstance(least, int) else (int, float)) or not value >= least:
-                kind = "a whole number" if isinstance(least, int) else "a number"
-                raise ValueError(f"`{name}` is {value!r}: it must be {kind}, at least {least}.")
+            if not isinstance(value, int) or value < minimum:
+                raise ValueError(f"`{name}` is {value!r}: it must be an integer of at least {minimum}.")
+        for name in ("flow_temperature", "max_speech_seconds_per_token", "max_speech_extra_seconds"):
+            value = getattr(generation_config, name)
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"`{name}` is {value!r}: it must be a number of at least 0.")
         if generation_config.end_after_repeats == 1:
-            raise ValueError("`end_after_repeats` is 1: every phrase stands once. Say 2 or more, or 0 to end none.")
+            raise ValueError(
+                "`end_after_repeats` is 1, which every phrase reaches: use 2 or more, or 0 to disable it."
+            )
         if generation_config.seed is not None and generation_config.generator is not None:
             raise ValueError("Got both `seed` and `generator`: pass one of them.")
-        if generation_config.cache_implementation == "paged":
-            raise ValueError(
-                '`cache_implementation="paged"` (continuous batching) knows text alone: leave it out, or take "static".'
-            )
         if generation_config.return_audio and self.vocoder is None:
             raise ValueError(
                 "`return_audio=True` needs a vocoder, and this model has none: assemble it with one "
@@ -263,7 +231,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ) -> None:
-        # one step more than text needs: the last step, too, runs through the model if it speaks
+        # one position more than text needs: the last one, too, runs through the model if it generates a patch
         max_cache_length = max_cache_length + 1
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
@@ -274,8 +242,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, cache, position_ids=None, **kwargs):
         """
-        The masks for a static cache: those of the language model's kinds of layers (or `"language_model"`, where they all
-        are of one kind), and `"speech_transformer"`, whose attention is never cut to a window.
+        The masks for a static cache: those of the language model's layer types (or `"language_model"`, where all are of
+        one type), and `"speech_transformer"`, whose attention has no sliding window.
         """
         arguments = {
             "inputs_embeds": inputs_embeds,
@@ -292,7 +260,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         self, generation_config: GenerationConfig, input_ids_seq_length: int | None = None, *args, **kwargs
     ) -> LogitsProcessorList:
         processors = super()._get_logits_processor(generation_config, input_ids_seq_length, *args, **kwargs)
-        # the placeholder of heard speech is nothing to say
+        # the placeholder of audio is not text
         processors.append(SuppressTokensLogitsProcessor([self.config.audio_token_id], device=kwargs.get("device")))
         num_repeats = getattr(generation_config, "end_after_repeats", 0)
         ends = getattr(generation_config, "_eos_token_tensor", None)
@@ -304,7 +272,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         return processors
 
     def _get_stopping_criteria(self, *args, **kwargs) -> StoppingCriteriaList:
-        # The end of the text ends a row only if it does not speak: `FlowOmniAnswer` knows.
+        # the end of the text ends a row only if it has no speech, which `FlowOmniAnswer` decides
         criteria = super()._get_stopping_criteria(*args, **kwargs)
         return StoppingCriteriaList([one for one in criteria if not isinstance(one, EosTokenCriteria)])
 
@@ -312,12 +280,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """With `num_return_sequences`, repeats the audios row by row, as their placeholders are repeated."""
         features, mask = (model_kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
         if features is not None and expand_size > 1:
-            if input_ids.shape[1] == 0:
-                raise ValueError(
-                    "`num_return_sequences` needs `input_ids`, whose placeholders say which audio belongs to which row, beside "
-                    "`inputs_embeds`."
-                )
-            rows = audio_indices_of_rows(input_ids, features, mask, self.config)
+            lengths = num_audio_tokens(features, mask, self.config)
+            rows = audios_of_rows(input_ids, lengths, self.config.audio_token_id)
             order = torch.tensor([index for row in rows for _ in range(expand_size) for index in row])
             features = features[order.to(features.device)]
             mask = mask[order.to(mask.device)] if mask is not None else None
@@ -329,23 +293,17 @@ class FlowOmniGenerationMixin(GenerationMixin):
         return input_ids, model_kwargs
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids,
-        next_sequence_length=None,
-        is_first_iteration=False,
-        cache=None,
-        inputs_embeds=None,
-        **kwargs,
+        self, input_ids, next_sequence_length=None, is_first_iteration=False, cache=None, inputs_embeds=None, **kwargs
     ):
-        """Cuts what belongs to steps (states, patches) or to audios down to what the cache does not hold yet."""
+        """Cuts speech states, previous patches and audios down to what the cache does not hold yet."""
         if next_sequence_length is not None and next_sequence_length < 1:
             raise ValueError(
-                f"The cache holds {cache.get_seq_length()} steps, the prompt has {input_ids.shape[1]}: nothing is left "
-                "to read. Append the next turn to the prompt, or crop `cache`; an answer cannot be taken up in the "
-                "middle of its speech."
+                f"The cache holds {cache.get_seq_length()} positions, the prompt has {input_ids.shape[1]}: nothing is left "
+                "to read. Append the next turn to the prompt, or crop `cache`; an answer cannot be continued in the middle "
+                "of its speech."
             )
         features, mask = (kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
-        step_inputs = {name: kwargs.pop(name, None) for name in ("speech_states", "previous_patches")}
+        speech_inputs = {name: kwargs.pop(name, None) for name in ("speech_states", "previous_patches")}
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
@@ -354,15 +312,15 @@ class FlowOmniGenerationMixin(GenerationMixin):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        sized_like = model_inputs.get("input_ids")
-        num_steps = (sized_like if sized_like is not None else model_inputs["inputs_embeds"]).shape[1]
-        for name, value in step_inputs.items():
+        text_inputs = model_inputs.get("input_ids")
+        num_positions = (text_inputs if text_inputs is not None else model_inputs["inputs_embeds"]).shape[1]
+        for name, value in speech_inputs.items():
             if value is not None:
-                # cloned: the stride of a slice grows with the answer, and a compiled step would be compiled again for each
-                model_inputs[name] = value[:, -num_steps:].clone(memory_format=torch.contiguous_format)
+                # cloned: the stride of a slice grows with the answer, and would make `torch.compile` compile every step
+                model_inputs[name] = value[:, -num_positions:].clone(memory_format=torch.contiguous_format)
 
         if is_first_iteration and inputs_embeds is None:
-            features, mask = uncached_audios(input_ids, num_steps, features, mask, self.config)
+            features, mask = uncached_audios(input_ids, num_positions, features, mask, self.config)
         if features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
             model_inputs |= {"input_features": features}
             model_inputs |= {"input_features_mask": mask} if mask is not None else {}
@@ -371,32 +329,29 @@ class FlowOmniGenerationMixin(GenerationMixin):
     def _sample(
         self,
         input_ids: torch.LongTensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
         streamer: BaseStreamer | None = None,
-        **model_kwargs,
+        **kwargs,
     ) -> FlowOmniGenerateOutput | torch.LongTensor:
-        """Adds up the steps of the answer."""
+        """Collects the positions of the answer."""
         if synced_gpus:
             raise ValueError(
-                "`synced_gpus=True` (generation from weights sharded by FSDP or ZeRO-3) is not supported, since rows speak "
-                "for different lengths: gather the weights first, or generate from a saved checkpoint."
+                "`synced_gpus=True` (generation from weights sharded by FSDP or ZeRO-3) is not supported, since the rows' "
+                "speech differs in length: gather the weights first, or generate from a saved checkpoint."
             )
-        steps = self._steps(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs)
+        steps = self._steps(input_ids, generation_config=generation_config, **kwargs)
         steps = list(_with_streamer(steps, streamer))
-        text_ids = torch.stack([step.text_ids for step in steps], dim=1)
-        sequences = torch.cat([input_ids, text_ids], dim=1)
+        sequences = torch.cat([input_ids, torch.stack([step.text_ids for step in steps], dim=1)], dim=1)
         if not generation_config.return_dict_in_generate:
             return sequences
-        mel, mel_lengths = self._gather_mel(steps)
+        mel, mel_lengths = self._collect_mel(steps)
         return FlowOmniGenerateOutput(
             sequences=sequences,
             speech_states=torch.stack([step.states for step in steps], dim=1),
             mel=mel,
             mel_lengths=mel_lengths,
-            audio=self._sound(mel, mel_lengths) if generation_config.return_audio else None,
+            audio=self._vocode(mel, mel_lengths) if generation_config.return_audio else None,
             speech_truncated=steps[-1].speech_truncated,
             cache=steps[-1].cache,
             **{
@@ -405,7 +360,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             },
         )
 
-    def _gather_mel(self, steps: list[FlowOmniStep]) -> tuple[torch.FloatTensor, torch.LongTensor]:
+    def _collect_mel(self, steps: list[FlowOmniStep]) -> tuple[torch.FloatTensor, torch.LongTensor]:
         """The patches of each row, one after another: (batch_size, max_frames, num_mel_bins) and the lengths."""
         is_generating = torch.stack([step.is_generating for step in steps], dim=1)
         patches = torch.stack([step.mel for step in steps], dim=1)
@@ -415,7 +370,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         )
         return mel, is_generating.sum(dim=1) * self.config.speech_config.frames_per_step
 
-    def _sound(self, mel: torch.FloatTensor, mel_lengths: torch.LongTensor) -> list[torch.FloatTensor]:
+    def _vocode(self, mel: torch.FloatTensor, mel_lengths: torch.LongTensor) -> list[torch.FloatTensor]:
         """The waveform of each row on its own, so that it does not depend on the rest of the batch."""
         return [
             self.vocoder(row[None, :length]).squeeze(0) if length > 0 else row.new_zeros(0)
@@ -424,29 +379,24 @@ class FlowOmniGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def _stream(
-        self,
-        input_ids: torch.LongTensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        **model_kwargs,
+        self, input_ids: torch.LongTensor, generation_config: GenerationConfig, **kwargs
     ) -> Iterator[FlowOmniStep]:
-        """The steps with their sound: one stream of the vocoder for each row that speaks."""
-        sounding = {}
-        for step in self._steps(input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
+        """The positions with their audio: one vocoder stream for each row with speech."""
+        streams = {}
+        for step in self._steps(input_ids, generation_config=generation_config, **kwargs):
             if generation_config.return_audio:
-                step.audio = [self._sound_step(step, row, sounding) for row in range(len(input_ids))]
+                step.audio = [self._vocode_step(step, row, streams) for row in range(len(input_ids))]
             yield step
 
-    def _sound_step(self, step: FlowOmniStep, row: int, sounding: dict) -> torch.FloatTensor:
-        """The samples of one row that a step makes ready; after its last patch also those held back until then."""
+    def _vocode_step(self, step: FlowOmniStep, row: int, streams: dict) -> torch.FloatTensor:
+        """The samples of one row that a position makes ready; after its last patch also those held back until then."""
         samples = [step.mel.new_zeros(0)]
         if step.is_generating[row]:
-            if row not in sounding:
-                sounding[row] = self.vocoder.stream(batch_size=1)
-            samples.append(sounding[row].push(step.mel[row : row + 1]).squeeze(0))
-        if step.is_finished[row] and row in sounding:
-            samples.append(sounding.pop(row).finish().squeeze(0))
+            if row not in streams:
+                streams[row] = self.vocoder.stream()
+            samples.append(streams[row].push(step.mel[row : row + 1]).squeeze(0))
+        if step.is_finished[row] and row in streams:
+            samples.append(streams.pop(row).finish().squeeze(0))
         return torch.cat([part.to(samples[-1].device) for part in samples])
 
     @torch.no_grad()
@@ -459,8 +409,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         **model_kwargs,
     ) -> Iterator[FlowOmniStep]:
         """
-        The decoding loop. Each step takes the text token and the speech state that the last forward pass scored, runs
-        the next forward pass on them, and draws the patch of a generating step from it.
+        The decoding loop. Each iteration takes the text token and the speech state that the last forward pass scored,
+        runs the next forward pass on them, and samples the patch of a generating position from it.
         """
         device, batch_size = input_ids.device, len(input_ids)
         answer = FlowOmniAnswer(batch_size, self.config, generation_config, device)
@@ -472,32 +422,32 @@ class FlowOmniGenerationMixin(GenerationMixin):
         )
         outputs = self._prefill(input_ids, generation_config, model_kwargs, is_first_iteration=True)
         model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
-        streams = InputStreams(self.config, model_kwargs, outputs.condition)
+        use_cache = model_kwargs.get("use_cache", True)
+        model_kwargs |= self._prompt_speech_inputs(model_kwargs, outputs.condition)
         patches = outputs.condition.new_zeros(batch_size, self.config.speech_config.patch_size, dtype=torch.float32)
         is_unfinished = torch.ones(batch_size, dtype=torch.bool, device=device)
 
         while is_unfinished.any():
             step = FlowOmniStep(attentions=outputs.attentions, hidden_states=outputs.hidden_states)
-            step.is_text = is_unfinished & ~answer.text_is_over
+            step.is_text = is_unfinished & ~answer.text_has_ended
             step.text_ids = self._next_text(step, outputs, input_ids, logits_processor, generation_config, generators)
             states = answer.next_states(outputs.state_logits[:, -1].to(device))
             step.states = torch.where(is_unfinished, states, self.config.pad_state_id)
             answer.advance(step.text_ids, step.states, generation_config._eos_token_tensor)
 
             input_ids = torch.cat([input_ids, step.text_ids[:, None]], dim=-1)
-            streams.append(step.states, patches)
+            _append_speech_inputs(model_kwargs, step.states, patches)
             step.is_generating = is_unfinished & (step.states == self.config.generating_state_id)
             is_stopped = answer.is_finished() | stopping_criteria(input_ids, step.scores).to(device)
             step.is_finished = is_unfinished & is_stopped
             is_unfinished = is_unfinished & ~is_stopped
-            answer.note_cuts(step.is_finished)
+            answer.mark_truncated(step.is_finished)
 
             if is_unfinished.any() or step.is_generating.any():
-                model_kwargs |= streams.inputs()
                 model_inputs = self.prepare_inputs_for_generation(
-                    input_ids, next_sequence_length=1 if streams.use_cache else None, **model_kwargs
+                    input_ids, next_sequence_length=1 if use_cache else None, **model_kwargs
                 )
-                if (answer.text_is_over | ~is_unfinished).all():
+                if (answer.text_has_ended | ~is_unfinished).all():
                     # an empty index: the vocabulary head has nothing left to do
                     model_inputs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=device)
                 outputs = model_forward(**model_inputs, return_dict=True)
@@ -508,6 +458,16 @@ class FlowOmniGenerationMixin(GenerationMixin):
             step.cache = model_kwargs.get("cache")
             yield step
 
+    def _prompt_speech_inputs(self, model_kwargs: dict[str, Any], condition: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The speech states and previous patches of the prompt: those of the call, else none."""
+        speech_states, previous_patches = (model_kwargs.get(name) for name in ("speech_states", "previous_patches"))
+        shape = condition.shape[:2]
+        if speech_states is None:
+            speech_states = condition.new_full(shape, self.config.pad_state_id, dtype=torch.long)
+        if previous_patches is None:
+            previous_patches = condition.new_zeros(*shape, self.config.speech_config.patch_size, dtype=torch.float32)
+        return {"speech_states": speech_states, "previous_patches": previous_patches}
+
     def _next_text(
         self,
         step: FlowOmniStep,
@@ -517,14 +477,14 @@ class FlowOmniGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig,
         generators: list[torch.Generator] | None,
     ) -> torch.LongTensor:
-        """The next text token (batch_size,) of the rows that still write, padding for the others."""
+        """The next text token (batch_size,) of the rows whose text has not ended, padding for the others."""
         pad_token = generation_config._pad_token_tensor
         pad_token_id = int(pad_token) if pad_token is not None else 0
         if not step.is_text.any():
             return torch.full_like(step.is_text, pad_token_id, dtype=torch.long)
         # copied: a slice would keep the prompt's logits alive
         logits = outputs.logits[:, -1].to(copy=True, dtype=torch.float32, device=input_ids.device)
-        # processors may write into what they are given
+        # processors may write into their input
         scores = logits_processor(input_ids, logits.clone() if generation_config.output_logits else logits)
         if generation_config.output_scores:
             step.scores = scores
@@ -547,18 +507,19 @@ class FlowOmniGenerationMixin(GenerationMixin):
         if len(rows) == 0:
             return patches
         rows = rows.to(condition.device)
-        noise = draw_noise(self.speech_head, rows.tolist(), generators, condition.device)
+        if generators is None:
+            noise = [self.speech_head.draw_noise(None, condition.device) for _ in rows]
+        else:
+            noise = [self.speech_head.draw_noise(generators[row], generators[row].device) for row in rows.tolist()]
         patches[rows] = self.speech_head(
             condition[rows],
-            noise=noise,
+            noise=torch.stack(noise).to(condition.device),
             num_steps=generation_config.num_flow_steps,
             temperature=generation_config.flow_temperature,
             guidance_scale=generation_config.flow_guidance_scale,
         ).to(patches.device)
-        # what the model reads back lies where it was taught: no lower than the floor
-        return torch.where(
-            is_generating[:, None].to(patches.device), self.mel_normalizer.hold_above_floor(patches), 0.0
-        )
+        # the model reads back what it saw in training: nothing below the floor
+        return torch.where(is_generating[:, None].to(patches.device), self.mel_normalizer.clamp_to_floor(patches), 0.0)
 
     def _mel_of_patches(self, patches: torch.FloatTensor, is_generating: torch.BoolTensor) -> torch.FloatTensor:
         """Log-mel frames (batch_size, frames_per_step, num_mel_bins), at the floor where there is no patch."""
@@ -567,8 +528,21 @@ class FlowOmniGenerationMixin(GenerationMixin):
         return torch.where(is_generating[:, None, None].to(mel.device), mel, config.mel_floor)
 
 
+def _append_speech_inputs(model_kwargs: dict[str, Any], states: torch.LongTensor, patches: torch.FloatTensor) -> None:
+    """One position more: its states (batch_size,) and the patches (batch_size, patch_size) of the position before."""
+    speech_states, previous_patches, newest = (
+        model_kwargs["speech_states"],
+        model_kwargs["previous_patches"],
+        patches[:, None],
+    )
+    model_kwargs["speech_states"] = torch.cat([speech_states, states[:, None].to(speech_states.device)], dim=1)
+    # with a cache the model has read the earlier patches already
+    has_cache = model_kwargs.get("use_cache", True)
+    model_kwargs["previous_patches"] = newest if has_cache else torch.cat([previous_patches, newest], dim=1)
+
+
 def _with_streamer(steps: Iterator[FlowOmniStep], streamer: BaseStreamer | None) -> Iterator[FlowOmniStep]:
-    """The steps, while the streamer gets their text."""
+    """The positions, while the streamer receives their text."""
     for step in steps:
         if streamer is not None and step.is_text.any():
             streamer.put(step.text_ids.cpu())
@@ -581,3 +555,154 @@ def _is_set(sources: tuple, name: str) -> bool:
     """Whether a generation option is given in any of the call's arguments and generation configs."""
     values = (source.get(name) if isinstance(source, dict) else getattr(source, name, None) for source in sources)
     return any(value is not None for value in values)
+
+
+# --- randomness by row
+
+
+def row_generators(
+    seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
+) -> list[torch.Generator] | None:
+    """
+    The source of randomness of each row: from `seed` (row `i` takes `seed + i`, or the `i`-th seed), or as given. `None`
+    stands for torch's global one.
+    """
+    if generator is None and seed is None:
+        return None
+    if isinstance(generator, torch.Generator):
+        return [generator] * batch_size
+    if generator is None and hasattr(seed, "__index__"):
+        seed = [int(seed) + row for row in range(batch_size)]
+    sources = generator if generator is not None else seed
+    if len(sources) != batch_size:
+        name = "generators" if generator is not None else "seeds"
+        raise ValueError(f"Got {len(sources)} {name} for {batch_size} rows: pass one, or as many as there are rows.")
+    # on the CPU whatever the model's device, so that a seed means the same everywhere
+    return sources if generator is not None else [torch.Generator("cpu").manual_seed(int(one)) for one in sources]
+
+
+def choose_tokens(
+    scores: torch.FloatTensor, is_text: torch.BoolTensor, do_sample: bool, generators: list[torch.Generator] | None
+) -> torch.LongTensor:
+    """
+    The best token of each row of `scores` (batch_size, vocab_size), or a sampled one. Rows whose text has ended draw
+    nothing, as they would draw nothing alone.
+    """
+    tokens = scores.argmax(dim=-1)
+    if not do_sample:
+        return tokens
+    probabilities = scores.softmax(dim=-1)
+    if generators is None:
+        return torch.multinomial(probabilities, num_samples=1).squeeze(-1)
+    for row in is_text.nonzero().squeeze(-1).tolist():
+        generator = generators[row]
+        tokens[row] = torch.multinomial(probabilities[row].to(generator.device), num_samples=1, generator=generator)
+    return tokens
+
+
+# --- the end of texts that repeat themselves
+
+
+# Shorter phrases count as their multiples: one token must occur four times as often, for "000" may be meant. Longer
+# loops are not searched: the length limit comes sooner.
+SHORTEST_PHRASE, LONGEST_PHRASE = 4, 64
+
+
+class EndAfterRepeatsLogitsProcessor(LogitsProcessor):
+    """
+    Allows nothing but the end as soon as a phrase of 4 to 64 tokens occurs `num_repeats` times in a row, also within a
+    word: "bees wheels wheels wheel" has "s wheel" three times. The prompt's phrases do not count, nor does `pad_token_id`,
+    the gaps between words of the timed layout.
+    """
+
+    # it looks back at every token of an answer
+    supports_continuous_batching = False
+
+    def __init__(self, num_repeats: int, prompt_length: int, eos_token_ids: Sequence[int], pad_token_id: int):
+        self.num_repeats, self.prompt_length = num_repeats, prompt_length
+        self.eos_token_ids, self.pad_token_id = list(eos_token_ids), pad_token_id
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        for row, answer in enumerate(input_ids[:, self.prompt_length :].tolist()):
+            text = [token for token in answer if token != self.pad_token_id]
+            if ends_in_repeats(text, self.num_repeats):
+                # also where other options forbid the end: nothing else would be left
+                scores[row] = -math.inf
+                scores[row, self.eos_token_ids] = 0.0
+        return scores
+
+
+def ends_in_repeats(text: list[int], num_repeats: int) -> bool:
+    """Whether the text ends in one phrase, so many times in a row."""
+    lengths = range(SHORTEST_PHRASE, min(LONGEST_PHRASE, len(text) // num_repeats) + 1)
+    return any(text[-length:] * num_repeats == text[-length * num_repeats :] for length in lengths)
+
+
+# --- which audio belongs to which row
+
+
+def num_audio_tokens(
+    input_features: torch.Tensor, input_features_mask: torch.Tensor | None, config: FlowOmniConfig
+) -> list[int]:
+    """Positions of the sequence that each audio takes up."""
+    if input_features_mask is None:
+        num_frames = torch.full((len(input_features),), input_features.shape[-1])
+    else:
+        num_frames = input_features_mask.sum(dim=-1)
+    # the encoder halves the frames, the adapter joins `adapter_stack_size` of what is left; both round up
+    num_encoded = (num_frames + 1) // 2
+    return (-(-num_encoded // config.adapter_stack_size)).tolist()
+
+
+def audios_of_rows(input_ids: torch.LongTensor, lengths: list[int], audio_token_id: int) -> list[list[int]]:
+    """The indices of the audios, which take up `lengths`, of each row of `input_ids` (batch_size, num_positions)."""
+    ends, rows, first = [0, *accumulate(lengths)], [], 0
+    for end in accumulate((input_ids == audio_token_id).sum(dim=-1).tolist()):
+        if end not in ends:
+            break
+        rows.append(list(range(first, ends.index(end))))
+        first = ends.index(end)
+    if len(rows) != len(input_ids) or first != len(lengths):
+        raise ValueError(
+            f"The `<|audio|>` placeholders of {len(input_ids)} rows do not match {len(lengths)} audios of {lengths} "
+            "positions: prepare both with `FlowOmniProcessor`, and do not truncate its `input_ids`."
+        )
+    return rows
+
+
+def uncached_audios(
+    input_ids: torch.LongTensor,
+    num_uncached: int,
+    input_features: torch.Tensor | None,
+    input_features_mask: torch.Tensor | None,
+    config: FlowOmniConfig,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """
+    The features (and mask) of the audios whose placeholders lie in the last `num_uncached` positions of `input_ids`; the
+    others are in the cache. The caller may have passed only those.
+    """
+    uncached_ids = input_ids[:, -num_uncached:]
+    num_placeholders = (uncached_ids == config.audio_token_id).sum(dim=-1).tolist()
+    if input_features is None:
+        if sum(num_placeholders) > 0:
+            raise ValueError(
+                f"The prompt has {sum(num_placeholders)} `<|audio|>` placeholders but no audio: pass the `input_features` "
+                "(and `input_features_mask`) that the processor returned with it."
+            )
+        return None, None
+    lengths = num_audio_tokens(input_features, input_features_mask, config)
+    if sum(num_placeholders) == sum(lengths):
+        audios_of_rows(uncached_ids, lengths, config.audio_token_id)  # raises unless each is in its own row
+        return input_features, input_features_mask
+    kept = []
+    for row, num_uncached_placeholders in zip(
+        audios_of_rows(input_ids, lengths, config.audio_token_id), num_placeholders
+    ):
+        # placeholders of no audio of the row, of its last, of its last two, ...
+        counts = [0, *accumulate(lengths[index] for index in reversed(row))]
+        if num_uncached_placeholders not in counts:
+            raise ValueError("The cache ends in the middle of an audio: crop `cache` to the end of a message.")
+        kept += row[len(row) - counts.index(num_uncached_placeholders) :]
+    if not kept:
+        return None, None
+    return input_features[kept], input_features_mask[kept] if input_features_mask is not None else None

@@ -11,39 +11,391 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The Flow-Omni model: Whisper's encoder and a causal LLM over two parallel streams, and the heads that speak."""
+"""
+The model: Whisper's encoder and an adapter, a causal language model over two parallel streams (text, and speech states
+with mel patches), and a speech decoder.
+"""
 
-from functools import partial
-from typing import Any
+import copy
+import importlib
+from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel, WhisperConfig
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import auto_docstring, can_return_tuple
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
-from .assembling_flow_omni import assemble_from_pretrained_parts
-from .audio_encoder import FlowOmniAudioAdapter, FlowOmniAudioEncoder, FlowOmniEmbeddingNorm
-from .configuration_flow_omni import FlowOmniConfig
-from .flow_head import FlowOmniFlowHead
-from .generation_flow_omni import FlowOmniGenerationMixin
-from .losses import audio_loss, mean_of_patches, states_loss, text_loss
-from .mel_normalizer import FlowOmniMelNormalizer
+from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
+from .generation_flow_omni import FlowOmniGenerationMixin, num_audio_tokens
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
-from .outputs_flow_omni import FlowOmniModelOutputWithPast, FlowOmniOutputWithPast
-from .residual_vq_head import FlowOmniResidualQuantizer, FlowOmniResidualVQHead
-from .speech_head import FlowOmniSpeechHead
-from .speech_transformer import FlowOmniSpeechTransformer
-from .teacher_forcing import FlowOmniTeacherForcingMixin
-from .zero_layers import FlowOmniZeroEmbedding, FlowOmniZeroLinear
+from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
 
 
-# the doors of transformers that lead to `FlowOmniForSpeechGeneration`
+# targets that no loss counts
+IGNORE_INDEX = -100
+
+# transformers' auto classes that load a `FlowOmniForSpeechGeneration`
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForTextToWaveform")
-SPEECH_HEADS = {"flow": FlowOmniFlowHead, "residual_vq": FlowOmniResidualVQHead}
+
+# the groups of modules that are trained or frozen together, by the prefixes of their parameters' names
+MODULE_GROUPS: dict[str, tuple[str, ...]] = {
+    "audio_encoder": ("model.audio_encoder.",),
+    "audio_adapter": ("model.audio_adapter.",),
+    "language_model": ("model.language_model.", "lm_head."),
+    "speech_inputs": ("model.state_embedding.", "model.patch_proj."),
+    "speech_decoder": ("speech_transformer.", "speech_head.", "state_head."),
+    "vocoder": ("vocoder.",),
+}
+
+
+INPUTS_DOCSTRING = r"""
+input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`, *optional*):
+    Whisper's log-mel features of the audios, right-padded, in the order of their placeholders in `input_ids`.
+input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
+    1 for frames of audio, 0 for padding.
+speech_states (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+    The speech state of every position. Defaults to `pad` throughout.
+previous_patches (`torch.Tensor` of shape `(batch_size, num_positions, patch_size)`, *optional*):
+    The normalised patch of the position before, zeros where that has none. Defaults to the targets, where `mel_labels`
+    are passed (teacher forcing).
+"""
+LABELS_DOCSTRING = r"""
+labels (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+    Text targets, aligned with `input_ids` (the model shifts them); -100 is ignored.
+state_labels (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+    Speech state targets, aligned with `speech_states` (the model shifts them); -100 is ignored.
+mel_labels (`torch.Tensor` of shape `(batch_size, max_patches, frames_per_step, num_mel_bins)`, *optional*):
+    Log-mel targets, right-padded: the patches of each row's `generating` positions, in order.
+audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*):
+    The tokens of the transcript of each audio in `input_features`, padded with -100, for the CTC loss.
+"""
+
+
+def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """The number of parameters in each of `MODULE_GROUPS`, and of those that are trainable."""
+    counts = {}
+    for group, prefixes in MODULE_GROUPS.items():
+        parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)]
+        trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        counts[group] = (sum(parameter.numel() for parameter in parameters), trainable)
+    return counts
+
+
+@dataclass
+class FlowOmniModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    Outputs of `FlowOmniModel`.
+
+    Args:
+        audio_hidden_states (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
+            The adapter's output, one row for each `<|audio|>` placeholder, in the order of the batch.
+    """
+
+    audio_hidden_states: torch.Tensor | None = None
+
+
+@dataclass
+class FlowOmniOutputWithPast(CausalLMOutputWithPast):
+    """
+    Outputs of `FlowOmniForSpeechGeneration`.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*, returned when any labels are passed):
+            The weighted sum of the losses below, each of which is returned when its labels are passed.
+        logits (`torch.Tensor` of shape `(batch_size, num_positions, vocab_size)`, *optional*, not returned with `labels`):
+            Scores of the next text token. With `labels`, the vocabulary head runs at the labelled positions alone.
+        state_logits (`torch.Tensor` of shape `(batch_size, num_positions, 4)`):
+            Scores of the next speech state.
+        condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
+            Output of the speech transformer, the condition of each position's patch.
+        text_loss, state_loss, speech_loss, auxiliary_loss, ctc_loss (`torch.Tensor` of shape `()`, *optional*):
+            Cross-entropy of the text tokens and of the speech states, loss of the speech head and of its linear
+            prediction, CTC loss of the encoded audio.
+    """
+
+    state_logits: torch.Tensor | None = None
+    condition: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    state_loss: torch.Tensor | None = None
+    speech_loss: torch.Tensor | None = None
+    auxiliary_loss: torch.Tensor | None = None
+    ctc_loss: torch.Tensor | None = None
+
+
+# --- audio encoder and adapter
+
+
+class FlowOmniAudioPositions(nn.Module):
+    """Whisper's fixed sinusoids: a buffer, which is saved with the weights and never trained."""
+
+    def __init__(self, num_positions: int, size: int):
+        super().__init__()
+        self.register_buffer("weight", sinusoids(num_positions, size))
+
+    def forward(self, num_frames: int) -> torch.Tensor:
+        return self.weight[:num_frames]
+
+
+class FlowOmniAudioEncoder(WhisperEncoder):
+    """
+    `WhisperEncoder` for audio of any length: shorter audio is encoded at its own length, under a mask; longer audio in
+    windows of 30 seconds, one after another. On one full window the output is Whisper's own.
+    """
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        self.embed_positions = FlowOmniAudioPositions(self.max_source_positions, config.d_model)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, FlowOmniAudioPositions):
+            init.copy_(module.weight, sinusoids(*module.weight.shape))
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutput:
+        r"""
+        Args:
+            input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`):
+                Whisper's log-mel features, of any length.
+            attention_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
+                1 for frames of audio, 0 for padding, which must be on the right.
+
+        Returns:
+            `BaseModelOutput`, whose `last_hidden_state` has the shape `(num_audios, ceil(num_frames / 2), d_model)` and
+            is zero where a whole window is padding.
+        """
+        if input_features.shape[1] != self.num_mel_bins:
+            raise ValueError(
+                f"Got features of {input_features.shape[1]} mel bands for an encoder of {self.num_mel_bins}: use the "
+                f"checkpoint's own processor, or set `feature_size={self.num_mel_bins}` of the feature extractor."
+            )
+        # dtype only: an offloaded encoder has its weights nowhere until its layers run
+        input_features = input_features.to(self.conv1.weight.dtype)
+        if attention_mask is None:
+            attention_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
+        window_length = self.max_source_positions * self.conv1.stride[0] * self.conv2.stride[0]
+        windows = zip(
+            input_features.split(window_length, dim=-1),
+            attention_mask.to(input_features.device).split(window_length, dim=-1),
+        )
+        encoded = [self._encode_window(features, mask.bool(), **kwargs) for features, mask in windows]
+        return BaseModelOutput(last_hidden_state=torch.cat(encoded, dim=1))
+
+    def _encode_window(self, features: torch.Tensor, mask: torch.BoolTensor, **kwargs) -> torch.Tensor:
+        # Both convolutions see one frame to each side: beyond the end of a row these must be the zeros of the padding
+        # that the row would get alone, before the first and again before the second.
+        frame_mask = mask[:, None].to(features.dtype)
+        hidden_states = nn.functional.gelu(self.conv1(features * frame_mask)) * frame_mask
+        hidden_states = nn.functional.gelu(self.conv2(hidden_states)).permute(0, 2, 1)
+        hidden_states = hidden_states + self.embed_positions(hidden_states.shape[1])
+        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+
+        has_audio = mask.any(dim=-1, keepdim=True)
+        attention_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden_states,
+            # a row without audio in this window attends to all of it: attention over nothing would give NaN
+            attention_mask=mask[:, ::2] | ~has_audio,
+        )
+        for layer in self.layers:
+            if self.training and torch.rand([]) < self.layerdrop:
+                continue
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return torch.where(has_audio[..., None], self.layer_norm(hidden_states), 0.0)
+
+
+class FlowOmniEmbeddingNorm(nn.RMSNorm):
+    """Scales embeddings to the size of the language model's own, at first; the scale is trained."""
+
+
+class FlowOmniAudioAdapter(nn.Module):
+    """
+    Joins `adapter_stack_size` encoder frames into one position of the language model, through linear layers and a norm.
+    Without the norm, training makes encoded audio a hundred times as large as text embeddings, so that the updates of
+    the language model's layers are lost in it.
+    """
+
+    def __init__(self, config: FlowOmniConfig):
+        super().__init__()
+        self.stack_size = config.adapter_stack_size
+        sizes = [config.audio_config.d_model * self.stack_size]
+        sizes += [config.adapter_hidden_size] * (config.adapter_num_layers - 1) + [config.text_config.hidden_size]
+        self.layers = nn.ModuleList([nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, sizes[1:])])
+        self.act_fn = ACT2FN[config.adapter_hidden_act]
+        self.norm = FlowOmniEmbeddingNorm(config.text_config.hidden_size, eps=1e-6)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.BoolTensor]:
+        """
+        `hidden_states` (num_audios, num_encoded, d_model) and their mask (num_audios, num_encoded) -> the embeddings
+        (num_audios, ceil(num_encoded / stack_size), hidden_size) and theirs.
+        """
+        # encoder outputs at padding are not zero, and a last group may contain some of them
+        hidden_states = hidden_states * attention_mask[..., None].to(hidden_states.dtype)
+        missing = -hidden_states.shape[1] % self.stack_size
+        hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, missing))
+        hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, self.layers[0].in_features)
+        for layer in self.layers[:-1]:
+            hidden_states = self.act_fn(layer(hidden_states))
+        return self.norm(self.layers[-1](hidden_states)), attention_mask[:, :: self.stack_size].bool()
+
+
+# --- mel patches
+
+
+class FlowOmniMelNormalizer(nn.Module):
+    """Normalises log-mel values by statistics of the training data, measured before the first step, kept in fp32."""
+
+    def __init__(self, config: FlowOmniSpeechConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.full((config.num_mel_bins,), config.initial_mel_mean, dtype=torch.float32))
+        self.register_buffer("std", torch.full((config.num_mel_bins,), config.initial_mel_std, dtype=torch.float32))
+
+    def _apply(self, fn, recurse: bool = True):
+        # `model.to(bfloat16)` may move the statistics but not round them: they scale all generated speech
+        mean, std = self.mean, self.std
+        super()._apply(fn, recurse)
+        if self.mean.dtype != torch.float32:
+            self.mean, self.std = mean.to(self.mean.device), std.to(self.std.device)
+        return self
+
+    def normalize(self, mel: torch.Tensor) -> torch.Tensor:
+        """Log-mel values (..., num_mel_bins) to normalised ones, in fp32."""
+        mel = mel.to(self.mean.device, torch.float32).clamp(min=self.config.mel_floor)
+        return (mel - self.mean) / self.std
+
+    def denormalize(self, mel: torch.Tensor) -> torch.Tensor:
+        """Normalised values (..., num_mel_bins) to log-mel."""
+        return mel.to(self.mean.device, torch.float32) * self.std + self.mean
+
+    def clamp_to_floor(self, patches: torch.Tensor) -> torch.Tensor:
+        """Normalised patches (..., patch_size), none of their values below the floor."""
+        floor = (self.config.mel_floor - self.mean) / self.std
+        return torch.maximum(patches.unflatten(-1, (-1, len(floor))), floor.to(patches.device)).flatten(-2)
+
+
+def lay_out_patches(patches: torch.Tensor, is_generating: torch.BoolTensor) -> torch.Tensor:
+    """
+    Moves each row's right-padded patches (batch_size, max_patches, patch_size), in order, to the positions where
+    `is_generating` (batch_size, num_positions): (batch_size, num_positions, patch_size), zeros elsewhere.
+    """
+    num_patches = int(is_generating.sum(dim=-1).max())
+    if num_patches > patches.shape[1]:
+        raise ValueError(
+            f"A row has {num_patches} generating positions but only {patches.shape[1]} patches: `mel_labels` must hold one "
+            "patch for each position whose speech state is `generating`."
+        )
+    if patches.shape[1] == 0:
+        return patches.new_zeros(*is_generating.shape, patches.shape[-1])
+    index = (is_generating.cumsum(dim=-1) - 1).clamp(min=0)
+    laid_out = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
+    return torch.where(is_generating[..., None], laid_out, 0.0)
+
+
+def shift_patches(patches: torch.Tensor) -> torch.Tensor:
+    """The previous patch of each position, zeros at the first: (batch_size, num_positions, patch_size)"""
+    return torch.cat([torch.zeros_like(patches[:, :1]), patches[:, :-1]], dim=1)
+
+
+def corrupt_patches(patches: torch.Tensor, config: FlowOmniSpeechConfig) -> torch.Tensor:
+    """
+    Patches as the language model reads them in training: each row with noise of its own standard deviation, and a
+    fraction of its own set to zero. At inference the model reads its own patches, which are never as good as the targets.
+    """
+    has_patch = patches.abs().sum(dim=-1, keepdim=True) > 0
+    std = torch.rand(len(patches), 1, 1, device=patches.device) * config.patch_noise
+    dropout = torch.rand(len(patches), 1, 1, device=patches.device) * config.patch_dropout
+    is_kept = torch.rand(*patches.shape[:2], 1, device=patches.device) >= dropout
+    return torch.where(has_patch & is_kept, patches + std * torch.randn_like(patches), 0.0)
+
+
+# --- losses
+
+
+def text_loss(lm_head: nn.Module, hidden_states: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+    """
+    Cross-entropy of the next text token, from `hidden_states` (batch_size, num_positions, hidden_size) and `labels`
+    (batch_size, num_positions), aligned with the input: position `t` predicts the label of `t + 1`. The vocabulary head
+    runs only where there is a label: with 152 thousand tokens it would otherwise cost more than everything else.
+    """
+    targets = labels[:, 1:].to(hidden_states.device)
+    is_target = targets != IGNORE_INDEX
+    logits = lm_head(hidden_states[:, :-1][is_target]).float()
+    loss = nn.functional.cross_entropy(logits, targets[is_target].to(logits.device), reduction="sum")
+    return loss / max(len(logits), 1)
+
+
+def state_loss(state_logits: torch.Tensor, labels: torch.LongTensor, class_weights: list[float]) -> torch.Tensor:
+    """
+    Cross-entropy of the next speech state, weighted by class, from `state_logits` (batch_size, num_positions, 4) and
+    `labels` (batch_size, num_positions), which are aligned as the text labels are.
+    """
+    logits = state_logits[:, :-1].flatten(0, 1).float()
+    targets = labels[:, 1:].flatten().to(logits.device)
+    weights = torch.tensor(class_weights, device=logits.device)
+    loss = nn.functional.cross_entropy(logits, targets, weights, ignore_index=IGNORE_INDEX, reduction="sum")
+    total_weight = torch.where(targets == IGNORE_INDEX, 0.0, weights[targets.clamp(min=0)]).sum()
+    return loss / total_weight.clamp(min=1e-6)
+
+
+def ctc_loss(
+    audio_embeddings: torch.Tensor,
+    lengths: list[int],
+    token_embeddings: torch.Tensor,
+    labels: torch.LongTensor,
+    blank: int,
+) -> torch.Tensor:
+    """
+    Connectionist temporal classification over the language model's own embeddings: each position of encoded audio is to
+    point, by cosine, at the token that it adds to the transcript, or at the `blank`. `audio_embeddings`
+    (num_audio_tokens, hidden_size) are those of all audios, one after another, with their `lengths`; `token_embeddings`
+    (vocab_size, hidden_size) get no gradient; `labels` (num_audios, max_labels) are the transcripts, padded with -100. An
+    audio without any is left out.
+    """
+    labels = labels.to(audio_embeddings.device)
+    num_labels = (labels != IGNORE_INDEX).sum(dim=-1)
+    audio_embeddings = nn.functional.normalize(audio_embeddings.float(), dim=-1)
+    token_embeddings = nn.functional.normalize(token_embeddings.detach().float(), dim=-1)
+    # cosines, scaled as the scores of an attention over vectors of this size
+    log_probs = (audio_embeddings @ token_embeddings.T * token_embeddings.shape[-1] ** 0.5).log_softmax(dim=-1)
+    losses = nn.functional.ctc_loss(
+        nn.utils.rnn.pad_sequence(log_probs.split(lengths)),
+        labels.clamp(min=0),
+        torch.tensor(lengths, device=labels.device),
+        num_labels,
+        blank=blank,
+        reduction="none",
+        zero_infinity=True,  # audio with more tokens than positions has no alignment
+    )
+    return losses[num_labels > 0].sum() / num_labels.sum().clamp(min=1)
+
+
+# --- the model
+
+
+class FlowOmniZeroEmbedding(nn.Embedding):
+    """An embedding that starts at zero, a class of its own as `FlowOmniZeroLinear` is."""
 
 
 @auto_docstring
@@ -53,7 +405,7 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
     input_modalities = ("audio", "text")
     output_modalities = ("text", "audio")
     supports_gradient_checkpointing = True
-    # the head and the adapter run as one unit: split across devices, their layers would mix devices mid-computation
+    # head and adapter run as one unit: split across devices, their layers would mix devices mid-computation
     _no_split_modules = ["FlowOmniFlowHead", "FlowOmniResidualVQHead", "FlowOmniAudioAdapter", "FlowOmniMelNormalizer"]
     _skip_keys_device_placement = ["cache"]
     _supports_flash_attn = True
@@ -64,40 +416,27 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        if self._is_of_the_language_models_kind(module):
-            # a norm of Gemma's starts at 0, experts have tensors of their own: the family knows
-            self.model.language_model._init_weights(module)
-            return
         super()._init_weights(module)
         if isinstance(module, (FlowOmniZeroLinear, FlowOmniZeroEmbedding)):
             init.zeros_(module.weight)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, FlowOmniEmbeddingNorm):
-            # as large as new embeddings; of pretrained ones the size is measured when the parts are joined
+            # the size of new embeddings; that of pretrained ones is measured when the parts are assembled
             init.constant_(module.weight, getattr(self.config.text_config, "initializer_range", 0.02))
         elif isinstance(module, FlowOmniSpeechHead):
             init.zeros_(module.empty_condition)
         elif isinstance(module, FlowOmniResidualQuantizer):
             init.normal_(module.codebooks, std=1.0)
         elif isinstance(module, FlowOmniMelNormalizer):
-            mean, std = module.initial_statistics()
-            init.copy_(module.mean, mean)
-            init.copy_(module.std, std)
-
-    def _is_of_the_language_models_kind(self, module: nn.Module) -> bool:
-        """Whether it is one of the speech transformer's layers, or a part of one."""
-        transformer = getattr(self, "speech_transformer", None)
-        if transformer is None:
-            return False
-        parts = (part for owner in (transformer.layers, transformer.norm) for part in owner.modules())
-        return any(part is module for part in parts)
+            init.constant_(module.mean, module.config.initial_mel_mean)
+            init.constant_(module.std, module.config.initial_mel_std)
 
 
 @auto_docstring(
     custom_intro="""
-    The Flow-Omni backbone: Whisper's encoder, the adapter, and a causal language model that reads, at every step, the
-    sum of a text token, a speech state and the mel patch of the step before.
+    The Flow-Omni backbone: Whisper's encoder, the adapter, and a causal language model whose input at every position is
+    the sum of a text token, a speech state and the previous mel patch.
     """
 )
 class FlowOmniModel(FlowOmniPreTrainedModel):
@@ -107,7 +446,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         self.audio_encoder = FlowOmniAudioEncoder(config.audio_config)
         self.audio_adapter = FlowOmniAudioAdapter(config)
         self.language_model = AutoModel.from_config(config.text_config)
-        # The streams that the language model was not pretrained on start silent: its text stays exactly what it was.
+        # The inputs that the language model was not pretrained on start at zero: its text stays exactly what it was.
         self.state_embedding = FlowOmniZeroEmbedding(len(config.state_ids), hidden_size)
         self.patch_proj = FlowOmniZeroLinear(config.speech_config.patch_size, hidden_size, bias=False)
         self.post_init()
@@ -119,15 +458,16 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     @can_return_tuple
-    @auto_docstring(custom_intro="Encodes heard speech into embeddings of the language model.")
+    @auto_docstring(custom_intro="Encodes audio into embeddings of the language model.")
     def get_audio_features(
-        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None, **kwargs
+        self,
+        input_features: torch.Tensor,
+        input_features_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         r"""
-        input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`):
-            Whisper's log-mel features of the audios, right-padded.
         input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
-            1 for frames of speech, 0 for padding.
+            1 for frames of audio, 0 for padding.
 
         Returns:
             The encoder's outputs, and in `pooler_output` the embeddings `(num_audio_tokens, hidden_size)` of all audios,
@@ -149,7 +489,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
     def place_audio(
         self, inputs_embeds: torch.Tensor, input_ids: torch.LongTensor | None, audio_embeddings: torch.Tensor
     ) -> torch.Tensor:
-        """`inputs_embeds` (batch_size, num_steps, hidden_size) with `audio_embeddings` in the place of `<|audio|>`."""
+        """`inputs_embeds` (batch_size, num_positions, hidden_size) with `audio_embeddings` instead of `<|audio|>`."""
         if input_ids is not None:
             is_audio = input_ids == self.config.audio_token_id
         else:
@@ -157,20 +497,20 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             is_audio = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(dim=-1)
         if is_audio.sum() != len(audio_embeddings):
             raise ValueError(
-                f"Got {int(is_audio.sum())} `<|audio|>` placeholders for {len(audio_embeddings)} steps of encoded audio: "
+                f"Got {int(is_audio.sum())} `<|audio|>` placeholders for {len(audio_embeddings)} positions of encoded audio: "
                 "let `FlowOmniProcessor` write the placeholders, with the `adapter_stack_size` of this model, and do not "
                 "truncate its `input_ids`."
             )
         is_audio = is_audio[..., None].to(inputs_embeds.device)
         return inputs_embeds.masked_scatter(is_audio, audio_embeddings.to(inputs_embeds.device, inputs_embeds.dtype))
 
-    def embed_streams(
+    def add_speech_inputs(
         self,
         inputs_embeds: torch.Tensor,
         speech_states: torch.LongTensor | None,
         previous_patches: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Adds the speech states and the previous patches to the text: (batch_size, num_steps, hidden_size)"""
+        """Adds the speech states and the previous patches to the text: (batch_size, num_positions, hidden_size)"""
         if speech_states is None:
             speech_states = inputs_embeds.new_full(inputs_embeds.shape[:2], self.config.pad_state_id, dtype=torch.long)
         state_embeds = self.state_embedding(speech_states)
@@ -182,7 +522,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         return inputs_embeds + patch_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=INPUTS_DOCSTRING)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -195,18 +535,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         speech_states: torch.LongTensor | None = None,
         previous_patches: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> FlowOmniModelOutputWithPast:
-        r"""
-        input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`, *optional*):
-            Whisper's log-mel features of the audios, in the order of their placeholders in `input_ids`.
-        input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
-            1 for frames of speech, 0 for padding.
-        speech_states (`torch.LongTensor` of shape `(batch_size, num_steps)`, *optional*):
-            The speech state of every step. Defaults to `pad` throughout.
-        previous_patches (`torch.Tensor` of shape `(batch_size, num_steps, frames_per_step * num_mel_bins)`, *optional*):
-            The normalised patch of the step before, zeros where that step has none.
-        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if inputs_embeds is None:
@@ -214,23 +544,24 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 
         audio_embeddings = None
         if input_features is not None:
-            audio_outputs = self.get_audio_features(input_features, input_features_mask, return_dict=True)
-            audio_embeddings = audio_outputs.pooler_output
+            audio_embeddings = self.get_audio_features(
+                input_features, input_features_mask, return_dict=True
+            ).pooler_output
             inputs_embeds = self.place_audio(inputs_embeds, input_ids, audio_embeddings)
 
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache,
-            inputs_embeds=self.embed_streams(inputs_embeds, speech_states, previous_patches),
+            inputs_embeds=self.add_speech_inputs(inputs_embeds, speech_states, previous_patches),
             use_cache=use_cache,
             **kwargs,
         )
         if cache is not None and outputs.cache is not cache:
             raise ValueError(
                 f"{type(self.language_model).__name__} was given a {type(cache).__name__} and returned another cache "
-                f"({type(outputs.cache).__name__}): generation would go on without its past. This family has a cache of its own, "
-                "or an older argument for it: choose another language model, or install the transformers that it was written for."
+                f"({type(outputs.cache).__name__}), so that generation would lose its past: this language model has a cache "
+                "of its own or another name for the argument. Choose another one, or the transformers that it was written for."
             )
         return FlowOmniModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
@@ -241,13 +572,89 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         )
 
 
+class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
+    """
+    Causal layers over the language model's hidden states plus the previous patch, uncorrupted (`clean_context`), without
+    which heads drift away from the speaker. The layers have the language model's own class, share its rotary embedding,
+    and keep their keys and values in the same cache, as the layers after its last.
+    """
+
+    def __init__(self, config: FlowOmniConfig, language_model: PreTrainedModel):
+        text_config, num_layers = config.text_config, config.speech_config.num_hidden_layers
+        super().__init__(self.config_of_layers(config))
+        self.first_layer_index = text_config.num_hidden_layers
+        layer_class = type(language_model.layers[0])
+        self.patch_proj = nn.Linear(config.speech_config.patch_size, text_config.hidden_size, bias=False)
+        self.layers = nn.ModuleList(
+            [layer_class(self.config, self.first_layer_index + index) for index in range(num_layers)]
+        )
+        self.norm = type(language_model.norm)(text_config.hidden_size, eps=text_config.rms_norm_eps)
+        self.post_init()
+
+    @staticmethod
+    def config_of_layers(config: FlowOmniConfig):
+        """The language model's config with the speech transformer's layers on top, all with full attention."""
+        layer_config, num_layers = copy.deepcopy(config.text_config), config.speech_config.num_hidden_layers
+        layer_config.num_hidden_layers += num_layers
+        if getattr(layer_config, "layer_types", None) is not None:
+            layer_config.layer_types = [*layer_config.layer_types, *["full_attention"] * num_layers]
+        if getattr(layer_config, "no_rope_layers", None) is not None:
+            layer_config.no_rope_layers = [*layer_config.no_rope_layers, *[1] * num_layers]
+        if getattr(layer_config, "sliding_window", None) is not None:
+            layer_config.sliding_window = None
+        if config.speech_config.intermediate_size is not None:
+            layer_config.intermediate_size = config.speech_config.intermediate_size
+        return layer_config
+
+    def extend_cache(self, cache: Cache, max_length: int | None = None) -> None:
+        """Appends the layers that a cache made for the language model lacks; a static one holds `max_length` or more."""
+        if cache.layer_class_to_replicate is not None:
+            return  # it grows by itself
+        while len(cache.layers) < self.first_layer_index + len(self.layers):
+            if not isinstance(cache, StaticCache):
+                cache.layers.append(DynamicLayer())
+            else:
+                # `generate` makes a cache as long as the longest so far, which may be longer than this call needs
+                longest = max(getattr(layer, "max_cache_len", 0) for layer in cache.layers)
+                cache.layers.append(StaticLayer(max(max_length or 0, longest)))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        previous_patches: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        cache: Cache | None = None,
+        use_cache: bool = False,
+    ) -> torch.Tensor:
+        """
+        `hidden_states` (batch_size, num_positions, hidden_size) of the language model and the patch before each position,
+        `previous_patches` (batch_size, num_positions, patch_size) -> the condition of the patch *of* each position, in
+        the shape of `hidden_states`.
+        """
+        if previous_patches is not None:
+            patch_embeds = self.patch_proj(previous_patches.to(self.patch_proj.weight.dtype))
+            hidden_states = hidden_states + patch_embeds.to(hidden_states.device)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=attention_mask,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                cache=cache,
+                use_cache=use_cache,
+            )
+        return self.norm(hidden_states)
+
+
 @auto_docstring(
     custom_intro="""
-    Flow-Omni with its heads: it listens and reads, writes and speaks. Beside the backbone it has a text head, a state
-    head, the speech transformer, a speech head that draws mel patches, and, if the config has one, a vocoder.
+    Flow-Omni with its heads: beside the backbone it has a text head, a state head, the speech transformer, a speech head
+    that samples mel patches, and, if the config has one, a vocoder.
     """
 )
-class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcingMixin, FlowOmniGenerationMixin):
+class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMixin):
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _keep_in_fp32_modules_strict = ["mel_normalizer", "istft"]
@@ -266,48 +673,37 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
         self.mel_normalizer = FlowOmniMelNormalizer(config.speech_config)
         self.vocoder = FlowOmniVocoder(config.vocoder_config) if config.vocoder_config is not None else None
         self.post_init()
-        self.freeze_fixed_parts()
-
-    def freeze_fixed_parts(self) -> None:
-        """What no loss of this model may move: Whisper's sinusoids, and the vocoder, which is trained on its own."""
-        self.model.audio_encoder.embed_positions.requires_grad_(False)
-        if self.vocoder is not None:
-            self.vocoder.requires_grad_(False)
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Loads as every model does. Loading makes every parameter trainable, so the fixed parts are frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.freeze_fixed_parts()
-        return loaded
 
     @classmethod
     def from_pretrained_parts(cls, whisper: str, llm: str, vocoder: str | None = None, **kwargs):
         """
-        Joins a pretrained Whisper, a causal LLM and a Vocos into one model, with nothing of them lost. What connects
-        them is new and wants training.
+        Assembles a pretrained Whisper, a causal LLM and a Vocos into one model. What connects them is new and must be
+        trained.
 
         Args:
             whisper (`str`):
-                Hub id or folder of a Whisper in transformers' format, the path of an openai-whisper `.pt` file, or the
-                name of one of openai-whisper's models.
+                A Whisper: Hub id or folder (transformers), path of a `.pt` file or name of a model (openai-whisper).
             llm (`str`):
                 Hub id or folder of a causal language model.
             vocoder (`str`, *optional*):
                 Hub id or folder of a Vocos, as published (`config.yaml`) or saved by this package.
             kwargs:
-                `dtype` of the model; all else are fields of [`FlowOmniConfig`], such as `speech_config`.
+                `dtype` of the model; all others are fields of [`FlowOmniConfig`], such as `speech_config`.
         """
-        return assemble_from_pretrained_parts(cls, whisper, llm, vocoder, **kwargs)
+        try:
+            # by name: a relative import would copy the file into every checkpoint
+            convert = importlib.import_module("flow_omni.modeling_flow_omni.convert_flow_omni")
+        except ImportError as error:
+            raise ImportError("`from_pretrained_parts` needs the package: pip install flow-omni") from error
+        return convert.assemble_from_pretrained_parts(cls, whisper, llm, vocoder, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves as every model does, with an `auto_map` that leads each of transformers' doors to the code saved beside."""
-        if self._auto_class is not None and type(self).__module__ != "__main__":
-            auto_map = dict(getattr(self.config, "auto_map", None) or {})
+        """Saves as every model does, with the code beside it and an `auto_map` for each of `AUTO_CLASSES`."""
+        if self._auto_class is not None:
             own_name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
+            auto_map = getattr(self.config, "auto_map", None) or {}
             self.config.auto_map = auto_map | dict.fromkeys(AUTO_CLASSES, own_name)
-        # a generation config that was derived from the model's config would lose its speech options on being loaded
+        # a generation config derived from the model's config would lose its speech options when loaded
         self.generation_config._from_model_config = False
         super().save_pretrained(save_directory, **kwargs)
 
@@ -315,7 +711,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
         return self.model.get_audio_features(*args, **kwargs)
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=INPUTS_DOCSTRING + LABELS_DOCSTRING)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -333,36 +729,22 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
         audio_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> FlowOmniOutputWithPast:
-        r"""
-        input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`, *optional*):
-            Whisper's log-mel features of the audios, in the order of their placeholders in `input_ids`.
-        input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
-            1 for frames of speech, 0 for padding.
-        speech_states (`torch.LongTensor` of shape `(batch_size, num_steps)`, *optional*):
-            The speech state of every step. Defaults to `pad` throughout.
-        previous_patches (`torch.Tensor` of shape `(batch_size, num_steps, frames_per_step * num_mel_bins)`, *optional*):
-            The normalised patch of the step before, zeros where that step has none (inference; training passes
-            `mel_labels`).
-        labels (`torch.LongTensor` of shape `(batch_size, num_steps)`, *optional*):
-            Text targets, aligned with `input_ids` (the model shifts them); -100 is ignored.
-        state_labels (`torch.LongTensor` of shape `(batch_size, num_steps)`, *optional*):
-            Speech state targets, aligned with `speech_states` (the model shifts them); -100 is ignored.
-        mel_labels (`torch.Tensor` of shape `(batch_size, max_patches, frames_per_step, num_mel_bins)`, *optional*):
-            Log-mel targets, right-padded: the patches of each row's `generating` steps, in order. The model also reads
-            them as the previous patches (teacher forcing).
-        audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*):
-            The tokens that are said in each audio of `input_features`, padded with -100: what the adapter is to hear.
-        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if audio_labels is not None and input_features is None:
-            raise ValueError("`audio_labels` say what is heard in `input_features`: pass these too.")
+            raise ValueError("`audio_labels` are transcripts of `input_features`: pass these too.")
         patches = None
         if mel_labels is not None:
-            patches, previous_patches = self.prepare_targets(mel_labels, speech_states, previous_patches)
-        batch_size, num_steps = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+            patches = self.prepare_patches(mel_labels, speech_states)
+            previous_patches = shift_patches(patches) if previous_patches is None else previous_patches
+        input_patches = context_patches = previous_patches
+        if self.training and mel_labels is not None:
+            input_patches = corrupt_patches(previous_patches, self.config.speech_config)
+            context_patches = previous_patches if self.config.speech_config.clean_context else input_patches
+
+        inputs = input_ids if input_ids is not None else inputs_embeds
         if use_cache is None:
             use_cache = labels is None and mel_labels is None and getattr(self.config.text_config, "use_cache", True)
         if use_cache and cache is None:
@@ -371,14 +753,11 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             self.speech_transformer.extend_cache(cache)
         if position_ids is None:
             past_length = cache.get_seq_length() if cache is not None else 0
-            device = (input_ids if input_ids is not None else inputs_embeds).device
-            position_ids = (torch.arange(num_steps, device=device) + past_length).unsqueeze(0)
+            position_ids = (torch.arange(inputs.shape[1], device=inputs.device) + past_length).unsqueeze(0)
         # made before the language model runs: masks are sized by the cache as it was before this call
-        attention_mask, speech_mask = self.prepare_masks(attention_mask, cache, position_ids, batch_size, num_steps)
-        run = partial(
-            self.run_transformers,
-            speech_states=speech_states,
-            speech_mask=speech_mask,
+        attention_mask, speech_mask = self.prepare_masks(attention_mask, cache, position_ids, inputs.shape[:2])
+
+        outputs = self.model(
             input_ids=input_ids,
             input_features=input_features,
             input_features_mask=input_features_mask,
@@ -386,32 +765,48 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
+            speech_states=speech_states,
+            previous_patches=input_patches,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
-        fed_back_patches = previous_patches
-        # at inference they are the model's own, and left as they are
-        if self.training and mel_labels is not None:
-            previous_patches, fed_back_patches = self.prepare_patches_to_learn_from(
-                run, previous_patches, speech_states
-            )
-
-        outputs, condition = run(previous_patches=previous_patches, fed_back_patches=fed_back_patches)
         hidden_states = outputs.last_hidden_state
-        state_logits = self.state_head(condition)
-        heard_loss = None
-        if audio_labels is not None:
-            heard_loss = self.compute_audio_loss(
-                outputs.audio_hidden_states, input_features, input_features_mask, audio_labels
-            )
-        losses = self.compute_losses(
-            hidden_states, condition, state_logits, speech_states, labels, state_labels, patches, heard_loss
+        condition = self.speech_transformer(
+            hidden_states,
+            context_patches,
+            attention_mask=speech_mask,
+            position_ids=position_ids,
+            position_embeddings=self.model.language_model.rotary_emb(hidden_states, position_ids),
+            cache=cache,
+            use_cache=use_cache,
         )
-        logits = None
-        if labels is None:
+        state_logits = self.state_head(condition)
+
+        losses, logits = {}, None
+        if labels is not None:
+            losses["text_loss"] = text_loss(self.lm_head, hidden_states, labels)
+        else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
+        if state_labels is not None:
+            losses["state_loss"] = state_loss(state_logits, state_labels, self.config.state_class_weights)
+        if mel_labels is not None:
+            is_generating = (speech_states == self.config.generating_state_id).to(condition.device)
+            speech_losses = self.speech_head(condition[is_generating], patches.to(condition.device)[is_generating])
+            # means over the patches; a batch without speech has none
+            num_patches = max(len(speech_losses[0]), 1)
+            losses["speech_loss"], losses["auxiliary_loss"] = (loss.sum() / num_patches for loss in speech_losses)
+        if audio_labels is not None:
+            losses["ctc_loss"] = ctc_loss(
+                outputs.audio_hidden_states,
+                num_audio_tokens(input_features, input_features_mask, self.config),
+                self.get_input_embeddings().weight,
+                audio_labels,
+                blank=self.config.ctc_blank_token_id,
+            )
         return FlowOmniOutputWithPast(
+            loss=self.weighted_sum(losses) if losses else None,
             **losses,
             logits=logits,
             state_logits=state_logits,
@@ -421,53 +816,41 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             attentions=outputs.attentions,
         )
 
-    def run_transformers(
-        self,
-        previous_patches: torch.Tensor | None,
-        fed_back_patches: torch.Tensor | None,
-        speech_mask: torch.Tensor | None,
-        position_ids: torch.LongTensor,
-        cache: Cache | None = None,
-        use_cache: bool = False,
-        **inputs: Any,
-    ) -> tuple[FlowOmniModelOutputWithPast, torch.Tensor]:
+    def prepare_patches(self, mel_labels: torch.Tensor, speech_states: torch.LongTensor | None) -> torch.Tensor:
+        """The normalised target patch of every position: (batch_size, num_positions, patch_size)"""
+        if speech_states is None:
+            raise ValueError("`mel_labels` need `speech_states`, whose `generating` positions place the patches.")
+        expected = (self.config.speech_config.frames_per_step, self.config.speech_config.num_mel_bins)
+        if mel_labels.dim() != 4 or mel_labels.shape[2:] != expected:
+            raise ValueError(
+                f"`mel_labels` has the shape {tuple(mel_labels.shape)}: it must be (batch_size, max_patches, "
+                f"frames_per_step={expected[0]}, num_mel_bins={expected[1]})."
+            )
+        normalized = self.mel_normalizer.normalize(mel_labels).flatten(2)
+        return lay_out_patches(normalized, speech_states == self.config.generating_state_id)
+
+    @torch.no_grad()
+    def predict_patches(self, condition: torch.Tensor, speech_states: torch.LongTensor) -> torch.Tensor:
         """
-        The language model's outputs, and what the speech transformer makes of them: the condition of the patch of each step.
+        The most typical patch of each position given its `condition`, in one solver step: (batch_size, num_positions,
+        patch_size), zeros at positions without speech. For scheduled sampling, as `previous_patches=shift_patches(...)`.
         """
-        outputs = self.model(
-            **inputs,
-            position_ids=position_ids,
-            cache=cache,
-            previous_patches=fed_back_patches,
-            use_cache=use_cache,
-            return_dict=True,
-        )
-        hidden_states = outputs.last_hidden_state
-        context_patches = previous_patches if self.config.speech_config.clean_context else fed_back_patches
-        if context_patches is None:
-            context_patches = hidden_states.new_zeros(*hidden_states.shape[:2], self.config.speech_config.patch_size)
-        condition = self.speech_transformer(
-            hidden_states,
-            context_patches,
-            attention_mask=speech_mask,
-            position_ids=position_ids,
-            position_embeddings=self.model.language_model.rotary_emb(
-                hidden_states, position_ids, **self.speech_transformer.rotary_options
-            ),
-            cache=cache,
-            use_cache=use_cache,
-        )
-        return outputs, condition
+        is_generating = (speech_states == self.config.generating_state_id).to(condition.device)
+        # at temperature 0 only the shape of the noise matters
+        noise = self.speech_head.draw_noise(None, condition.device).expand(int(is_generating.sum()), -1)
+        predicted = self.speech_head(condition[is_generating], noise=noise, num_steps=1, temperature=0.0)
+        patches = predicted.new_zeros(*is_generating.shape, self.config.speech_config.patch_size)
+        patches[is_generating] = predicted
+        return patches
 
     def prepare_masks(
         self,
         attention_mask: torch.Tensor | dict | None,
         cache: Cache | None,
         position_ids: torch.LongTensor,
-        batch_size: int,
-        num_steps: int,
+        shape: tuple[int, int],
     ) -> tuple[torch.Tensor | dict | None, torch.Tensor | None]:
-        """The mask for the language model, and that for the speech transformer, whose layers all have full attention."""
+        """The mask of the language model, and that of the speech transformer, whose layers all have full attention."""
         if isinstance(attention_mask, dict):
             # made by `create_masks_for_generate` for a static cache
             masks = dict(attention_mask)
@@ -475,65 +858,17 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniTeacherForcin
             return masks.get("language_model", masks), speech_mask
         speech_mask = create_causal_mask(
             config=self.config.text_config,
-            inputs_embeds=torch.empty(batch_size, num_steps, 0, dtype=self.dtype, device=position_ids.device),
+            inputs_embeds=torch.empty(*shape, 0, dtype=self.dtype, device=position_ids.device),
             attention_mask=attention_mask,
             cache=cache,
             position_ids=position_ids,
         )
         return attention_mask, speech_mask
 
-    def compute_audio_loss(
-        self,
-        audio_embeddings: torch.Tensor,
-        input_features: torch.Tensor,
-        input_features_mask: torch.Tensor | None,
-        audio_labels: torch.LongTensor,
-    ) -> torch.Tensor:
-        """How far what is heard is from the tokens of its transcripts, on the terms of the language model's embeddings."""
-        if input_features_mask is None:
-            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
-        # the encoder halves the frames, the adapter stacks what is left
-        num_steps = input_features_mask[:, :: 2 * self.config.adapter_stack_size].sum(dim=-1).long()
-        return audio_loss(
-            audio_embeddings,
-            num_steps,
-            self.get_input_embeddings().weight,
-            audio_labels,
-            self.config.audio_blank_token_id,
-        )
-
-    def compute_losses(
-        self,
-        hidden_states: torch.Tensor,
-        condition: torch.Tensor,
-        state_logits: torch.Tensor,
-        speech_states: torch.LongTensor | None,
-        labels: torch.LongTensor | None,
-        state_labels: torch.LongTensor | None,
-        patches: torch.Tensor | None,
-        heard_loss: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The losses whose targets are given, and under `loss` their weighted sum."""
-        config, losses, total = self.config, {}, []
-        if labels is not None:
-            losses["text_loss"] = text_loss(self.lm_head, hidden_states, labels)
-            total.append(config.text_loss_weight * losses["text_loss"])
-        if state_labels is not None:
-            losses["state_loss"] = states_loss(state_logits, state_labels, config.state_class_weights)
-            total.append(config.state_loss_weight * losses["state_loss"])
-        if patches is not None:
-            is_generating = (speech_states == config.generating_state_id).to(condition.device)
-            targets = patches.to(condition.device)[is_generating]
-            patch_losses = self.speech_head(condition[is_generating], targets)
-            losses["speech_loss"], losses["auxiliary_loss"] = (mean_of_patches(loss) for loss in patch_losses)
-            total.append(config.speech_loss_weight * losses["speech_loss"])
-            total.append(config.auxiliary_loss_weight * losses["auxiliary_loss"])
-        if heard_loss is not None:
-            losses["audio_loss"] = heard_loss
-            total.append(config.audio_loss_weight * heard_loss)
-        if total:
-            losses["loss"] = torch.stack([loss.to(total[0].device) for loss in total]).sum()
-        return losses
+    def weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The sum of the losses, each times its `<name>_weight` in the config."""
+        weighted = [getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items()]
+        return torch.stack([loss.to(weighted[0].device) for loss in weighted]).sum()
 
 
 __all__ = ["FlowOmniForSpeechGeneration", "FlowOmniModel", "FlowOmniPreTrainedModel"]

@@ -11,12 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How sound and text become tensors, and how tensors become sound and text again."""
+"""Audio and text to tensors, and tensors to audio and text."""
 
 from .audio_io import load_audio, write_audio
-from .byte_level_tokenizer import byte_level_tokenizer
-from .feature_extraction_flow_omni import FlowOmniFeatureExtractor
-from .mel_spectrogram import MelSpectrogram
+from .feature_extraction_flow_omni import FlowOmniFeatureExtractor, MelSpectrogram
 from .parallel_streams import SpeechState
 from .processing_flow_omni import FlowOmniProcessor
 
@@ -26,7 +24,6 @@ __all__ = [
     "FlowOmniProcessor",
     "MelSpectrogram",
     "SpeechState",
-    "byte_level_tokenizer",
     "load_audio",
     "write_audio",
 ]

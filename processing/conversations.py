@@ -11,188 +11,192 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Conversations as users write them, checked and brought into the one form that the chat template reads."""
+"""Conversations: the checks of what users pass, and the chat template that renders them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from .audio_io import decode_base64
 
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-# An item may hold one of these; of a dataset's row, which has several, the first counts.
-AUDIO_KEYS = ("audio", "array", "bytes", "base64", "path", "url", "audio_url")
-DATASET_KEYS = {"array", "bytes", "path"}
+
+# Rebinds `messages`, so that a template written for text alone gets strings. The audio of earlier assistant messages is
+# dropped, their text is kept. `trim_blocks` removes the newline at the end: the language model's template still begins at
+# the start of a line.
+FLATTEN_CONTENTS = """\
+{#- Flow-Omni: an audio item becomes its placeholder, text items are joined. -#}
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- if message.content is not defined or message.content is none or message.content is string -%}
+        {%- set flat.messages = flat.messages + [message] -%}
+    {%- else -%}
+        {%- set joined = namespace(content='') -%}
+        {%- for item in message.content -%}
+            {%- if item is string -%}
+                {%- set joined.content = joined.content + item -%}
+            {%- elif item.type == 'text' -%}
+                {%- set joined.content = joined.content + item.text -%}
+            {%- elif item.type == 'audio' and message.role != 'assistant' -%}
+                {%- set joined.content = joined.content + 'AUDIO_TOKEN' -%}
+            {%- endif -%}
+        {%- endfor -%}
+        {%- set flat.messages = flat.messages + [dict(message, content=joined.content)] -%}
+    {%- endif -%}
+{%- endfor -%}
+{%- set messages = flat.messages %}
+"""
+
+# For language models without a chat template.
+CHATML = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' %}
+        {%- generation %}
+            {{- (message.content or '') + 'END_OF_TURN' }}
+        {%- endgeneration %}
+        {{- '\\n' }}
+    {%- else %}
+        {{- (message.content or '') + 'END_OF_TURN\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+
+def chat_template_for(tokenizer: Any, audio_token: str) -> str | dict[str, str]:
+    """The tokenizer's chat template, or ChatML if it has none, extended to audio items."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        return {name: with_audio_items(named_template, audio_token) for name, named_template in template.items()}
+    if template is None:
+        end = "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else tokenizer.eos_token
+        if end is None:
+            raise ValueError(
+                "The tokenizer has no chat template, no `<|im_end|>` and no `eos_token`, so that nothing could end an answer: "
+                "set one of them."
+            )
+        template = CHATML.replace("END_OF_TURN", end)
+    return with_audio_items(template, audio_token)
+
+
+def with_audio_items(template: str, audio_token: str) -> str:
+    """`template` after [`FLATTEN_CONTENTS`], unless it has it: a saved tokenizer shares the template of its processor."""
+    flatten_contents = FLATTEN_CONTENTS.replace("AUDIO_TOKEN", audio_token)
+    return template if template.startswith(flatten_contents) else flatten_contents + template
+
+
+def end_of_turn_id(processor: Any) -> int:
+    """The token that ends an answer: the first control token that the chat template writes after an assistant's message."""
+    tokenizer, marker = processor.tokenizer, "ANSWER"
+    conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
+    rendered = processor.apply_chat_template(conversation)
+    tail = tokenizer(rendered.rpartition(marker)[-1], add_special_tokens=False).input_ids
+    control_ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    end = next((token_id for token_id in tail if token_id in control_ids), tokenizer.eos_token_id)
+    if marker not in rendered or end is None:
+        raise ValueError(
+            f"The chat template renders the answer {marker!r} to a question '?' as {rendered!r}: it must contain the answer, "
+            "and end it with a special token (or the tokenizer needs an `eos_token`)."
+        )
+    return end
 
 
 def as_batch(conversation: Any) -> tuple[list[Sequence], bool]:
-    """One conversation or several as a list of them, and whether there were several."""
-    if hasattr(conversation, "messages"):
-        conversation = conversation.messages
-    if isinstance(conversation, Mapping | str) or not isinstance(conversation, Sequence):
+    """One or several conversations as a list of them, and whether there were several."""
+    conversation = getattr(conversation, "messages", conversation)
+    if isinstance(conversation, str) or not isinstance(conversation, Sequence):
         raise TypeError(
             f"Got a conversation of the type `{type(conversation).__name__}`: pass a list of messages, such as "
             '[{"role": "user", "content": "Hello."}], or a list of such lists.'
         )
-    if len(conversation) == 0:
+    is_batch = len(conversation) > 0 and (
+        hasattr(conversation[0], "messages") or isinstance(conversation[0], list | tuple)
+    )
+    conversations = [getattr(single, "messages", single) for single in conversation] if is_batch else [conversation]
+    if any(len(single) == 0 for single in conversations):
         raise ValueError("The conversation is empty: pass at least one message.")
-    is_batch = hasattr(conversation[0], "messages") or isinstance(conversation[0], list | tuple)
-    if not is_batch:
-        return [conversation], False
-    return [getattr(single, "messages", single) for single in conversation], True
+    return conversations, is_batch
 
 
-def normalize_conversation(
-    conversation: Sequence[Mapping],
-    read_audio: Callable[[Mapping], Any] | None = None,
-    forbidden_text: str | None = None,
-) -> list[dict]:
-    """
-    Checks every message and drops what is no part of a history: the sound of the assistant's earlier answers.
-
-    Args:
-        conversation (`Sequence[Mapping]`):
-            Messages with `role` and `content`: a string, or a list of `text` and `audio` items.
-        read_audio (`Callable`, *optional*):
-            Turns an audio item into a waveform. Without it, audio items stay mere placeholders.
-        forbidden_text (`str`, *optional*):
-            The audio placeholder, which in somebody's text would be taken for audio.
-    """
-    if len(conversation) == 0:
-        raise ValueError("The conversation is empty: pass at least one message.")
-    return [
-        normalize_message(message, name_message(message, index), read_audio, forbidden_text)
-        for index, message in enumerate(conversation)
-    ]
+def check_conversation(conversation: Sequence[Mapping], audio_token: str | None = None) -> None:
+    """Checks every message of a conversation. `audio_token` must not occur in texts, where it would be taken for audio."""
+    for index, message in enumerate(conversation):
+        check_message(message, f"Message {index}", audio_token)
 
 
-def normalize_message(
-    message: Mapping,
-    where: str,
-    read_audio: Callable[[Mapping], Any] | None = None,
-    forbidden_text: str | None = None,
-) -> dict:
-    """One checked message, its content a string or a list of `text` and `audio` items."""
-    message = {key: value for key, value in message.items() if value is not None}
-    if message.get("role") not in ROLES:
-        has = f"has the role {message['role']!r}" if "role" in message else f"has no `role` (keys: {sorted(message)})"
-        raise ValueError(f"{where} {has}: it must be one of {', '.join(ROLES)}.")
-    if "content" not in message:
-        if message.get("tool_calls"):
-            return message
-        raise ValueError(f"{where} has no `content`: pass a string, or a list of `text` and `audio` items.")
-    content = message["content"]
-    if isinstance(content, str):
-        check_text(content, where, forbidden_text)
-        return message
-    if not isinstance(content, list | tuple):
+def check_message(message: Mapping, name: str, audio_token: str | None = None) -> None:
+    """Checks the `role` of a message and its `content`: a string, or a list of `text` and `audio` items."""
+    if not isinstance(message, Mapping):
         raise TypeError(
-            f"{where} has a content of the type `{type(content).__name__}`: pass a string, or a list of `text` and "
-            "`audio` items."
+            f"{name} is of the type `{type(message).__name__}`: messages are dictionaries such as "
+            '{"role": "user", "content": "Hello."}.'
         )
-    items = [normalize_item(item, where, forbidden_text) for item in content]
-    if message["role"] == "assistant":
-        kinds = {item["type"] for item in items}
-        if kinds == {"audio"}:
-            raise ValueError(
-                f'{where} has audio and no text: add what it says as a {{"type": "text", "text": …}} item. Of earlier '
-                "answers, only the text is read."
-            )
-        items = [item for item in items if item["type"] == "text"]
-    return message | {"content": [_loaded(item, where, read_audio) for item in items]}
-
-
-def normalize_item(item: Any, where: str, forbidden_text: str | None) -> dict:
-    """One checked item of a content list."""
-    if isinstance(item, str):
-        item = {"type": "text", "text": item}
-    if not isinstance(item, Mapping) or "type" not in item:
-        shown = f"keys: {sorted(item)}" if isinstance(item, Mapping) else repr(item)
+    role, content = message.get("role"), message.get("content")
+    name = f"{name} ({role})"
+    if role not in ROLES:
         raise ValueError(
-            f'{where} has an item without a `type` ({shown}): write {{"type": "text", "text": …}} or '
-            '{"type": "audio", "path": …}.'
+            f"{name} has the role {role!r} (keys: {sorted(message)}): it must be one of {', '.join(ROLES)}."
         )
-    item = {key: value for key, value in item.items() if value is not None}
-    if item["type"] == "text":
-        if not isinstance(item.get("text"), str):
-            raise ValueError(f"{where} has a text item without a string under `text` (keys: {sorted(item)}): add it.")
-        check_text(item["text"], where, forbidden_text)
-        return {"type": "text", "text": item["text"]}
+    if content is None and message.get("tool_calls"):
+        return
+    if not isinstance(content, str | list | tuple):
+        raise TypeError(
+            f"{name} has `content` of the type `{type(content).__name__}`: pass a string, or a list of `text` and `audio` "
+            "items."
+        )
+    for item in [content] if isinstance(content, str) else content:
+        check_item({"type": "text", "text": item} if isinstance(item, str) else item, name, audio_token)
+    if role == "assistant" and audio_items([message]) and not text_of(message):
+        raise ValueError(
+            f'{name} has audio and no text: add its transcript as a {{"type": "text", "text": …}} item. Of earlier answers, '
+            "the model reads only the text."
+        )
+
+
+def check_item(item: Any, name: str, audio_token: str | None) -> None:
+    if not isinstance(item, Mapping) or item.get("type") not in ("text", "audio"):
+        raise ValueError(
+            f'{name} has the item {str(item)[:200]}: write {{"type": "text", "text": …}} or {{"type": "audio", "path": …}}.'
+        )
     if item["type"] == "audio":
-        return item
-    raise ValueError(f"{where} has an item of the type {item['type']!r}: only `text` and `audio` are understood.")
-
-
-def check_text(text: str, where: str, forbidden_text: str | None) -> None:
-    if forbidden_text is not None and forbidden_text in text:
+        return
+    if not isinstance(item.get("text"), str):
+        raise ValueError(f"{name} has a text item without a string under `text` (keys: {sorted(item)}): add it.")
+    if audio_token is not None and audio_token in item["text"]:
         raise ValueError(
-            f"{where} holds `{forbidden_text}` in its text, which stands for audio: pass audio as an item "
-            f'{{"type": "audio", "path": …}}, and take `{forbidden_text}` out of the text.'
+            f"{name} has `{audio_token}` in its text, which stands for audio: pass audio as an item "
+            f'{{"type": "audio", "path": …}}, and remove `{audio_token}` from the text.'
         )
 
 
-def audio_source(item: Mapping) -> Any:
-    """What [`load_audio`] can read of an audio item."""
-    found = [key for key in AUDIO_KEYS if item.get(key) is not None]
-    if not found or (len(found) > 1 and not set(found) <= DATASET_KEYS):
-        raise ValueError(
-            f"An audio item has the keys {sorted(item)}: it must hold its audio under exactly one of "
-            f"{', '.join(f'`{key}`' for key in AUDIO_KEYS)}."
-        )
-    source = item[found[0]]
-    return decode_base64(source) if found[0] == "base64" else source
-
-
-def split_answer(conversation: Any) -> tuple[list[Mapping], Mapping]:
-    """The messages of a training conversation up to the answer, and the answer."""
-    conversations, is_batch = as_batch(conversation)
-    if is_batch:
-        raise TypeError("Got several conversations for one example: encode them one by one.")
-    conversation = conversations[0]
-    history, answer = list(conversation[:-1]), conversation[-1]
-    role = answer.get("role") if isinstance(answer, Mapping) else answer
-    if not history or role != "assistant":
-        raise ValueError(
-            f"A training conversation of {len(conversation)} message(s) ends with {role!r}: the last message must be the "
-            "assistant's answer, and at least one must come before it."
-        )
-    return history, answer
+def audio_items(messages: Sequence[Mapping]) -> list[Mapping]:
+    """The audio items of checked messages, in their order."""
+    contents = [message.get("content") for message in messages]
+    items = [item for content in contents if isinstance(content, list | tuple) for item in content]
+    return [item for item in items if isinstance(item, Mapping) and item["type"] == "audio"]
 
 
 def text_of(message: Mapping) -> str:
-    """The text of a normalized message."""
+    """The text of a checked message."""
     content = message["content"]
-    return content if isinstance(content, str) else "".join(item["text"] for item in content if item["type"] == "text")
+    items = [item for item in content if isinstance(item, str) or item["type"] == "text"]
+    return "".join(item if isinstance(item, str) else item["text"] for item in items)
 
 
-def audio_item_of(message: Mapping) -> Mapping | None:
-    """The one audio item of a message, if it has any."""
-    content = message.get("content")
-    if isinstance(content, str | None):
-        return None
-    items = [item for item in content if isinstance(item, Mapping) and item.get("type") == "audio"]
-    if len(items) > 1:
-        raise ValueError(f"The answer has {len(items)} audio items: join its speech into one.")
-    return items[0] if items else None
-
-
-def name_message(message: Any, index: int) -> str:
-    if not isinstance(message, Mapping):
-        raise TypeError(
-            f"Message {index} is of the type `{type(message).__name__}`: messages are dictionaries such as "
-            '{"role": "user", "content": "Hello."}.'
+def split_answer(conversation: Any, audio_token: str) -> tuple[list[Mapping], str, Mapping | None]:
+    """The messages of a training conversation before the answer, the answer's text, and its audio item if it is spoken."""
+    conversations, is_batch = as_batch(conversation)
+    if is_batch:
+        raise TypeError("Got several conversations for one example: encode them one by one.")
+    *history, answer = conversations[0]
+    check_message(answer, "The answer", audio_token)
+    if not history or answer["role"] != "assistant":
+        raise ValueError(
+            f"A training conversation of {len(conversations[0])} message(s) ends with the role {answer['role']!r}: the last "
+            "message must be the assistant's answer, and at least one must come before it."
         )
-    return f"Message {index} ({message.get('role')})"
-
-
-def _loaded(item: Mapping, where: str, read_audio: Callable[[Mapping], Any] | None) -> Mapping:
-    """The item with its waveform, or as a mere placeholder."""
-    if item["type"] == "text":
-        return item
-    if read_audio is None:
-        return {"type": "audio"}
-    try:
-        return {"type": "audio", "audio": read_audio(item)}
-    except (ValueError, TypeError, OSError) as error:
-        error.add_note(f"The audio is in {where}.")
-        raise
+    speech = audio_items([answer])
+    if len(speech) > 1:
+        raise ValueError(f"The answer has {len(speech)} audio items: join its speech into one.")
+    return history, text_of(answer), speech[0] if speech else None

@@ -11,70 +11,151 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Waveforms to features: Whisper's log-mel, of any length, for what is heard; patches of Vocos's mel for what is said."""
+"""Features from waveforms: Whisper's log-mel for the audio encoder, and patches of Vocos's log-mel as speech targets."""
 
+import math
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import BatchFeature, WhisperFeatureExtractor
 from transformers.utils import TensorType
 
-from .audio_io import load_audio
-from .mel_spectrogram import SMALLEST_MAGNITUDE, MelSpectrogram
+from .audio_io import is_list_of_numbers, load_audio
+
+
+# Smaller magnitudes are raised to this one, so that the logarithm of digital silence is -16.1 and not minus infinity.
+SMALLEST_MAGNITUDE = 1e-7
+
+
+def hertz_to_mel(frequency: float) -> float:
+    """The HTK scale: about linear up to 700 Hz, logarithmic above."""
+    return 2595.0 * math.log10(1.0 + frequency / 700.0)
+
+
+def htk_mel_filters(sampling_rate: int, n_fft: int, num_mel_bins: int) -> torch.Tensor:
+    """
+    Triangular filters of height 1, evenly spaced in mel: `(n_fft // 2 + 1, num_mel_bins)`.
+
+    Computed in float32, in this order of operations: filters computed in float64 (as `transformers.audio_utils` does)
+    and rounded afterwards differ from those that Vocos was trained with by up to 1e-4 in the log.
+    """
+    frequencies = torch.linspace(0, sampling_rate // 2, n_fft // 2 + 1, dtype=torch.float32)
+    mels = torch.linspace(0.0, hertz_to_mel(sampling_rate / 2), num_mel_bins + 2, dtype=torch.float32)
+    edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    widths = edges[1:] - edges[:-1]
+    slopes = edges.unsqueeze(0) - frequencies.unsqueeze(1)
+    rising = -slopes[:, :-2] / widths[:-1]
+    falling = slopes[:, 2:] / widths[1:]
+    return torch.minimum(rising, falling).clamp(min=0.0)
+
+
+class MelSpectrogram(nn.Module):
+    """
+    Natural logarithm of the magnitude mel spectrogram, as in Vocos: HTK scale, triangles of height 1, a Hann window of
+    `n_fft`.
+
+    With `padding="center"` the first frame is centred on the first sample, and `n` samples give `1 + n // hop_length`
+    frames; with `"same"` it is centred half a hop later, and they give `n // hop_length`. Both reflect the waveform at its
+    ends. The mel is differentiable in the waveform, so that a vocoder's loss can use it.
+    """
+
+    def __init__(
+        self,
+        sampling_rate: int = 24000,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        num_mel_bins: int = 100,
+        padding: Literal["center", "same"] = "center",
+    ):
+        super().__init__()
+        if padding not in ("center", "same"):
+            raise ValueError(f'`padding` is {padding!r}: choose "center" or "same".')
+        if hop_length > n_fft:
+            raise ValueError(f"`hop_length` ({hop_length}) exceeds `n_fft` ({n_fft}): it must be at most `n_fft`.")
+        if padding == "same" and (n_fft - hop_length) % 2:
+            raise ValueError(
+                f'`padding="same"` needs an even `n_fft - hop_length` ({n_fft} - {hop_length}): change one of them by one.'
+            )
+        self.sampling_rate = sampling_rate
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.num_mel_bins = num_mel_bins
+        self.padding = padding
+        self.padded_samples = n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
+        self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
+        self.register_buffer("filters", htk_mel_filters(sampling_rate, n_fft, num_mel_bins), persistent=False)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Number of frames of a waveform of `num_samples`."""
+        return max(0, 1 + (num_samples + 2 * self.padded_samples - self.n_fft) // self.hop_length)
+
+    def num_samples(self, num_frames: int) -> int:
+        """Number of samples that a vocoder makes of `num_frames`: the shortest waveform with as many frames."""
+        return max(0, (num_frames - 1) * self.hop_length + self.n_fft - 2 * self.padded_samples)
+
+    @property
+    def min_samples(self) -> int:
+        """Number of samples of the shortest waveform that can be reflected at its ends and gives a frame."""
+        return max(self.padded_samples + 1, self.num_samples(1), 1)
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Maps `(num_samples,)` or `(batch_size, num_samples)` to `(..., num_frames, num_mel_bins)`."""
+        if waveform.ndim not in (1, 2) or not waveform.is_floating_point():
+            raise ValueError(
+                f"Got a waveform of shape {tuple(waveform.shape)} and type {waveform.dtype}: pass floating-point "
+                "samples of shape (num_samples,) or (batch_size, num_samples)."
+            )
+        if waveform.shape[-1] < self.min_samples:
+            raise ValueError(
+                f"Got a waveform of {waveform.shape[-1]} samples: at least {self.min_samples} are needed to reflect it at its "
+                f"ends (n_fft={self.n_fft}, padding={self.padding!r}). Append silence."
+            )
+        # fp32 under autocast too: a spectrum spans more than the 8 bits of bf16
+        with torch.autocast(waveform.device.type, enabled=False):
+            batch = torch.atleast_2d(waveform).to(self.window.dtype)
+            batch = nn.functional.pad(batch, (self.padded_samples, self.padded_samples), mode="reflect")
+            spectrum = torch.stft(
+                batch, self.n_fft, self.hop_length, window=self.window, center=False, return_complex=True
+            )
+            mel = spectrum.abs().transpose(-1, -2) @ self.filters
+            log_mel = mel.clamp(min=SMALLEST_MAGNITUDE).log()
+        return log_mel if waveform.ndim == 2 else log_mel.squeeze(0)
 
 
 class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
     """
-    Whisper's features without its 30 seconds. Each waveform is padded with silence to whole steps of the language model,
-    on its own, so that its features do not depend on the rest of the batch; longer audio than 30 seconds is not cut. On
-    exactly 30 seconds the features are Whisper's own.
+    Whisper's features for audio of any length. Each waveform is padded with silence to whole positions of the language
+    model, separately, so that its features do not depend on the rest of the batch. For exactly 30 seconds the features
+    equal Whisper's.
 
-    It also turns the speech that the model learns to say into patches of mel frames ([`extract_mel`]).
+    It also computes the mel patches that the speech decoder learns to predict ([`extract_mel`]).
 
     Args:
-        feature_size (`int`, *optional*, defaults to 80):
-            Mel bands of the features for Whisper's encoder.
-        sampling_rate (`int`, *optional*, defaults to 16000):
-            Samples per second of heard speech. Audio at other rates is resampled.
-        hop_length (`int`, *optional*, defaults to 160):
-            Samples between two feature frames.
-        chunk_length (`int`, *optional*, defaults to 30):
-            Seconds that Whisper's encoder takes at once. The model cuts longer audio into windows of this length itself.
-        n_fft (`int`, *optional*, defaults to 400):
-            Window of the Fourier transform behind the features, in samples.
-        padding_value (`float`, *optional*, defaults to 0.0):
-            Value of silence.
-        dither (`float`, *optional*, defaults to 0.0):
-            Deviation of the noise added to heard speech.
         adapter_stack_size (`int`, *optional*, defaults to 4):
-            Encoder frames that the model's adapter joins into one step.
+            Number of encoder frames that the audio adapter joins into one position of the language model.
         frames_per_step (`int`, *optional*, defaults to 4):
-            Mel frames in a patch of spoken speech.
+            Number of mel frames in a patch of generated speech.
         speech_sampling_rate (`int`, *optional*, defaults to 24000):
-            Samples per second of spoken speech.
+            Sampling rate of generated speech.
         speech_n_fft (`int`, *optional*, defaults to 1024):
-            Window of the Fourier transform behind its mel frames, in samples.
+            Window of the Fourier transform of its mel, in samples.
         speech_hop_length (`int`, *optional*, defaults to 256):
-            Samples between two mel frames.
+            Samples between two of its mel frames.
         speech_num_mel_bins (`int`, *optional*, defaults to 100):
-            Mel bands of a mel frame.
+            Number of its mel bins.
         speech_padding (`str`, *optional*, defaults to `"center"`):
-            Where the first mel frame lies, `"center"` or `"same"`, as in Vocos.
+            Position of its first mel frame, `"center"` or `"same"` ([`MelSpectrogram`]).
+        kwargs:
+            Arguments of [`WhisperFeatureExtractor`] for the features: `feature_size`, `sampling_rate`, `dither`, …
     """
 
     model_input_names = ["input_features", "input_features_mask"]
 
     def __init__(
         self,
-        feature_size: int = 80,
-        sampling_rate: int = 16000,
-        hop_length: int = 160,
-        chunk_length: int = 30,
-        n_fft: int = 400,
-        padding_value: float = 0.0,
-        dither: float = 0.0,
         adapter_stack_size: int = 4,
         frames_per_step: int = 4,
         speech_sampling_rate: int = 24000,
@@ -82,25 +163,9 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
         speech_hop_length: int = 256,
         speech_num_mel_bins: int = 100,
         speech_padding: Literal["center", "same"] = "center",
-        return_attention_mask: bool = True,
         **kwargs,
     ):
-        for name, value in {"adapter_stack_size": adapter_stack_size, "frames_per_step": frames_per_step}.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` is {value!r}: it must be a whole number of at least 1, as in the model's config."
-                )
-        super().__init__(
-            feature_size=feature_size,
-            sampling_rate=sampling_rate,
-            hop_length=hop_length,
-            chunk_length=chunk_length,
-            n_fft=n_fft,
-            padding_value=padding_value,
-            dither=dither,
-            return_attention_mask=return_attention_mask,
-            **kwargs,
-        )
+        super().__init__(**kwargs)
         self.adapter_stack_size = adapter_stack_size
         self.frames_per_step = frames_per_step
         self.speech_sampling_rate = speech_sampling_rate
@@ -110,17 +175,23 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
         self.speech_padding = speech_padding
 
     @property
-    def samples_per_step(self) -> int:
-        """Samples of heard speech in a step of the language model: the encoder halves the frames, the adapter stacks."""
-        return self.hop_length * 2 * self.adapter_stack_size
+    def frames_per_position(self) -> int:
+        """Feature frames in a position of the language model: the encoder halves their number, the adapter stacks them."""
+        return 2 * self.adapter_stack_size
 
     @property
-    def speech_steps_per_second(self) -> float:
-        """Patches in a second of spoken speech."""
+    def samples_per_position(self) -> int:
+        """Samples of input audio in a position of the language model."""
+        return self.hop_length * self.frames_per_position
+
+    @property
+    def patches_per_second(self) -> float:
+        """Number of patches in a second of generated speech."""
         return self.speech_sampling_rate / (self.speech_hop_length * self.frames_per_step)
 
     @property
     def mel_spectrogram(self) -> MelSpectrogram:
+        """The mel spectrogram of generated speech."""
         return _mel_spectrogram(
             self.speech_sampling_rate,
             self.speech_n_fft,
@@ -135,117 +206,88 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
         sampling_rate: int | None = None,
         return_tensors: str | TensorType | None = None,
         device: str = "cpu",
+        max_seconds: float | None = None,
         **kwargs,
     ) -> BatchFeature:
         """
-        Features of one or several waveforms, right-padded with zeros.
+        Features of one or several audios, right-padded with zeros.
 
         Args:
-            raw_speech (`np.ndarray`, `torch.Tensor`, `list[float]`, or a list of them):
-                The waveforms. A two-dimensional array is a batch of mono waveforms, as for Whisper. Anything else that
-                [`load_audio`] reads is taken as well.
+            raw_speech (audio or `list` of audios):
+                Anything that [`load_audio`] reads. A two-dimensional array is a batch of mono waveforms, as for Whisper.
             sampling_rate (`int`, *optional*):
-                Samples per second of waveforms given as arrays. Defaults to the extractor's own.
+                Sampling rate of arrays. Defaults to the extractor's.
             return_tensors (`str`, *optional*):
                 `"pt"` or `"np"`.
             device (`str`, *optional*, defaults to `"cpu"`):
-                Where to compute.
+                The device to compute on.
+            max_seconds (`float`, *optional*):
+                Maximum length of each audio.
             kwargs:
-                Whisper's options of padding and truncation, which do not apply: audio is never cut.
+                Ignored: Whisper's options of padding and truncation do not apply, as audio is never cut.
 
         Returns:
             `input_features` `(num_audios, feature_size, num_frames)` and `input_features_mask` `(num_audios, num_frames)`,
-            1 for frames of speech and 0 for padding.
+            1 for frames of audio and 0 for padding.
         """
-        waveforms = self.fetch_audio(_as_list(raw_speech), source_sampling_rate=sampling_rate)
-        features = [self._whisper_features(waveform, device) for waveform in waveforms]
-        num_frames = [feature.shape[-1] for feature in features]
-        padded = np.zeros((len(features), self.feature_size, max(num_frames)), dtype=np.float32)
-        for row, feature in zip(padded, features):
+        features = []
+        audios = _as_list(raw_speech)
+        for index, audio in enumerate(audios):
+            try:
+                waveform = load_audio(audio, self.sampling_rate, max_seconds, sampling_rate)
+            except (ValueError, TypeError, OSError) as error:
+                error.add_note(f"This is audio {index + 1} of {len(audios)}.")
+                raise
+            num_missing = -len(waveform) % self.samples_per_position
+            padded = np.pad(waveform, (0, num_missing), constant_values=self.padding_value)
+            features.append(self._torch_extract_fbank_features(padded[None], device)[0])
+        num_frames = np.array([feature.shape[-1] for feature in features])
+        batch = np.zeros((len(features), self.feature_size, num_frames.max()), dtype=np.float32)
+        for row, feature in zip(batch, features):
             row[:, : feature.shape[-1]] = feature
-        mask = np.arange(max(num_frames)) < np.array(num_frames)[:, None]
+        mask = np.arange(num_frames.max()) < num_frames[:, None]
         return BatchFeature(
-            {"input_features": padded, "input_features_mask": mask.astype(np.int64)}, tensor_type=return_tensors
+            {"input_features": batch, "input_features_mask": mask.astype(np.int64)}, tensor_type=return_tensors
         )
 
-    def fetch_audio(
-        self, audio: Any, sampling_rate: int | None = None, source_sampling_rate: int | None = None
-    ) -> Any:
+    def extract_mel(
+        self, audio: Any, sampling_rate: int | None = None, max_seconds: float | None = None
+    ) -> torch.Tensor:
         """
-        Reads audio from wherever [`load_audio`] reads it, at `sampling_rate` (the extractor's own by default). A list of
-        audios gives a list; `source_sampling_rate` is that of arrays, which cannot tell.
-        """
-        sampling_rate = sampling_rate or self.sampling_rate
-        if _is_several(audio):
-            return [load_audio(item, sampling_rate, source_sampling_rate) for item in audio]
-        return load_audio(audio, sampling_rate, source_sampling_rate)
-
-    def extract_mel(self, waveform: Any, sampling_rate: int | None = None) -> torch.Tensor:
-        """
-        The log-mel patches `(num_patches, frames_per_step, speech_num_mel_bins)` of spoken speech. Silence is appended
-        up to whole patches, so that a vocoder gets at least the whole waveform back.
+        The log-mel patches `(num_patches, frames_per_step, speech_num_mel_bins)` of a spoken answer. Silence is appended to
+        fill the last patch, so that a vocoder's output is at least as long as the speech.
 
         Args:
-            waveform (`np.ndarray`, `torch.Tensor` or any other source of [`load_audio`]):
-                The speech.
+            audio (audio):
+                Anything that [`load_audio`] reads.
             sampling_rate (`int`, *optional*):
-                Samples per second of an array. Defaults to `speech_sampling_rate`; other rates are resampled.
+                Sampling rate of an array. Defaults to `speech_sampling_rate`.
+            max_seconds (`float`, *optional*):
+                Maximum length.
         """
-        samples = torch.from_numpy(load_audio(waveform, self.speech_sampling_rate, sampling_rate))
+        samples = torch.from_numpy(load_audio(audio, self.speech_sampling_rate, max_seconds, sampling_rate))
         mel_spectrogram = self.mel_spectrogram
-        num_samples = self._samples_of_whole_patches(len(samples))
-        mel = mel_spectrogram(torch.nn.functional.pad(samples, (0, num_samples - len(samples))))
+        missing = max(len(samples), mel_spectrogram.min_samples) - mel_spectrogram.num_samples(1)
+        num_frames = 1 + max(0, math.ceil(missing / self.speech_hop_length))
+        num_patches = math.ceil(num_frames / self.frames_per_step)
+        num_samples = mel_spectrogram.num_samples(num_patches * self.frames_per_step)
+        mel = mel_spectrogram(nn.functional.pad(samples, (0, num_samples - len(samples))))
         return mel.unflatten(0, (-1, self.frames_per_step))
 
     def silent_patches(self, num_patches: int) -> torch.Tensor:
-        """Patches of digital silence: (num_patches, frames_per_step, speech_num_mel_bins)"""
-        shape = (num_patches, self.frames_per_step, self.speech_num_mel_bins)
-        return torch.full(shape, SMALLEST_MAGNITUDE).log()
-
-    def _samples_of_whole_patches(self, num_samples: int) -> int:
-        """Samples of the shortest whole number of patches that a vocoder makes at least `num_samples` of."""
-        mel_spectrogram = self.mel_spectrogram
-        num_samples = max(num_samples, mel_spectrogram.min_samples)
-        num_frames = mel_spectrogram.num_frames(num_samples)
-        if mel_spectrogram.num_samples(num_frames) < num_samples:
-            num_frames += 1
-        num_patches = -(-num_frames // self.frames_per_step)
-        return mel_spectrogram.num_samples(num_patches * self.frames_per_step)
-
-    def _whisper_features(self, waveform: np.ndarray, device: str) -> np.ndarray:
-        """The features `(feature_size, num_frames)` of a waveform, padded to whole steps of the language model."""
-        missing = -len(waveform) % self.samples_per_step
-        padded = np.pad(waveform, (0, missing), constant_values=self.padding_value)
-        return self._torch_extract_fbank_features(padded[None], device)[0]
-
-    def to_dict(self) -> dict[str, Any]:
-        """
-        The fields, with the `auto_map` by which `trust_remote_code` finds this class. It depends on the class alone:
-        transformers writes it into the object when saving, where it would tell saved objects from new ones.
-        """
-        output = super().to_dict()
-        output.pop("auto_map", None)
-        if self._auto_class is not None:
-            module = self.__class__.__module__.rpartition(".")[-1]
-            output["auto_map"] = {self._auto_class: f"{module}.{self.__class__.__name__}"}
-        return output
+        """Patches of digital silence: `(num_patches, frames_per_step, speech_num_mel_bins)`."""
+        return torch.full((num_patches, self.frames_per_step, self.speech_num_mel_bins), SMALLEST_MAGNITUDE).log()
 
 
 @lru_cache(maxsize=8)
 def _mel_spectrogram(*geometry: Any) -> MelSpectrogram:
-    """Shared by all extractors of the same geometry; its filters are no fields that a checkpoint should hold."""
-    with torch.device("cpu"):  # whatever the default is while it is first needed
+    """Shared by extractors of the same geometry, outside them so that its buffers are not saved in their JSON file."""
+    with torch.device("cpu"):  # also where another default device is set at the first call
         return MelSpectrogram(*geometry)
 
 
-def _is_several(audio: Any) -> bool:
-    """Whether `audio` is a list of audios; a list of numbers is one waveform."""
-    is_list = isinstance(audio, list | tuple)
-    return is_list and not all(isinstance(item, int | float | np.number) for item in audio)
-
-
-def _as_list(raw_speech: Any) -> list:
-    """One or several waveforms as a list of them."""
-    if isinstance(raw_speech, np.ndarray | torch.Tensor) and raw_speech.ndim == 2:
-        return list(raw_speech)
-    return list(raw_speech) if _is_several(raw_speech) else [raw_speech]
+def _as_list(audio: Any) -> list:
+    """One or several audios as a list."""
+    if isinstance(audio, np.ndarray | torch.Tensor) and audio.ndim == 2:
+        return list(audio)
+    return list(audio) if isinstance(audio, list | tuple) and not is_list_of_numbers(audio) else [audio]

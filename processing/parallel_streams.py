@@ -11,19 +11,22 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The two streams of an answer side by side: at every step a text token and a speech state."""
+"""Training examples: the text tokens and the speech states of a prompt and its answer, side by side, and batches of them."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 
+import torch
+from torch.nn.utils.rnn import pad_sequence
 
-IGNORED = -100
+
+# Labels that no loss counts, as in the model's code (which this file cannot import, as both travel to the Hub).
+IGNORE_INDEX = -100
 
 
 class SpeechState(IntEnum):
-    """What a step of the sequence does for speech."""
+    """The state of speech at a position of the sequence."""
 
     PAD = 0
     START = 1
@@ -31,76 +34,58 @@ class SpeechState(IntEnum):
     STOP = 3
 
 
-@dataclass
-class ParallelStreams:
-    """
-    A prompt and its answer, one entry a step. Targets are aligned with the inputs (the model shifts them), and
-    `IGNORED` where nothing is to be predicted.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    speech_states: list[int]
-    state_labels: list[int]
-
-    @property
-    def num_patches(self) -> int:
-        """Steps that bring forth a patch: as many patches of mel frames the answer needs."""
-        return self.speech_states.count(SpeechState.GENERATING)
-
-
-def num_audio_tokens(num_frames: int, adapter_stack_size: int) -> int:
-    """Steps that heard speech takes up: Whisper's encoder halves its frames, the adapter stacks them; both round up."""
-    num_encoded = -(-num_frames // 2)
-    return -(-num_encoded // adapter_stack_size)
-
-
-def leading_layout(
+def join_streams(
     prompt_ids: Sequence[int],
-    answer_ids: Sequence[int],
-    eos_token_id: int,
+    text_ids: Sequence[int],
     pad_token_id: int,
     num_patches: int | None = None,
     speech_delay: int = 0,
-) -> ParallelStreams:
+) -> dict[str, torch.Tensor]:
     """
-    The text runs ahead, one token a step; speech starts `speech_delay` steps after it, or with the end of a shorter
-    text. Needs nothing but the text.
+    `input_ids`, `labels`, `speech_states` and `state_labels` of a prompt and its answer, each of shape `(num_positions,)`.
+    Labels are aligned with the inputs (the model shifts them), and `IGNORE_INDEX` where nothing is predicted.
+
+    Speech starts after `speech_delay` positions of text, or at the end of a shorter text.
 
     Args:
         prompt_ids (`Sequence[int]`):
-            The conversation up to where the answer begins.
-        answer_ids (`Sequence[int]`):
-            The text of the answer.
-        eos_token_id (`int`):
-            Ends the text of the answer.
+            The conversation before the answer.
+        text_ids (`Sequence[int]`):
+            The text stream of the answer, one token per position, with its end.
         pad_token_id (`int`):
-            Fills the text stream after that. It is never predicted there.
+            Fills the text stream after its end, where it is not predicted.
         num_patches (`int`, *optional*):
-            Patches of speech. `None` for an answer that is only written.
+            Number of patches of speech. `None` for a text answer.
         speech_delay (`int`, *optional*, defaults to 0):
-            Text tokens that run ahead of the `start` state.
+            Number of text tokens before the state `START`.
     """
-    return join_streams(prompt_ids, [*answer_ids, eos_token_id], pad_token_id, num_patches, speech_delay)
+    states = [SpeechState.PAD] * len(text_ids)
+    if num_patches is not None:
+        num_silent = min(speech_delay, len(text_ids))
+        # speech may stop only after the end of its text, as in generation: missing patches are silent
+        num_patches = max(num_patches, len(text_ids) - num_silent - 1)
+        states = [SpeechState.PAD] * num_silent + [SpeechState.START]
+        states += [SpeechState.GENERATING] * num_patches + [SpeechState.STOP]
+    num_pads = len(states) - len(text_ids)
+    ignored_prompt = [IGNORE_INDEX] * len(prompt_ids)
+    streams = {
+        "input_ids": [*prompt_ids, *text_ids, *[pad_token_id] * num_pads],
+        "labels": [*ignored_prompt, *text_ids, *[IGNORE_INDEX] * num_pads],
+        "speech_states": [*[SpeechState.PAD] * len(prompt_ids), *states],
+        "state_labels": [*ignored_prompt, *states],
+    }
+    return {name: torch.tensor(stream, dtype=torch.long) for name, stream in streams.items()}
 
 
-def timed_layout(
-    prompt_ids: Sequence[int],
-    words: Sequence[tuple[Sequence[int], int]],
-    eos_token_id: int,
-    pad_token_id: int,
-    num_patches: int,
-    speech_delay: int = 0,
-) -> ParallelStreams:
+def timed_text(words: Sequence[tuple[Sequence[int], int]], eos_token_id: int, pad_token_id: int) -> list[int]:
     """
-    Each word's tokens stand `speech_delay + 1` steps before the patch in which the word is heard, or right after the
-    tokens before them where speech is faster than text. The gaps are text pads, which are predicted.
+    The text stream of the timed layout: the tokens of each word at the index of the patch in which it begins, so that
+    they come `speech_delay + 1` positions before that patch, or right after the tokens before them where speech is faster
+    than text. The gaps are text pads, which are predicted.
 
     Args:
         words (`Sequence[tuple[Sequence[int], int]]`):
-            The tokens of each word, and the index of the patch in which it begins, in the order of speech.
-
-    The other arguments are those of [`leading_layout`].
+            The tokens of each word and the index of the patch in which it begins, in the order of speech.
     """
     if pad_token_id == eos_token_id:
         raise ValueError(
@@ -109,78 +94,103 @@ def timed_layout(
         )
     text_ids: list[int] = []
     for token_ids, onset_patch in words:
-        if onset_patch >= num_patches:
-            raise ValueError(
-                f"A word begins in patch {onset_patch} of an answer of {num_patches} patches: its time must lie within the "
-                "speech. Check `word_times`, which are in seconds."
-            )
         text_ids += [pad_token_id] * (onset_patch - len(text_ids))
         text_ids += token_ids
-    return join_streams(prompt_ids, [*text_ids, eos_token_id], pad_token_id, num_patches, speech_delay)
-
-
-def join_streams(
-    prompt_ids: Sequence[int],
-    text_ids: Sequence[int],
-    pad_token_id: int,
-    num_patches: int | None,
-    speech_delay: int,
-) -> ParallelStreams:
-    """The steps of the prompt and of an answer whose text stream is `text_ids`, its end included."""
-    states = [SpeechState.PAD] * len(text_ids)
-    if num_patches is not None:
-        silent_steps = min(speech_delay, len(text_ids))
-        # speech may only stop once its text is over, as in generation: what is missing is silence
-        num_patches = max(num_patches, len(text_ids) - silent_steps - 1)
-        states = [SpeechState.PAD] * silent_steps + [SpeechState.START]
-        states += [SpeechState.GENERATING] * num_patches + [SpeechState.STOP]
-    num_pads = len(states) - len(text_ids)
-    ignored_prompt = [IGNORED] * len(prompt_ids)
-    return ParallelStreams(
-        input_ids=[*prompt_ids, *text_ids, *[pad_token_id] * num_pads],
-        labels=[*ignored_prompt, *text_ids, *[IGNORED] * num_pads],
-        speech_states=[int(state) for state in [SpeechState.PAD] * len(prompt_ids) + states],
-        state_labels=[*ignored_prompt, *(int(state) for state in states)],
-    )
+    return [*text_ids, eos_token_id]
 
 
 def words_with_tokens(
     text: str,
     token_ids: Sequence[int],
     offsets: Sequence[tuple[int, int]],
-    word_times: Sequence[tuple[str, float]],
+    word_times: Sequence[tuple],
     patches_per_second: float,
+    num_patches: int,
 ) -> list[tuple[list[int], int]]:
     """
-    Deals the tokens of `text` out to its words: each belongs to the last word that begins before the token ends, so
-    that a token of a space and a word goes with that word, and punctuation with the word before it.
+    Assigns the tokens of `text` to its words, for [`timed_text`]: each to the last word that begins before the token
+    ends, so that a token of a space and a word belongs to that word, and punctuation to the word before it.
 
     Args:
         offsets (`Sequence[tuple[int, int]]`):
             The characters of `text` that each token covers.
-        word_times (`Sequence[tuple[str, float]]`):
-            The words as they occur in `text`, and the second in which each is heard.
-        patches_per_second (`float`):
-            How many patches of speech a second has.
+        word_times (`Sequence[tuple]`):
+            The words as they occur in `text`, each with the second in which it begins.
+        patches_per_second (`float`), num_patches (`int`):
+            Number of patches in a second of speech, and in the whole answer.
     """
+    if not word_times:
+        raise ValueError("`word_times` is empty: the timed layout needs the time of every word.")
     starts, position, last_onset = [], 0, 0.0
-    for word, onset in word_times:
+    for word, onset, *_ in word_times:
         start = text.find(word, position)
         if not word or start < 0:
             raise ValueError(
-                f"The word {word!r} of `word_times` is not in {text[position:]!r}: give the words as they are written in the "
+                f"The word {word!r} of `word_times` is not in {text[position:]!r}: pass the words as they are written in the "
                 "answer, in its order."
             )
         if onset < last_onset:
             raise ValueError(
-                f"The word {word!r} begins at {onset:g} s, before the one in front of it ({last_onset:g} s): `word_times` are "
+                f"The word {word!r} begins at {onset:g} s, before the word in front of it ({last_onset:g} s): `word_times` are "
                 "seconds from the start of the spoken answer, in rising order."
+            )
+        if int(onset * patches_per_second) >= num_patches:
+            raise ValueError(
+                f"The word {word!r} begins at {onset:g} s, but the answer has {num_patches / patches_per_second:g} s of speech: "
+                "`word_times` are seconds, and must lie within the speech."
             )
         starts.append(start)
         position, last_onset = start + len(word), onset
-    words = [([], int(onset * patches_per_second)) for _, onset in word_times]
-    if not words:
-        raise ValueError("`word_times` is empty: the timed layout needs the time of every word.")
+    words = [([], int(onset * patches_per_second)) for _, onset, *_ in word_times]
     for token_id, (_, end) in zip(token_ids, offsets, strict=True):
         words[max(0, bisect_left(starts, end) - 1)][0].append(token_id)
     return words
+
+
+def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """
+    A batch for the model's `forward`, padded on the right: streams `(batch_size, num_positions)`, the audios of all rows
+    in one list, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and if examples have `audio_labels`
+    (the transcript tokens of each of their audios) these as `(num_audios, max_labels)`. Inputs that no example has are
+    left out.
+    """
+    if len(examples) == 0:
+        raise ValueError("Got no examples: a batch needs at least one.")
+    padding_values = {
+        "input_ids": pad_token_id,
+        "labels": IGNORE_INDEX,
+        "speech_states": int(SpeechState.PAD),
+        "state_labels": IGNORE_INDEX,
+    }
+    batch = {
+        name: pad_sequence([example[name] for example in examples], batch_first=True, padding_value=value)
+        for name, value in padding_values.items()
+    }
+    batch["attention_mask"] = _mask([len(example["input_ids"]) for example in examples])
+
+    audios = [features for example in examples for features in example["input_features"]]
+    if audios:
+        batch["input_features"] = pad_sequence([features.T for features in audios], batch_first=True).mT.contiguous()
+        batch["input_features_mask"] = _mask([features.shape[-1] for features in audios])
+
+    if any("audio_labels" in example for example in examples):
+        empty = torch.zeros(0, dtype=torch.long)
+        transcripts = [
+            transcript
+            for example in examples
+            for transcript in example.get("audio_labels", [empty] * len(example["input_features"]))
+        ]
+        batch["audio_labels"] = pad_sequence(transcripts, batch_first=True, padding_value=IGNORE_INDEX)
+
+    spoken = [example["mel_labels"] for example in examples if "mel_labels" in example]
+    if spoken:
+        empty = spoken[0].new_zeros(0, *spoken[0].shape[1:])
+        batch["mel_labels"] = pad_sequence(
+            [example.get("mel_labels", empty) for example in examples], batch_first=True
+        )
+    return batch
+
+
+def _mask(lengths: Sequence[int]) -> torch.Tensor:
+    """1 for the first `lengths` entries of each row, 0 for padding: `(len(lengths), max(lengths))`."""
+    return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()

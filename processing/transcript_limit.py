@@ -11,8 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How long a transcript may become: where there is only noise to hear, a model may go on and on, and nobody said that much."""
+"""A length limit for transcripts: on noise, a model may write on and on."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +21,10 @@ import torch
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 
-# Characters and not tokens, of which a letter has one to three where a tokenizer has bytes. Fast speech has some 27 a
-# second in English, 18 to 23 in Russian, Greek, Hindi, Tamil, Burmese and Georgian (measured on espeak-ng at 230 words a
-# minute), and 6 in Mandarin.
+# Characters, as a letter takes one to three tokens in tokenizers of bytes. Fast speech (espeak-ng, 230 words a minute) has
+# about 27 per second in English, 18 to 23 in Russian, Greek, Hindi, Tamil, Burmese and Georgian, and 6 in Mandarin.
 MAX_CHARACTERS_PER_SECOND = 40
-# For the end of the text, and for words whose beginning or end a recording has cut off.
+# For the end of the text, and for words that are cut off at an end of the recording.
 EXTRA_CHARACTERS = 10
 
 
@@ -32,35 +32,33 @@ def transcript_limit(
     processor: Any, input_ids: torch.LongTensor, is_transcript: Sequence[bool] | None = None
 ) -> StoppingCriteriaList:
     """
-    The `stopping_criteria` of transcripts, each by the length of its own sound, whatever else is in the batch.
+    The `stopping_criteria` of transcripts, each limited by the length of its audio.
 
     Args:
         processor (`FlowOmniProcessor`):
-            Which prepared the prompts.
+            The processor that prepared the prompts.
         input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`):
-            The prompts, a sound in each.
+            The prompts, with audio in each.
         is_transcript (`list[bool]`, *optional*):
-            Which of the rows are to be limited. All, if left out.
+            Which rows to limit. Defaults to all.
     """
     extractor = processor.feature_extractor
-    num_audio_tokens = (input_ids == processor.audio_token_id).sum(dim=-1)
-    seconds = num_audio_tokens * (extractor.samples_per_step / extractor.sampling_rate)
-    limits = ((seconds * MAX_CHARACTERS_PER_SECOND).ceil().long() + EXTRA_CHARACTERS).tolist()
-    is_limited = [True] * len(limits) if is_transcript is None else is_transcript
-    limits = [limit if limited else None for limit, limited in zip(limits, is_limited, strict=True)]
-    return StoppingCriteriaList([_LengthOfRows(processor.tokenizer, limits, input_ids.shape[1])])
+    seconds_per_position = extractor.samples_per_position / extractor.sampling_rate
+    limits = []
+    for row, num_positions in enumerate((input_ids == processor.audio_token_id).sum(dim=-1).tolist()):
+        limit = math.ceil(num_positions * seconds_per_position * MAX_CHARACTERS_PER_SECOND) + EXTRA_CHARACTERS
+        limits.append(limit if is_transcript is None or is_transcript[row] else math.inf)
+    return StoppingCriteriaList([MaxCharacters(processor.tokenizer, limits, input_ids.shape[1])])
 
 
-class _LengthOfRows(StoppingCriteria):
-    """Ends each row when it has so many new characters: `limits`, one for each prompt, `None` where there is none."""
+class MaxCharacters(StoppingCriteria):
+    """Ends the rows of each prompt when they have as many new characters as its entry in `limits`."""
 
-    def __init__(self, tokenizer: Any, limits: Sequence[int | None], prompt_length: int):
+    def __init__(self, tokenizer: Any, limits: Sequence[float], prompt_length: int):
         self.tokenizer, self.limits, self.prompt_length = tokenizer, limits, prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs) -> torch.BoolTensor:
         texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :])
-        # with several answers to a prompt, its rows follow each other
-        num_answers = len(texts) // len(self.limits)
-        limits = (limit for limit in self.limits for _ in range(num_answers))
-        is_done = [limit is not None and len(text) >= limit for text, limit in zip(texts, limits)]
+        num_answers = len(texts) // len(self.limits)  # the rows of a prompt follow each other
+        is_done = [len(text) >= self.limits[row // num_answers] for row, text in enumerate(texts)]
         return torch.tensor(is_done, device=input_ids.device)

@@ -20,7 +20,7 @@ import pytest
 import torch
 import whisper
 from test_importing_vocos import publish
-from tiny import AUDIO_FIELDS, SPEECH_FIELDS, TEXT_FIELDS, spoken_prompt
+from tiny import AUDIO_FIELDS, SPEECH_FIELDS, TEXT_FIELDS, byte_level_tokenizer, spoken_prompt
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CONFIG_MAPPING,
@@ -33,7 +33,6 @@ from transformers import (
 )
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 from flow_omni.processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor
 
 

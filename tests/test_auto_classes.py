@@ -110,7 +110,7 @@ def test_conversation_with_a_file_is_answered_in_text_and_sound(checkpoint, conv
         conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     output = model.generate(**inputs, generation_mode="speech", seed=0)
-    (answer,) = processor.decode(output)
+    (answer,) = processor.post_process_generation(output)
     assert isinstance(answer["text"], str)
     assert answer["sampling_rate"] == 8000
     np.testing.assert_array_equal(answer["audio"], output.audio[0].numpy())

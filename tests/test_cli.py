@@ -23,7 +23,7 @@ import pytest
 import soundfile
 import torch
 from cli_tools import QUESTION, error_of, run
-from tiny import AUDIO_TOKEN_ID
+from tiny import AUDIO_TOKEN_ID, byte_level_tokenizer
 
 from flow_omni import __version__, untrained
 from flow_omni.cli import answering, chatting
@@ -32,7 +32,6 @@ from flow_omni.cli.conversation import Conversation
 from flow_omni.cli.loading import load_model
 from flow_omni.cli.options import Mode, SpeechOptions
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 from flow_omni.processing.transcript_limit import EXTRA_CHARACTERS, MAX_CHARACTERS_PER_SECOND
 
 

@@ -20,7 +20,7 @@ from tiny import tiny_config
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig, Qwen2Config, Qwen3Config, WhisperConfig
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
-from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
+from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
 
 
 CONFIG_CLASSES = (FlowOmniConfig, FlowOmniSpeechConfig, FlowOmniVocoderConfig)

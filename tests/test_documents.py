@@ -23,12 +23,11 @@ import soundfile
 import torch
 import typer
 from test_importing_vocos import publish
-from tiny import AUDIO_FIELDS, TEXT_FIELDS, tiny_model, tiny_processor
+from tiny import AUDIO_FIELDS, TEXT_FIELDS, byte_level_tokenizer, tiny_model, tiny_processor
 from transformers import Qwen2Config, Qwen2ForCausalLM, WhisperConfig, WhisperForConditionalGeneration
 
 from flow_omni.cli.app import app
 from flow_omni.hub_card import write_model_card
-from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 
 
 ROOT = Path(__file__).parents[1]

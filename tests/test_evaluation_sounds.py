@@ -19,7 +19,7 @@ from sounds import noise, tone
 
 from flow_omni.evaluation.sound_measures import sharpness, silences, spectral_distance
 from flow_omni.evaluation.time_alignment import aligned_distance, frame_distances, warping_path
-from flow_omni.processing.mel_spectrogram import MelSpectrogram
+from flow_omni.processing.feature_extraction_flow_omni import MelSpectrogram
 
 
 RATE = 24000

@@ -22,9 +22,9 @@ import yaml
 from transformers import WhisperConfig
 from vocos import Vocos
 
-from flow_omni.modeling_flow_omni import importing_vocos
-from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
-from flow_omni.modeling_flow_omni.importing_vocos import load_vocos
+from flow_omni.modeling_flow_omni import convert_flow_omni
+from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
+from flow_omni.modeling_flow_omni.convert_flow_omni import load_vocos
 from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 
 

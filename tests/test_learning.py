@@ -78,7 +78,7 @@ def test_each_task_is_written_back(learnt, task):
         prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
     output = model.generate(**inputs, generation_mode=mode, flow_temperature=0.0, max_new_tokens=80)
-    assert processor.decode(output)[0]["text"] == answer["content"][0]["text"]
+    assert processor.post_process_generation(output)[0]["text"] == answer["content"][0]["text"]
     assert not output.speech_truncated.any()
 
 

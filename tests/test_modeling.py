@@ -19,13 +19,13 @@ from tiny import AUDIO_FIELDS, AUDIO_TOKEN_ID, EOS_TOKEN_ID, spoken_prompt, tiny
 from transformers import WhisperConfig, WhisperModel
 from transformers.cache_utils import DynamicCache, StaticCache
 
-from flow_omni.modeling_flow_omni import residual_vq_head
-from flow_omni.modeling_flow_omni.audio_encoder import FlowOmniAudioEncoder
+from flow_omni.modeling_flow_omni import speech_heads
+from flow_omni.modeling_flow_omni.audio_encoder_flow_omni import FlowOmniAudioEncoder
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.modeling_flow_omni.residual_vq_head import PATCHES_PER_CODE
+from flow_omni.modeling_flow_omni.speech_heads import PATCHES_PER_CODE
 
 
-LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "audio_loss")
+LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "ctc_loss")
 
 
 # --- losses
@@ -37,7 +37,7 @@ def test_total_loss_is_the_weighted_sum_of_its_parts():
         "state_loss_weight": 3.0,
         "speech_loss_weight": 5.0,
         "auxiliary_loss_weight": 7.0,
-        "audio_loss_weight": 11.0,
+        "ctc_loss_weight": 11.0,
     }
     model = tiny_model(**weights)
     output = model(**training_batch(model.config))
@@ -52,7 +52,7 @@ def test_each_part_of_the_loss_needs_only_its_own_labels(model):
         ("labels", ["text_loss"]),
         ("state_labels", ["state_loss"]),
         ("mel_labels", ["speech_loss", "auxiliary_loss"]),
-        ("audio_labels", ["audio_loss"]),
+        ("audio_labels", ["ctc_loss"]),
     ]:
         others = {name for name in ("labels", "state_labels", "mel_labels", "audio_labels") if name != label}
         output = model(**{name: value for name, value in batch.items() if name not in others})
@@ -89,9 +89,9 @@ def test_state_loss_equals_the_weighted_cross_entropy(model):
     torch.testing.assert_close(output.state_loss, expected)
 
 
-def test_audio_loss_is_the_ctc_of_cosines_between_what_is_heard_and_the_tokens(model):
+def test_ctc_loss_is_the_ctc_of_cosines_between_what_is_heard_and_the_tokens(model):
     batch = training_batch(model.config)
-    loss = model(**batch).audio_loss
+    loss = model(**batch).ctc_loss
     known = torch.nn.functional.normalize(model.get_input_embeddings().weight, dim=-1)
     expected = 0.0
     for row, (num_frames, transcript) in enumerate([(24, [7, 9]), (16, [11])]):
@@ -104,18 +104,18 @@ def test_audio_loss_is_the_ctc_of_cosines_between_what_is_heard_and_the_tokens(m
     torch.testing.assert_close(loss, expected / 3)
 
 
-def test_audio_loss_leaves_out_what_has_no_transcript_or_more_tokens_than_steps(model):
+def test_ctc_loss_leaves_out_what_has_no_transcript_or_more_tokens_than_steps(model):
     batch = training_batch(model.config)
     batch["audio_labels"] = torch.tensor([[7, 9], [-100, -100]])
-    first_alone = model(**batch).audio_loss * 2
+    first_alone = model(**batch).ctc_loss * 2
     batch["audio_labels"] = torch.tensor([[7, 9, -100], [1, 2, 3]])  # three tokens in two steps
-    torch.testing.assert_close(model(**batch).audio_loss * 5, first_alone)
+    torch.testing.assert_close(model(**batch).ctc_loss * 5, first_alone)
     batch["audio_labels"] = torch.full((2, 2), -100)
-    assert model(**batch).audio_loss == 0.0
+    assert model(**batch).ctc_loss == 0.0
 
 
-def test_audio_loss_moves_the_hearing_and_not_the_words(model):
-    model(**training_batch(model.config)).audio_loss.backward()
+def test_ctc_loss_moves_the_hearing_and_not_the_words(model):
+    model(**training_batch(model.config)).ctc_loss.backward()
     assert model.model.audio_adapter.layers[0].weight.grad.abs().sum() > 0
     assert model.get_input_embeddings().weight.grad is None
     model.zero_grad()
@@ -208,8 +208,8 @@ def test_codebooks_of_many_patches_are_fitted_to_some_of_them(monkeypatch):
         num_points.append(len(points))
         return k_means(points, *arguments)
 
-    k_means = residual_vq_head._k_means
-    monkeypatch.setattr(residual_vq_head, "_k_means", counted)
+    k_means = speech_heads._k_means
+    monkeypatch.setattr(speech_heads, "_k_means", counted)
     codebooks = []
     for seed in (0, 0, 1):
         quantizer.fit(patches, generator=torch.Generator().manual_seed(seed))

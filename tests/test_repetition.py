@@ -18,7 +18,7 @@ import torch
 from tiny import EOS_TOKEN_ID, PAD_TOKEN_ID, spoken_prompt, tiny_model
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from flow_omni.modeling_flow_omni.repetition import ends_in_repeats
+from flow_omni.modeling_flow_omni.generation_flow_omni import ends_in_repeats
 
 
 PHRASE = [3, 4, 5, 6, 7]

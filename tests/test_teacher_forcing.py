@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import tiny_model, training_batch
 
-from flow_omni.modeling_flow_omni.parallel_patches import corrupt, patches_before
+from flow_omni.modeling_flow_omni.modeling_flow_omni import corrupt_patches, shift_patches
 
 
 @pytest.mark.parametrize("clean_context", [True, False])

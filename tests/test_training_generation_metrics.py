@@ -146,7 +146,7 @@ def test_a_limit_goes_with_several_answers_and_other_limits(model, monkeypatch):
     options = {"logits_processor": [NeverAtAnEnd()], "do_sample": True, "num_return_sequences": 2}
     limit = transcript_limit(processor, inputs["input_ids"])
     output = model.generate(**inputs, generation_mode="text", stopping_criteria=limit, **options)
-    assert [decoded["text"].count("a") for decoded in processor.decode(output)] == [17, 17, 23, 23]
+    assert [decoded["text"].count("a") for decoded in processor.post_process_generation(output)] == [17, 17, 23, 23]
     # that of the caller is not put aside, and answers are those of their questions
     questions = [Question("transcribe", prompt, "", False) for prompt in prompts]
     options = {"logits_processor": [NeverAtAnEnd()]}

@@ -61,7 +61,7 @@ def test_its_speech_has_the_geometry_of_real_models():
 def test_it_answers_the_example_question_in_letters_and_sound_though_its_text_never_ends():
     model, processor = untrained()
     output = ask(model, processor, seed=0)
-    answer = processor.decode(output)[0]
+    answer = processor.post_process_generation(output)[0]
     assert set(answer["text"]) <= set("abcdefghijklmnopqrstuvwxyz ")
     assert 1 < len(answer["audio"]) / answer["sampling_rate"] < 4
     assert answer["audio"].std() > 1e-3
@@ -85,7 +85,7 @@ def test_the_bundled_model_hears_the_example_question_and_says_what_it_writes():
     model, processor, is_trained = load_bundled()
     assert is_trained
     assert model.dtype == torch.float32
-    answer = processor.decode(ask(model, processor, seed=0))[0]
+    answer = processor.post_process_generation(ask(model, processor, seed=0))[0]
     assert answer["text"].startswith("The capital of France is")
     assert 1 < len(answer["audio"]) / answer["sampling_rate"] < 4
 

@@ -17,10 +17,15 @@ import pytest
 import torch
 from torch import nn
 
-from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
-from flow_omni.modeling_flow_omni.inverse_stft import frames_from_spectrum, hann_window, overlap_add
-from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder, FlowOmniVocoderInverseSTFT
-from flow_omni.processing.mel_spectrogram import MelSpectrogram
+from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
+from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import (
+    FlowOmniVocoder,
+    FlowOmniVocoderInverseSTFT,
+    frames_from_spectrum,
+    hann_window,
+    overlap_add,
+)
+from flow_omni.processing.feature_extraction_flow_omni import MelSpectrogram
 
 
 TINY = {

@@ -16,7 +16,7 @@
 import pytest
 import torch
 
-from flow_omni.modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
+from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 
 

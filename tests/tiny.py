@@ -11,13 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Tiny models with random weights, in every size and shape the tests need: under a million parameters, built in no time."""
+"""Tiny models with random weights, their inputs, and a tokenizer of bytes: under a million parameters, built in no time."""
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.processing.byte_level_tokenizer import byte_level_tokenizer
 from flow_omni.processing.processing_flow_omni import FlowOmniProcessor
 
 
@@ -87,7 +88,7 @@ def tiny_config(audio=(), text=(), speech=(), vocoder=(), **fields) -> FlowOmniC
 
 
 def tiny_model(seed: int = 0, **changes) -> FlowOmniForSpeechGeneration:
-    """A tiny model, all of whose parameters are random: those that start at zero would hide mistakes."""
+    """A tiny model in which all parameters are random: those that start at zero would hide mistakes."""
     torch.manual_seed(seed)
     model = FlowOmniForSpeechGeneration(tiny_config(**changes)).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -99,8 +100,8 @@ def tiny_model(seed: int = 0, **changes) -> FlowOmniForSpeechGeneration:
 
 def spoken_prompt(num_frames: list[int], num_text_tokens: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
     """
-    Left-padded inputs of rows that each hold one audio of so many feature frames and so many text tokens after it, for
-    an `adapter_stack_size` of 4.
+    Left-padded inputs of rows with one audio of so many feature frames and so many text tokens after it, for an
+    `adapter_stack_size` of 4.
     """
     generator = torch.Generator().manual_seed(seed)
     rows, features = [], []
@@ -134,7 +135,7 @@ def collate(rows: list[torch.Tensor], features: list[torch.Tensor]) -> dict[str,
 
 
 def training_batch(config: FlowOmniConfig, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Two spoken answers to spoken questions, with all labels: 5 text tokens, 3 and 2 patches, 2 and 1 tokens heard."""
+    """Two spoken answers to spoken questions: 5 text tokens, 3 and 2 patches, transcripts of 2 and 1 tokens."""
     inputs = spoken_prompt([24, 16], [2, 3], seed)
     generator = torch.Generator().manual_seed(seed + 1)
     pad, start, generating, stop = config.state_ids
@@ -163,3 +164,23 @@ def training_batch(config: FlowOmniConfig, seed: int = 0) -> dict[str, torch.Ten
 def tiny_processor(config: FlowOmniConfig | None = None) -> FlowOmniProcessor:
     """The processor of a tiny model, around a tokenizer of bytes."""
     return FlowOmniProcessor.from_parts(byte_level_tokenizer(), config or tiny_config())
+
+
+def byte_level_tokenizer() -> PreTrainedTokenizerFast:
+    """Ids 0 to 255 are the bytes of UTF-8, 256 to 259 the control tokens. Turns are written in ChatML."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    # byte-level tokenizers write a printable character for each byte: itself, or the next one from 256 on
+    printable = [byte for byte in range(256) if chr(byte) in alphabet]
+    others = [byte for byte in range(256) if byte not in printable]
+    vocabulary = {chr(byte): byte for byte in printable}
+    vocabulary |= {chr(256 + index): byte for index, byte in enumerate(others)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        model_input_names=["input_ids", "attention_mask"],
+    )

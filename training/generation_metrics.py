@@ -167,7 +167,7 @@ def answer_batch(
         options["stopping_criteria"] = [*(options.get("stopping_criteria") or ()), *limit]
     output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **options)
     answers = []
-    for row, (question, decoded) in enumerate(zip(questions, processor.decode(output))):
+    for row, (question, decoded) in enumerate(zip(questions, processor.post_process_generation(output))):
         answer = Answer(question.task, question.expected, decoded["text"], is_spoken)
         if is_spoken:
             answer.waveform = decoded["audio"]

@@ -99,10 +99,10 @@ class StepCounter:
     def __init__(self, processor: Any, augmentation: Augmentation | None = None):
         self.tokenizer = processor.tokenizer
         extractor = processor.feature_extractor
-        self.steps_per_second_heard = extractor.sampling_rate / extractor.samples_per_step
+        self.steps_per_second_heard = extractor.sampling_rate / extractor.samples_per_position
         if augmentation is not None:
             self.steps_per_second_heard *= augmentation.longest
-        self.patches_per_second = extractor.speech_steps_per_second
+        self.patches_per_second = extractor.patches_per_second
         self.speech_delay = processor.speech_delay
         self.prompt_tokens = {
             prompt: self._prompt_tokens(processor, prompt) for prompt in ("ask", "say", "transcribe")

@@ -18,11 +18,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
-from ..modeling_flow_omni.losses import IGNORED
+from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX as IGNORED
 
 
 # The parts of the loss, as the model's output and its config (with `_weight`) name them.
-PARTS = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "audio_loss")
+PARTS = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "ctc_loss")
 
 
 def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from ..modeling_flow_omni.mel_normalizer import FlowOmniMelNormalizer
-from ..modeling_flow_omni.residual_vq_head import FlowOmniResidualQuantizer
+from ..modeling_flow_omni.modeling_flow_omni import FlowOmniMelNormalizer
+from ..modeling_flow_omni.speech_heads import FlowOmniResidualQuantizer
 
 
 # A band that hardly varies (silence above the voice's range) would be divided by next to nothing.

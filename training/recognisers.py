@@ -47,7 +47,7 @@ class OwnEars:
         options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, "synced_gpus": False}
         options["stopping_criteria"] = transcript_limit(self.processor, inputs["input_ids"])
         output = self.model.generate(**inputs, generation_mode="text", **options)
-        return self.processor.decode(output)[0]["text"]
+        return self.processor.post_process_generation(output)[0]["text"]
 
 
 class OpenAIWhisper:

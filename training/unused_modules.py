@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import pad
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
-from ..modeling_flow_omni.losses import IGNORED
+from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX as IGNORED
 
 
 def with_all_modalities(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> dict[str, torch.Tensor]:

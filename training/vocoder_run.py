@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, set_seed
 
-from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig
-from ..modeling_flow_omni.configuration_flow_omni_vocoder import FlowOmniVocoderConfig
+from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig, FlowOmniVocoderConfig
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from .arguments import FlowOmniTrainingArguments
 from .checkpoints import clear_staging, publish_files, staging_folder, writing

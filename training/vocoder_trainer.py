@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
-from ..processing.mel_spectrogram import MelSpectrogram
+from ..processing.feature_extraction_flow_omni import MelSpectrogram
 from .checkpoints import check_num_processes
 from .discriminators import Discriminators
 from .row_fingerprints import warn_of_other_rows

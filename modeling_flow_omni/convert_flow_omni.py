@@ -1,0 +1,325 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+Assembling a model from pretrained parts, and importing Whisper and Vocos from their own formats. This file does not
+travel with checkpoints.
+"""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, WhisperConfig, WhisperModel
+from transformers.utils import cached_file, logging
+
+from .configuration_flow_omni import FlowOmniConfig, FlowOmniVocoderConfig
+from .modeling_flow_omni_vocoder import FlowOmniVocoder
+
+
+AUDIO_TOKEN = "<|audio|>"
+# prefixes of the parameters that come pretrained
+PRETRAINED_PARTS = ("model.audio_encoder.", "model.language_model.", "lm_head.", "vocoder.")
+
+
+# --- assembling
+
+
+def assemble_from_pretrained_parts(
+    model_class: type[PreTrainedModel],
+    whisper: str | os.PathLike,
+    llm: str | os.PathLike,
+    vocoder: str | os.PathLike | None = None,
+    dtype: torch.dtype | str | None = None,
+    **config_fields: Any,
+) -> PreTrainedModel:
+    """The implementation of [`FlowOmniForSpeechGeneration.from_pretrained_parts`], which documents the arguments."""
+    audio_config, encoder_weights = load_whisper_encoder(whisper)
+    precision = {"dtype": dtype} if dtype is not None else {}
+    language_model, info = AutoModelForCausalLM.from_pretrained(llm, output_loading_info=True, **precision)
+    _check_complete(llm, info["missing_keys"])
+    tokenizer = AutoTokenizer.from_pretrained(llm)
+    vocos = load_vocos(vocoder) if vocoder is not None else None
+
+    # the tokenizer's audio token, or the next free id, for which the embeddings grow if they must
+    audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
+    if audio_token_id >= language_model.get_input_embeddings().num_embeddings:
+        language_model.resize_token_embeddings(audio_token_id + 1, mean_resizing=False)
+    config = FlowOmniConfig(
+        audio_config=audio_config,
+        # a copy: the composite config sets the attention implementation of its parts
+        text_config=copy.deepcopy(language_model.config),
+        vocoder_config=vocos.config if vocos is not None else None,
+        audio_token_id=audio_token_id,
+        **_with_mel_geometry(vocos, config_fields),
+    )
+    for part in (config.audio_config, config.text_config, config.vocoder_config):
+        if part is not None and os.path.exists(part.name_or_path):
+            part.name_or_path = ""  # paths of this machine do not belong into a checkpoint
+
+    weights = {f"model.audio_encoder.{name}": weight for name, weight in encoder_weights.items()}
+    backbone = language_model.base_model.state_dict()
+    weights |= {f"model.language_model.{name}": weight for name, weight in backbone.items()}
+    weights["lm_head.weight"] = language_model.get_output_embeddings().weight
+    # encoded audio starts at the size of text
+    embeddings = language_model.get_input_embeddings().weight
+    size = embeddings.detach().float().square().mean().sqrt()
+    weights["model.audio_adapter.norm.weight"] = size.repeat(embeddings.shape[1])
+    if vocos is not None:
+        weights |= {f"vocoder.{name}": weight for name, weight in vocos.state_dict().items()}
+
+    model = _load_quietly(model_class, config, weights, language_model.dtype)
+    model.generation_config = language_model.generation_config
+    model.generation_config.return_dict_in_generate = True
+    model.generation_config.eos_token_id = _ends_of_answers(model.generation_config.eos_token_id, tokenizer)
+    if model.generation_config.pad_token_id is None:
+        pad_token_id = tokenizer.pad_token_id
+        model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
+    return model
+
+
+def _check_complete(source: str | os.PathLike, missing_keys: set[str]) -> None:
+    """Raises for a checkpoint that lacks weights: transformers initialises them at random, with a warning only."""
+    if missing_keys:
+        raise ValueError(
+            f"{os.fspath(source)!r} lacks {len(missing_keys)} weights, such as `{min(missing_keys)}`: the checkpoint is "
+            "incomplete. Download or save it again."
+        )
+
+
+def _with_mel_geometry(vocos: FlowOmniVocoder | None, config_fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the config, with the mel-spectrogram of the vocoder unless they set another."""
+    speech_config = config_fields.get("speech_config") or {}
+    if vocos is None or not isinstance(speech_config, dict):
+        return config_fields
+    geometry = {name: getattr(vocos.config, name) for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins")}
+    geometry["mel_padding"] = vocos.config.padding
+    return config_fields | {"speech_config": geometry | speech_config}
+
+
+def _ends_of_answers(eos_token_id: int | list[int] | None, tokenizer) -> list[int]:
+    """Every token that may end an answer: a base model's generation config may not know the chat's end of turn."""
+    known = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
+    ends = [_end_of_turn(tokenizer), *known, tokenizer.eos_token_id]
+    return list(dict.fromkeys(end for end in ends if end is not None))
+
+
+def _end_of_turn(tokenizer) -> int | None:
+    """The control token that the chat template writes after an assistant's message; ChatML's without a template."""
+    if tokenizer.chat_template is None:
+        return tokenizer.get_vocab().get("<|im_end|>")
+    conversation = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
+    rendered = tokenizer.apply_chat_template(conversation, tokenize=False)
+    ids = tokenizer(rendered.rpartition("ANSWER")[-1], add_special_tokens=False)["input_ids"]
+    return next((token_id for token_id in ids if token_id in tokenizer.added_tokens_decoder), None)
+
+
+def _load_quietly(
+    model_class: type[PreTrainedModel], config: FlowOmniConfig, weights: dict[str, torch.Tensor], dtype: torch.dtype
+) -> PreTrainedModel:
+    """
+    The model with these weights. The others are freshly initialised on purpose, without transformers' warning; a
+    pretrained part that is incomplete is an error.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, info = model_class.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    lost = [name for name in sorted(info["missing_keys"]) if name.startswith(PRETRAINED_PARTS)]
+    lost += sorted(info["unexpected_keys"])
+    if lost:
+        raise ValueError(
+            f"{len(lost)} weights of the pretrained parts do not fit, such as `{lost[0]}`: the checkpoint that it belongs to "
+            "is incomplete, or of an unknown architecture."
+        )
+    return model
+
+
+# --- Whisper
+
+
+# openai-whisper's names of modules and parameters -> transformers' names
+OPENAI_NAMES = {
+    "positional_embedding": "embed_positions.weight",
+    "ln_post": "layer_norm",
+    "blocks": "layers",
+    "attn.query": "self_attn.q_proj",
+    "attn.key": "self_attn.k_proj",
+    "attn.value": "self_attn.v_proj",
+    "attn.out": "self_attn.out_proj",
+    "attn_ln": "self_attn_layer_norm",
+    "mlp.0": "fc1",
+    "mlp.2": "fc2",
+    "mlp_ln": "final_layer_norm",
+}
+
+
+def load_whisper_encoder(whisper: str | os.PathLike) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
+    """The config of a Whisper and the weights of its encoder, under transformers' names."""
+    whisper = os.fspath(whisper)
+    if os.path.isfile(whisper):
+        return _from_openai_file(whisper)
+    if not os.path.isdir(whisper) and "/" not in whisper:
+        return _from_openai_name(whisper)
+    config = AutoConfig.from_pretrained(whisper)
+    if config.model_type != "whisper":
+        raise ValueError(
+            f"{whisper!r} is a checkpoint of the type `{config.model_type}`, not `whisper`: pass a Whisper as `whisper=`."
+        )
+    model, info = WhisperModel.from_pretrained(whisper, output_loading_info=True)
+    _check_complete(whisper, {name for name in info["missing_keys"] if name.startswith("encoder.")})
+    return config, model.encoder.state_dict()
+
+
+def _from_openai_file(path: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return _from_openai_checkpoint(checkpoint["dims"], checkpoint["model_state_dict"])
+    except (
+        Exception
+    ) as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, struct.error, ...
+        raise ValueError(
+            f"{path!r} cannot be read as an openai-whisper checkpoint, which has the entries `dims` and `model_state_dict` "
+            f"({type(error).__name__}: {error}): it is damaged, or another kind of file."
+        ) from error
+
+
+def _from_openai_name(name: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
+    try:
+        import whisper
+
+        names = whisper.available_models()
+    except ImportError:
+        names = []
+    if name not in names:
+        raise ValueError(
+            f"{name!r} is neither a folder, a file, a Hub id (`owner/name`) nor one of openai-whisper's models "
+            f"({', '.join(names) or 'which need: pip install openai-whisper'})."
+        )
+    model = whisper.load_model(name, device="cpu")
+    return _from_openai_checkpoint(vars(model.dims), model.state_dict())
+
+
+def _from_openai_checkpoint(
+    dims: dict[str, int], weights: dict[str, torch.Tensor]
+) -> tuple[WhisperConfig, dict[str, torch.Tensor]]:
+    config = WhisperConfig(
+        vocab_size=dims["n_vocab"],
+        num_mel_bins=dims["n_mels"],
+        d_model=dims["n_audio_state"],
+        encoder_layers=dims["n_audio_layer"],
+        encoder_attention_heads=dims["n_audio_head"],
+        encoder_ffn_dim=4 * dims["n_audio_state"],
+        max_source_positions=dims["n_audio_ctx"],
+        decoder_layers=dims["n_text_layer"],
+        decoder_attention_heads=dims["n_text_head"],
+        decoder_ffn_dim=4 * dims["n_text_state"],
+        max_target_positions=dims["n_text_ctx"],
+    )
+    encoder = {}
+    for name, weight in weights.items():
+        if name.startswith("encoder."):
+            name = name.removeprefix("encoder.")
+            for openai_name, transformers_name in OPENAI_NAMES.items():
+                name = name.replace(openai_name, transformers_name)
+            encoder[name] = weight.float()
+    return config, encoder
+
+
+# --- Vocos
+
+
+# the one kind of Vocos that reads a mel, and the arguments that its parts know
+VOCOS_PARTS = {
+    "feature_extractor": ("MelSpectrogramFeatures", {"sample_rate", "n_fft", "hop_length", "n_mels", "padding"}),
+    "backbone": (
+        "VocosBackbone",
+        {"input_channels", "dim", "intermediate_dim", "num_layers", "layer_scale_init_value"},
+    ),
+    "head": ("ISTFTHead", {"dim", "n_fft", "hop_length", "padding"}),
+}
+
+
+def load_vocos(name_or_path: str | os.PathLike, revision: str | None = None) -> FlowOmniVocoder:
+    """
+    Loads a vocoder from a folder or the Hub: a published Vocos (`config.yaml` and `pytorch_model.bin`), or one that
+    `FlowOmniVocoder.save_pretrained` wrote.
+    """
+    config_path = cached_file(
+        name_or_path, "config.yaml", revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    if config_path is not None:
+        return import_vocos(config_path, cached_file(name_or_path, "pytorch_model.bin", revision=revision))
+    vocoder, info = FlowOmniVocoder.from_pretrained(
+        name_or_path, revision=revision, use_safetensors=True, output_loading_info=True
+    )
+    _check_complete(name_or_path, info["missing_keys"])
+    return vocoder.eval()
+
+
+def import_vocos(config_path: str, weights_path: str) -> FlowOmniVocoder:
+    """Builds the vocoder that the two files of a published Vocos describe. Code in them is not run."""
+    try:
+        vocoder = FlowOmniVocoder(read_vocos_config(yaml.safe_load(Path(config_path).read_text(encoding="utf-8"))))
+    except Exception as error:  # of whatever else the file may hold
+        raise ValueError(
+            f"{config_path} does not describe a supported Vocos ({type(error).__name__}: {error}): use a Vocos for "
+            "mel-spectrograms, such as charactr/vocos-mel-24khz."
+        ) from error
+    try:
+        weights = torch.load(weights_path, map_location="cpu", weights_only=True)
+        # the window and the filters of the feature extractor follow from the configuration
+        vocoder.load_state_dict({k: weight for k, weight in weights.items() if not k.startswith("feature_extractor.")})
+    except Exception as error:  # a damaged pickle raises nearly anything: KeyError, IndexError, struct.error, ...
+        raise ValueError(
+            f"{weights_path} could not be read as the weights of the Vocos that the `config.yaml` beside it describes "
+            f"({type(error).__name__}: {error}): download it again."
+        ) from error
+    return vocoder.eval()
+
+
+def read_vocos_config(parts: dict[str, Any]) -> FlowOmniVocoderConfig:
+    """Translates `config.yaml`, with Vocos's own defaults."""
+    for name, (class_name, known) in VOCOS_PARTS.items():
+        if parts[name]["class_path"].rsplit(".", 1)[-1] != class_name:
+            raise ValueError(f"its {name} is a {parts[name]['class_path']}, only {class_name} is supported")
+        # an unknown argument would change what the network computes
+        unknown = set(parts[name].get("init_args") or {}) - known
+        if unknown:
+            raise ValueError(f"its {name} sets {', '.join(sorted(unknown))}, which is not supported")
+    defaults = {"sample_rate": 24000, "n_fft": 1024, "hop_length": 256, "n_mels": 100, "padding": "center"}
+    features = defaults | (parts["feature_extractor"].get("init_args") or {})
+    backbone, head = parts["backbone"]["init_args"], {"padding": "same"} | parts["head"]["init_args"]
+    expected = {name: features[name] for name in ("n_fft", "hop_length", "padding")} | {"dim": backbone["dim"]}
+    if head != expected or backbone["input_channels"] != features["n_mels"]:
+        raise ValueError(f"its parts do not fit: {features}, {backbone}, {head}")
+    return FlowOmniVocoderConfig(
+        num_mel_bins=features["n_mels"],
+        hidden_size=backbone["dim"],
+        intermediate_size=backbone["intermediate_dim"],
+        num_hidden_layers=backbone["num_layers"],
+        sampling_rate=features["sample_rate"],
+        n_fft=features["n_fft"],
+        hop_length=features["hop_length"],
+        padding=features["padding"],
+    )
+
+
+__all__ = ["assemble_from_pretrained_parts", "load_vocos", "load_whisper_encoder"]
