@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -63,21 +64,26 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr("flow_omni.training.prepare.speak.ROWS_PER_CHUNK", 16)
 
 
-def speak(rows, output, synthesizer=None, **options):
-    return speak_dialogues(rows, output, synthesizer or Tones(), **({"answer_voice": "700"} | options))
+@pytest.fixture
+def speak(tmp_path):
+    def speak(rows, output, synthesizer=None, **options):
+        source = tmp_path / "dialogues.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return speak_dialogues(
+            str(source), tmp_path / output, synthesizer or Tones(), **({"answer_voice": "700"} | options)
+        )
+
+    return speak
 
 
 def contents(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".progress")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_written_dialogues_become_spoken_rows(tmp_path):
-    source = tmp_path / "dialogues.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:30]))
+def test_written_dialogues_become_spoken_rows(speak, tmp_path):
     finished = []
-    report = speak(str(source), tmp_path / "out", progress=finished.append)
+    report = speak(ROWS[:30], "out", progress=finished.append)
     assert (report.num_rows, report.errors, sum(finished)) == (30, [], 30)
     assert validate_rows(report.manifest).tasks["speech_to_speech"] == 30
     rows = load_rows(report.manifest)
@@ -89,79 +95,79 @@ def test_written_dialogues_become_spoken_rows(tmp_path):
     assert set(rows["speaker"]) == {"220", "440", "880"}
     assert len(set(rows["question_seconds"])) > 20
     assert len(set(rows["answer_seconds"])) == 1
-    speak(ROWS[:30], tmp_path / "other", seed=1)
+    speak(ROWS[:30], "other", seed=1)
     assert load_rows(tmp_path / "other" / "manifest.jsonl")["speaker"] != rows["speaker"]
 
 
-def test_processes_and_interruptions_change_nothing(tmp_path):
-    speak(ROWS, tmp_path / "alone")
+def test_processes_and_interruptions_change_nothing(speak, tmp_path):
+    speak(ROWS, "alone")
 
-    def interrupted():
-        yield from ROWS[:35]
+    def interrupt(_):
         raise KeyboardInterrupt
 
     resumed, count = tmp_path / "resumed", tmp_path / "count"
     with pytest.raises(KeyboardInterrupt):
-        speak(interrupted(), resumed, Tones(count))
+        speak(ROWS, "resumed", Tones(count), progress=interrupt)
     assert not (resumed / "manifest.jsonl").exists()
     # as if it had been killed while it wrote its progress
     with open(resumed / ".progress", "a") as progress:
         progress.write('{"keys": [')
     count.write_text("")
-    speak(ROWS, resumed, Tones(count), num_processes=2)
-    assert len(count.read_text()) < 2 * len(ROWS)
+    speak(ROWS, "resumed", Tones(count), num_processes=2)
+    assert 0 < len(count.read_text()) < 2 * len(ROWS)
     assert contents(resumed) == contents(tmp_path / "alone")
     count.write_text("")
-    assert speak(ROWS, resumed, Tones(count)).num_rows == len(ROWS)
+    assert speak(ROWS, "resumed", Tones(count)).num_rows == len(ROWS)
     assert count.read_text() == ""
 
 
-def test_only_appended_rows_are_added_to_a_folder(tmp_path):
-    speak(ROWS, tmp_path, limit=10)
-    assert speak(ROWS, tmp_path, limit=20).num_rows == 20
-    before = contents(tmp_path)
+def test_only_appended_rows_are_added_to_a_folder(speak, tmp_path):
+    speak(ROWS, "out", limit=10)
+    assert speak(ROWS, "out", limit=20).num_rows == 20
+    before = contents(tmp_path / "out")
     changed = [*ROWS[:3], ROWS[3] | {"answer_text": "nothing"}, *ROWS[4:20]]
     for rows, options in ((changed, {}), (ROWS[:20], {"seed": 1}), (ROWS[:20], {"answer_voice": "440"})):
-        with pytest.raises(ValueError, match="holds other rows or other voices: choose another folder"):
-            speak(rows, tmp_path, **options)
+        with pytest.raises(ValueError, match="holds other rows, voices or seeds: choose another folder"):
+            speak(rows, "out", **options)
     with pytest.raises(ValueError, match="holds more rows than the source"):
-        speak(ROWS[:16], tmp_path)
-    assert contents(tmp_path) == before
-    (tmp_path / ".progress").unlink()
+        speak(ROWS[:16], "out")
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "out" / ".progress").unlink()
     with pytest.raises(ValueError, match="holds another corpus"):
-        speak(ROWS, tmp_path)
+        speak(ROWS, "out")
 
 
-def test_rows_that_cannot_be_spoken_are_skipped_and_named(tmp_path):
+def test_rows_that_cannot_be_spoken_are_skipped_and_named(speak):
     rows = [*ROWS[:3], ROWS[3] | {"answer_text": "? ?"}, ROWS[4] | {"question_text": "你好"}]
-    report = speak(rows, tmp_path)
-    assert (report.num_rows, report.num_skipped) == (3, 2)
+    report = speak(rows, "out")
+    assert (report.num_rows, len(report.errors)) == (3, 2)
     assert report.errors[0] == "3: '? ?' cannot be spoken."
     assert "is silent for '你好': choose one of the text's language" in report.errors[1]
-    with pytest.raises(SynthesisError, match="No row of the source could be spoken: 3: '"):
-        speak(rows[3:], tmp_path / "none")
-    with pytest.raises(SynthesisError, match="it is empty"):
-        speak([], tmp_path / "none")
+    assert "skipped 2, the first: 3: " in str(report)
+    for unspeakable, message in ((rows[3:], "could be spoken: 3: '"), ([], "could be spoken: there are none")):
+        with pytest.raises(SynthesisError, match=message):
+            speak(unspeakable, "none")
 
 
-def test_audio_of_the_source_is_kept(tmp_path):
+def test_audio_of_the_source_is_kept(speak, tmp_path):
     row = ROWS[0] | {"question_audio": str(tmp_path / "mine.wav"), "speaker": "me"}
-    spoken = load_rows(speak([row], tmp_path / "out").manifest)[0]
+    spoken = load_rows(speak([row], "out").manifest)[0]
     assert (spoken["question_audio"]["path"], spoken["speaker"]) == (str(tmp_path / "mine.wav"), "me")
     assert spoken["answer_audio"]["path"].startswith(str(tmp_path / "out"))
-    with pytest.raises(RowError, match="only rows whose audio is a path"):
-        speak([ROWS[0] | {"question_audio": {"bytes": b"RIFF"}}], tmp_path / "bytes")
+    row = ROWS[0] | {"question_audio": {"bytes": b"RIFF", "path": None}}
+    with pytest.raises(RowError, match="only audio files can be kept"):
+        speak_dialogues(datasets.Dataset.from_list([row]), tmp_path / "bytes", Tones())
 
 
-def test_unknown_synthesizers_voices_and_languages_are_refused(tmp_path):
-    for options, message in (
-        ({"synthesizer": "parrot"}, "choose one of espeak, flite, piper"),
-        ({"answer_voice": "tom"}, "There is no voice 'tom': choose from 220, 440"),
-        ({"question_voices": ["440", "tim"]}, "There is no voice 'tim'"),
-        ({"language": "tlh"}, "There is no voice of the language 'tlh'"),
+def test_unknown_synthesizers_voices_and_languages_are_refused(speak):
+    for synthesizer, options, message in (
+        ("parrot", {}, "choose one of espeak, flite, piper"),
+        (None, {"answer_voice": "tom"}, "There is no voice 'tom': choose from 220, 440"),
+        (None, {"question_voices": ["440", "tim"]}, "There is no voice 'tim'"),
+        (None, {"language": "tlh"}, "There is no voice of the language 'tlh'"),
     ):
         with pytest.raises(SynthesisError, match=message):
-            speak(ROWS, tmp_path, **options)
+            speak(ROWS, "out", synthesizer, **options)
 
 
 def test_words_begin_where_their_first_character_sounds():
@@ -239,11 +245,11 @@ def test_espeak_gives_the_times_of_words(espeak):
     assert np.abs(speech.waveform[onset : onset + 4000]).max() > 0.1
 
 
-def test_espeak_speaks_the_same_in_one_process_and_in_two(espeak, tmp_path):
+def test_espeak_speaks_the_same_in_one_process_and_in_two(speak, espeak, tmp_path):
     """The library keeps state from text to text."""
-    voices = espeak.voices("en")[:50]
+    options = {"answer_voice": None, "question_voices": espeak.voices("en")[:50]}
     for number in (1, 2):
-        speak_dialogues(ROWS[:20], tmp_path / str(number), "espeak", None, voices, num_processes=number)
+        speak(ROWS[:20], str(number), "espeak", num_processes=number, **options)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
@@ -321,7 +327,7 @@ def piper(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_piper_is_called_as_a_program(piper):
+def test_piper_is_called_as_a_program(speak, piper):
     synthesizer = PiperSynthesizer()
     assert synthesizer.voices("en") == ["en_many#p1", "en_many#p2", "en_many#p3", "en_mute", "en_slow"]
     assert synthesizer.voices("zh") == ["zh_two#0", "zh_two#1"]
@@ -332,8 +338,8 @@ def test_piper_is_called_as_a_program(piper):
         speech = synthesizer.speak("Hello.", "en_slow", rate, pitch)
         assert speech.seconds == pytest.approx(0.5 * 1.2 / rate, abs=1e-3)
         assert frequency_of(speech.waveform, 16000) == pytest.approx(400 * pitch, rel=0.02)
-    report = speak_dialogues(ROWS[:1], piper / "out", "piper", "en_many#p1", ["en_slow", "en_many#p2"])
-    assert report.num_rows == 1
+    voices = {"answer_voice": "en_many#p1", "question_voices": ["en_slow", "en_many#p2"]}
+    assert speak(ROWS[:1], "out", "piper", **voices).num_rows == 1
 
 
 def test_errors_of_piper_name_the_voice(piper, monkeypatch):

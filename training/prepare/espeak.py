@@ -15,7 +15,8 @@
 
 import ctypes
 import ctypes.util
-from functools import lru_cache
+from functools import cache
+from itertools import count, takewhile
 
 import numpy as np
 
@@ -25,11 +26,9 @@ from .synthesis import Speech, SynthesisError, check_text, word_onsets
 
 # constants of espeak-ng's speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS, INITIALIZE_DONT_EXIT, CHARS_UTF8, POS_CHARACTER = 2, 0x8000, 1, 1
-PARAMETER_RATE, PARAMETER_PITCH = 1, 3
-EVENT_LIST_TERMINATED, EVENT_WORD = 0, 1
+PARAMETER_RATE, PARAMETER_PITCH, EVENT_LIST_TERMINATED, EVENT_WORD = 1, 3, 0, 1
 
-# The voice of Mandarin that reads pinyin; espeak-ng pauses at punctuation of ASCII only.
-PINYIN = "cmn-latn-pinyin"
+PINYIN = "cmn-latn-pinyin"  # the voice of Mandarin, which pauses at punctuation of ASCII only
 PUNCTUATION = str.maketrans("，。！？；：、", ",.!?;:,")
 
 
@@ -82,13 +81,9 @@ class EspeakSynthesizer:
         return Speech(waveform, engine.sampling_rate, onsets if len(onsets) == len(words_of(text)) else None)
 
 
-@lru_cache(maxsize=1)
-def _engine() -> "_Engine":
-    """The engine of this process: the library keeps its state in global variables."""
-    return _Engine()
-
-
 class _Engine:
+    """The library, which keeps its state in global variables: one engine per process."""
+
     def __init__(self):
         self.library = _load_library()
         self.library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
@@ -98,17 +93,15 @@ class _Engine:
         self.callback = _Callback(self._receive)  # a reference: the library does not keep one
         self.library.espeak_SetSynthCallback(self.callback)
         # each language after a byte of priority; voices of MBROLA need another program
-        voices = {voice.languages[1:].decode(): voice.identifier.decode() for voice in self._list(None)}
-        self.files = {base: file for base, file in sorted(voices.items()) if not file.startswith("mb/")}
+        voices = [voice for voice in self._list(None) if not voice.identifier.startswith(b"mb/")]
+        self.files = dict(sorted((voice.languages[1:].decode(), voice.identifier.decode()) for voice in voices))
         variants = self._list(ctypes.byref(_Voice(languages=b"variant")))
         names = {voice.identifier.decode().rpartition("/")[-1].strip() for voice in variants}
         self.variants = sorted(name for name in names if " " not in name)
 
     def _list(self, kind) -> list[_Voice]:
-        pointers, voices = self.library.espeak_ListVoices(kind), []
-        while pointers[len(voices)]:
-            voices.append(pointers[len(voices)].contents)
-        return voices
+        pointers = self.library.espeak_ListVoices(kind)
+        return [pointer.contents for pointer in takewhile(bool, (pointers[index] for index in count()))]
 
     def speak(self, text: str, voice: str, rate: float, pitch: float) -> tuple[np.ndarray, list[tuple[int, float]]]:
         self.chunks, self.events = [], []
@@ -122,12 +115,13 @@ class _Engine:
     def _receive(self, samples, num_samples: int, events) -> int:
         if samples and num_samples > 0:
             self.chunks.append(ctypes.string_at(samples, 2 * num_samples))
-        index = 0
-        while (event := events[index]).type != EVENT_LIST_TERMINATED:
+        for event in takewhile(lambda event: event.type != EVENT_LIST_TERMINATED, (events[i] for i in count())):
             if event.type == EVENT_WORD and event.length > 0:
                 self.events.append((event.text_position - 1, event.audio_position / 1000.0))
-            index += 1
         return 0
+
+
+_engine = cache(_Engine)
 
 
 def _load_library() -> ctypes.CDLL:

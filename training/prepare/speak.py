@@ -19,7 +19,7 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -30,8 +30,7 @@ import numpy as np
 
 from ...processing.audio_io import write_audio
 from ..augmentation import generator_of
-from ..manifest import raw_rows, write_rows
-from ..row_checks import check_row
+from ..manifest import load_rows, write_rows
 from ..rows import RowError, has
 from .espeak import EspeakSynthesizer
 from .flite import FliteSynthesizer
@@ -45,23 +44,21 @@ RATES, PITCHES = (0.85, 1.2), (0.8, 1.3)
 # Rows that are finished together: an interruption loses at most this many per process.
 ROWS_PER_CHUNK = 64
 MIN_PEAK = 0.01  # engines answer characters that they do not know with silence
-MAX_ERRORS = 5
 
-Chunk = tuple[int, list[dict]]
+Chunk = list[tuple[int, dict]]  # rows with their indices
 
 
 @dataclass
 class SpokenReport:
-    """The manifest, its rows, their seconds of speech, and the rows that could not be spoken with the first errors."""
+    """The manifest, the number of its rows, their seconds of speech, and why the other rows could not be spoken."""
 
     manifest: Path
     num_rows: int = 0
     seconds: float = 0.0
-    num_skipped: int = 0
     errors: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        skipped = f"; skipped {self.num_skipped}, the first: {self.errors[0]}" if self.errors else ""
+        skipped = f"; skipped {len(self.errors)}, the first: {self.errors[0]}" if self.errors else ""
         return f"{self.manifest}: {self.num_rows} rows, {self.seconds / 3600:.2f} h of speech{skipped}"
 
 
@@ -94,8 +91,8 @@ def speak_dialogues(
     is refused; rows appended to the source are added to it.
 
     Args:
-        source:
-            A manifest, as for [`load_rows`], or an iterable of rows.
+        source (`str` or `Dataset`):
+            As for [`load_rows`].
         output (`str`):
             The folder to write to.
         synthesizer (`str` or [`Synthesizer`], *optional*, defaults to `"espeak"`):
@@ -103,10 +100,8 @@ def speak_dialogues(
         answer_voice, question_voices (`str` and `list[str]`, *optional*):
             The voice of all answers, and the voices that one is drawn from for each question. Default to the plain voice
             of `language` and to all others of it.
-        num_processes, seed (`int`, *optional*):
-            How many processes speak, and the seed of the draws. The result does not depend on the former.
-        limit (`int`, *optional*):
-            How many rows of the source to speak.
+        num_processes, seed, limit (`int`, *optional*):
+            How many processes speak, the seed of the draws, and how many rows of the source to speak.
         progress (`Callable`, *optional*):
             Called with the number of rows finished since the last call.
     """
@@ -117,21 +112,22 @@ def speak_dialogues(
     if report.manifest.exists() and not journal_path.exists():
         raise ValueError(f"'{output}' holds another corpus: choose another folder.")
     output.mkdir(parents=True, exist_ok=True)
+    rows = enumerate(islice(_rows_of(source), limit))
+    chunks = iter(lambda: list(islice(rows, ROWS_PER_CHUNK)), [])
     with open(journal_path, "a+b") as journal:
         journal.seek(0)
-        for part in _parts(speaker, _chunks(islice(_rows_of(source), limit)), num_processes, journal):
+        for part in _parts(speaker, chunks, num_processes, journal):
             report.num_rows += len(part["rows"])
             report.seconds += part["seconds"]
-            report.num_skipped += len(part["errors"])
-            report.errors += part["errors"][: MAX_ERRORS - len(report.errors)]
+            report.errors += part["errors"]
             if progress is not None:
                 progress(len(part["keys"]))
         if report.num_rows == 0:
             journal_path.unlink()
-            raise SynthesisError(f"No row of the source could be spoken: {'; '.join(report.errors) or 'it is empty'}.")
+            reason = report.errors[0] if report.errors else "there are none"
+            raise SynthesisError(f"No row of '{source}' could be spoken: {reason}")
         journal.seek(0)
-        rows = (row for line in journal for row in json.loads(line)["rows"])
-        write_rows(report.manifest, (row | _absolute_paths(row, output) for row in rows))
+        write_rows(report.manifest, (row for line in journal for row in json.loads(line)["rows"]))
     return report
 
 
@@ -149,26 +145,14 @@ def _chosen_voices(
 
 
 def _rows_of(source: Any) -> Iterator[dict]:
-    """Checked rows, audio as absolute paths."""
-    is_manifest = isinstance(source, str | os.PathLike)
-    rows = enumerate([] if is_manifest else source, start=1)
-    for where, folder, raw in raw_rows(source) if is_manifest else ((f"row {n}", os.getcwd(), row) for n, row in rows):
-        if isinstance(raw, RowError):
-            raise raw
-        row = check_row(raw, where, folder)
+    for row in load_rows(source, streaming=True):
+        row = {name: value for name, value in row.items() if has(row, name)}
         for name in ("question_audio", "answer_audio"):
-            if isinstance(row.get(name), Mapping):
-                row[name] = row[name].get("path") if row[name].get("bytes") is None else None
-            if name in row and not isinstance(row[name], str):
-                raise RowError(where, name, f"`{name}` holds a file: only rows whose audio is a path can be spoken.")
+            if name in row:
+                row[name] = None if row[name].get("bytes") is not None else row[name].get("path")
+                if row[name] is None:
+                    raise RowError(row.get("id", ""), name, f"`{name}` is not a path: only audio files can be kept.")
         yield row
-
-
-def _chunks(rows: Iterator[dict]) -> Iterator[Chunk]:
-    first = 0
-    while chunk := list(islice(rows, ROWS_PER_CHUNK)):
-        yield first, chunk
-        first += len(chunk)
 
 
 @dataclass(frozen=True)
@@ -181,20 +165,20 @@ class _Speaker:
     question_voices: list[str]
     seed: int
 
-    def speak(self, first: int, rows: list[dict]) -> dict[str, Any]:
+    def speak(self, chunk: Chunk) -> dict[str, Any]:
         spoken, errors = [], []
-        for index, row in enumerate(rows, start=first):
+        for index, row in chunk:
             try:
                 spoken.append(self._spoken(row, index))
             except SynthesisError as error:
-                errors.append(f"{row['id']}: {error}")
+                errors.append(f"{row.get('id', index)}: {error}")
         seconds = sum(row.get(f"{side}_seconds", 0.0) for row in spoken for side in ("question", "answer"))
-        return {"keys": self.keys(rows), "rows": spoken, "errors": errors, "seconds": seconds}
+        return {"keys": self.keys(chunk), "rows": spoken, "errors": errors, "seconds": seconds}
 
-    def keys(self, rows: list[dict]) -> list[str]:
+    def keys(self, chunk: Chunk) -> list[str]:
         """Identify each row together with the settings that it is spoken with."""
-        settings = [type(self.synthesizer).__name__, self.answer_voice, self.question_voices, self.seed]
-        contents = [json.dumps([settings, {name: row[name] for name in row if name != "id"}]) for row in rows]
+        settings = [type(self.synthesizer).__name__, *map(str, list(vars(self).values())[1:])]
+        contents = [json.dumps([settings, {name: row[name] for name in row if name != "id"}]) for _, row in chunk]
         return [hashlib.blake2b(content.encode(), digest_size=8).hexdigest() for content in contents]
 
     def _spoken(self, row: dict, index: int) -> dict:
@@ -213,19 +197,13 @@ class _Speaker:
         speech = self.synthesizer.speak(text, voice, *style)
         if np.abs(speech.waveform).max(initial=0.0) < MIN_PEAK:
             raise SynthesisError(f"The voice {voice!r} is silent for {text!r}: choose one of the text's language.")
-        path = Path("audio", f"{index // 1000:06d}", f"{index:09d}_{side}.flac")
-        (self.output / path).parent.mkdir(parents=True, exist_ok=True)
-        write_audio(self.output / path, speech.waveform, speech.sampling_rate)
-        columns = {f"{side}_audio": path.as_posix(), f"{side}_seconds": round(speech.seconds, 4)}
+        path = self.output / "audio" / f"{index // 1000:06d}" / f"{index:09d}_{side}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_audio(path, speech.waveform, speech.sampling_rate)
+        columns = {f"{side}_audio": str(path), f"{side}_seconds": round(speech.seconds, 4)}
         if side == "answer" and speech.word_times is not None:
             columns["answer_word_times"] = [round(time, 3) for time in speech.word_times]
         return columns
-
-
-def _absolute_paths(row: dict, output: Path) -> dict[str, str]:
-    """The columns of the audio that we wrote: only its paths are relative, to the folder."""
-    names = [name for name in ("question_audio", "answer_audio") if has(row, name) and row[name].startswith("audio/")]
-    return {name: str(output / row[name]) for name in names}
 
 
 def _parts(
@@ -234,7 +212,7 @@ def _parts(
     """The spoken chunks: first those of earlier runs, from the journal; then new ones, which are appended to it."""
     end = 0
     for chunk in chunks:
-        line, keys = journal.readline(), speaker.keys(chunk[1])
+        line, keys = journal.readline(), speaker.keys(chunk)
         part = json.loads(line) if line.endswith(b"\n") else {"keys": []}
         if part["keys"] == keys:
             end = journal.tell()
@@ -244,7 +222,7 @@ def _parts(
             chunks = chain([chunk], chunks)
             break
         else:
-            raise ValueError(f"'{speaker.output}' holds other rows or other voices: choose another folder.")
+            raise ValueError(f"'{speaker.output}' holds other rows, voices or seeds: choose another folder.")
     else:
         if journal.readline().endswith(b"\n"):
             raise ValueError(f"'{speaker.output}' holds more rows than the source: choose another folder.")
@@ -264,20 +242,16 @@ def _spoken(speaker: _Speaker, chunks: Iterator[Chunk], num_processes: int) -> I
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "forkserver")
     context.set_forkserver_preload([__name__])
     running: deque = deque()
-
-    def start(chunk: Chunk) -> None:
-        pool = ProcessPoolExecutor(1, context)
-        running.append((pool, pool.submit(speaker.speak, *chunk)))
-
     try:
-        for chunk in islice(chunks, num_processes):
-            start(chunk)
-        while running:
+        while True:
+            for chunk in islice(chunks, num_processes - len(running)):
+                pool = ProcessPoolExecutor(1, context)
+                running.append((pool, pool.submit(speaker.speak, chunk)))
+            if not running:
+                return
             pool, future = running.popleft()
             with pool:
                 yield future.result()
-            for chunk in islice(chunks, 1):
-                start(chunk)
     finally:
         for pool, _ in running:
             pool.shutdown(wait=False, cancel_futures=True)
