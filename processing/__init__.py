@@ -12,18 +12,3 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """Audio and text to tensors, and tensors to audio and text."""
-
-from .audio_io import load_audio, write_audio
-from .feature_extraction_flow_omni import FlowOmniFeatureExtractor, MelSpectrogram
-from .parallel_streams import SpeechState
-from .processing_flow_omni import FlowOmniProcessor
-
-
-__all__ = [
-    "FlowOmniFeatureExtractor",
-    "FlowOmniProcessor",
-    "MelSpectrogram",
-    "SpeechState",
-    "load_audio",
-    "write_audio",
-]

@@ -48,19 +48,16 @@ def load_audio(
 
     Args:
         source (`str`, `Path`, `bytes`, file object, `np.ndarray`, `torch.Tensor`, `list[float]`, `dict` or decoder):
-            A path, an http(s) URL, a `data:` URI, the bytes of a file, an array of samples with one or several channels, a
-            decoder of `torchcodec`, or a dictionary such as an audio column of `datasets` with one of these under one of
-            `AUDIO_KEYS` (and for an array its `sampling_rate`).
-        sampling_rate (`int`):
-            Sampling rate of the returned waveform.
+            A path, an http(s) URL, a `data:` URI, the bytes of a file, samples with one or several channels, a decoder of
+            `torchcodec`, or a dictionary (also an audio column of `datasets`) with one of these under one of `AUDIO_KEYS`,
+            and with the `sampling_rate` of an array.
         max_seconds (`float`, *optional*):
             Maximum length. The length of a file is read from its header, before decoding.
         source_sampling_rate (`int`, *optional*):
             Sampling rate of an array that does not come with its own. Defaults to `sampling_rate`.
     """
-    if source_sampling_rate is None:
-        source_sampling_rate = sampling_rate
-    waveform, source_sampling_rate = read_audio(source, max_seconds, source_sampling_rate)
+    default_rate = sampling_rate if source_sampling_rate is None else source_sampling_rate
+    waveform, source_sampling_rate = read_audio(source, max_seconds, default_rate)
     return resample(waveform, source_sampling_rate, sampling_rate)
 
 
@@ -69,7 +66,9 @@ def read_audio(
 ) -> tuple[np.ndarray, int]:
     """The checked mono waveform of a source at its own sampling rate, and that rate. Arguments as in [`load_audio`]."""
     if isinstance(source, Mapping):
-        return read_audio_item(source, max_seconds, source_sampling_rate)
+        if source.get("sampling_rate") is not None:
+            source_sampling_rate = source["sampling_rate"]
+        return read_audio(_source_in(source), max_seconds, source_sampling_rate)
     if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(source, "read"):
         samples, sampling_rate = read_file(source, max_seconds)
     elif hasattr(source, "get_all_samples"):
@@ -84,21 +83,15 @@ def read_audio(
     return waveform, sampling_rate
 
 
-def read_audio_item(
-    item: Mapping, max_seconds: float | None, source_sampling_rate: int | None
-) -> tuple[np.ndarray, int]:
-    """[`read_audio`] of an audio item of a conversation, or an audio column of `datasets`."""
+def _source_in(item: Mapping) -> Any:
+    """The source in an audio item of a conversation, or in an audio column of `datasets`."""
     keys = [key for key in AUDIO_KEYS if item.get(key) is not None]
     # only `datasets` may give the same audio several times
     if not keys or (len(keys) > 1 and not {"array", "bytes", "path"}.issuperset(keys)):
         raise ValueError(
-            f"An audio item has the keys {sorted(item)}: it must hold its audio under exactly one of "
-            f"{', '.join(f'`{key}`' for key in AUDIO_KEYS)}."
+            f"An audio item has the keys {sorted(item)}: it must hold its audio under exactly one of {', '.join(AUDIO_KEYS)}."
         )
-    source = item[keys[0]] if keys[0] != "base64" else decode_base64(item["base64"])
-    if item.get("sampling_rate") is not None:
-        source_sampling_rate = item["sampling_rate"]
-    return read_audio(source, max_seconds, source_sampling_rate)
+    return decode_base64(item["base64"]) if keys[0] == "base64" else item[keys[0]]
 
 
 def read_file(source: Any, max_seconds: float | None) -> tuple[np.ndarray, int]:
@@ -120,8 +113,8 @@ def read_file(source: Any, max_seconds: float | None) -> tuple[np.ndarray, int]:
             return audio_file.read(dtype="float32", always_2d=True), audio_file.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"Cannot decode {name} ({error.error_string.strip()}): wav, flac, ogg and mp3 files can be read; convert others "
-            "with `ffmpeg -i FILE out.wav`."
+            f"Cannot decode {name} ({error.error_string.strip()}): wav, flac, ogg and mp3 files can be read. Convert other "
+            "files with `ffmpeg -i FILE out.wav`."
         ) from error
 
 
@@ -150,16 +143,11 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(payload, validate=True)
     except ValueError as error:
-        raise ValueError(
-            f"Cannot decode base64 audio of {len(payload)} characters ({error}): pass the base64 of an audio file's bytes."
-        ) from error
+        raise ValueError(f"Cannot decode base64 audio ({error}): pass the base64 of an audio file's bytes.") from error
 
 
 def to_mono(audio: Any) -> np.ndarray:
-    """
-    Samples of any number type with one or several channels as a float32 waveform of shape `(num_samples,)` between about
-    -1 and 1. The shorter of two dimensions is that of the channels, which are averaged.
-    """
+    """Samples of any scale and shape as a waveform `(num_samples,)`. The shorter of two dimensions are the channels."""
     samples = _to_unit_scale(audio)
     if samples.size == 0:
         raise ValueError(f"Got an empty waveform (shape {samples.shape}): pass a recording that is not empty.")
@@ -173,8 +161,7 @@ def to_mono(audio: Any) -> np.ndarray:
     num_invalid = int(np.count_nonzero(~np.isfinite(samples)))
     if num_invalid:
         raise ValueError(
-            f"{num_invalid} of {len(samples)} samples are NaN or infinite: every sample must be a finite number. Repair the "
-            "recording, for instance with `numpy.nan_to_num`."
+            f"{num_invalid} of {len(samples)} samples are NaN or infinite: repair them, for instance with `numpy.nan_to_num`."
         )
     return np.ascontiguousarray(samples, dtype=np.float32)
 
@@ -184,12 +171,11 @@ def _to_unit_scale(audio: Any) -> np.ndarray:
     if isinstance(audio, torch.Tensor):
         audio = audio.detach().cpu()
         audio = (audio.float() if audio.is_floating_point() else audio).numpy()
-    elif is_list_of_numbers(audio):
+    elif _is_list_of_numbers(audio):
         audio = np.asarray(audio)
     elif not isinstance(audio, np.ndarray):
         raise TypeError(
-            f"Got audio of the type `{type(audio).__name__}`: pass one path, URL, bytes of a file, array or list of numbers, "
-            "tensor, file object, or audio column of `datasets`."
+            f"Got audio of the type `{type(audio).__name__}`: pass one path, URL, array, list of numbers, bytes of a file, …"
         )
     if audio.dtype.kind == "f":
         with np.errstate(over="ignore"):  # too large for float32: reported as infinite
@@ -199,13 +185,18 @@ def _to_unit_scale(audio: Any) -> np.ndarray:
     if audio.dtype in (np.int8, np.int16, np.int32):
         return (audio / -float(np.iinfo(audio.dtype).min)).astype(np.float32)
     raise TypeError(
-        f"Got samples of the type `{audio.dtype}`, whose scale is unknown: pass floats between -1 and 1, or int16, int32 or "
-        "uint8 samples."
+        f"Got samples of the type `{audio.dtype}`, of unknown scale: pass floats between -1 and 1, or int16."
     )
 
 
-def is_list_of_numbers(audio: Any) -> bool:
-    """Whether `audio` is one waveform given as a list, rather than a list of several."""
+def flat_list(audio: Any) -> list:
+    """One audio, several, or several for each prompt, as one list."""
+    if not isinstance(audio, list | tuple) or _is_list_of_numbers(audio):
+        return [audio]
+    return [single for item in audio for single in flat_list(item)]
+
+
+def _is_list_of_numbers(audio: Any) -> bool:
     return isinstance(audio, list | tuple) and all(isinstance(item, int | float | np.number) for item in audio)
 
 
@@ -213,17 +204,13 @@ def check_sampling_rate(sampling_rate: Any) -> None:
     is_number = isinstance(sampling_rate, int | float | np.number)
     if not is_number or not MIN_SAMPLING_RATE <= sampling_rate <= MAX_SAMPLING_RATE:
         raise ValueError(
-            f"`sampling_rate` is {sampling_rate!r}: pass the samples per second of the recording, from {MIN_SAMPLING_RATE} to "
-            f"{MAX_SAMPLING_RATE}."
+            f"`sampling_rate` is {sampling_rate!r}: pass that of the recording, {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz."
         )
 
 
 def check_length(num_seconds: float, max_seconds: float | None) -> None:
     if num_seconds < MIN_SECONDS:
-        raise ValueError(
-            f"Got {num_seconds * 1000:.3g} ms of audio: at least {MIN_SECONDS * 1000:.0f} ms are needed. Check the "
-            "recording and its `sampling_rate`."
-        )
+        raise ValueError(f"Got {num_seconds * 1000:.3g} ms of audio: at least {MIN_SECONDS * 1000:.0f} ms are needed.")
     if max_seconds is not None and num_seconds > max_seconds:
         raise ValueError(
             f"Got {num_seconds:.1f} s of audio: at most {max_seconds:g} s are accepted. Cut it into pieces, or raise "
@@ -235,8 +222,7 @@ def check_scale(waveform: np.ndarray) -> None:
     peak = float(np.abs(waveform).max())
     if peak > MAX_MAGNITUDE:
         raise ValueError(
-            f"The largest sample is {peak:g}: floating-point samples lie between -1 and 1. Divide 16-bit samples by 32768, "
-            "or pass them as int16."
+            f"The largest sample is {peak:g}, and not about 1. Divide 16-bit samples by 32768, or pass int16."
         )
 
 
@@ -251,10 +237,7 @@ def resample(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 def write_audio(path: str | os.PathLike, waveform: Any, sampling_rate: int) -> None:
-    """
-    Writes a waveform atomically to a wav, flac, ogg or mp3 file, as the suffix of `path` says. wav and flac files get 16
-    bits per sample. Samples beyond -1 and 1 are clipped.
-    """
+    """Writes a wav, flac, ogg or mp3 file atomically, as the suffix says. Samples beyond -1 and 1 are clipped."""
     if Path(path).suffix.lower() not in (".wav", ".flac", ".ogg", ".mp3"):
         raise ValueError(f"The path '{path}' must end with .wav, .flac, .ogg or .mp3.")
     check_sampling_rate(sampling_rate)

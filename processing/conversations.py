@@ -19,9 +19,8 @@ from typing import Any
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-# Rebinds `messages`, so that a template written for text alone gets strings. The audio of earlier assistant messages is
-# dropped, their text is kept. `trim_blocks` removes the newline at the end: the language model's template still begins at
-# the start of a line.
+# Rebinds `messages`, so that a template written for text alone gets strings. Of assistant messages, the audio is dropped.
+# `trim_blocks` removes the newline at the end, so that the language model's template still begins at the start of a line.
 FLATTEN_CONTENTS = """\
 {#- Flow-Omni: an audio item becomes its placeholder, text items are joined. -#}
 {%- set flat = namespace(messages=[]) -%}
@@ -64,24 +63,14 @@ CHATML = """\
 """
 
 
-def chat_template_for(tokenizer: Any, audio_token: str) -> str | dict[str, str]:
-    """The tokenizer's chat template, or ChatML if it has none, extended to audio items."""
-    template = tokenizer.chat_template
+def chat_template_for(tokenizer: Any, audio_token: str, template: str | dict | None) -> str | dict[str, str]:
+    """One or several templates, or ChatML, that take audio items."""
     if isinstance(template, dict):
-        return {name: with_audio_items(named_template, audio_token) for name, named_template in template.items()}
+        return {name: chat_template_for(tokenizer, audio_token, named) for name, named in template.items()}
     if template is None:
         end = "<|im_end|>" if "<|im_end|>" in tokenizer.get_vocab() else tokenizer.eos_token
-        if end is None:
-            raise ValueError(
-                "The tokenizer has no chat template, no `<|im_end|>` and no `eos_token`, so that nothing could end an answer: "
-                "set one of them."
-            )
-        template = CHATML.replace("END_OF_TURN", end)
-    return with_audio_items(template, audio_token)
-
-
-def with_audio_items(template: str, audio_token: str) -> str:
-    """`template` after [`FLATTEN_CONTENTS`], unless it has it: a saved tokenizer shares the template of its processor."""
+        template = CHATML.replace("END_OF_TURN", end or "")
+    # a saved tokenizer shares the template of its processor: do not extend it twice
     flatten_contents = FLATTEN_CONTENTS.replace("AUDIO_TOKEN", audio_token)
     return template if template.startswith(flatten_contents) else flatten_contents + template
 
@@ -96,8 +85,8 @@ def end_of_turn_id(processor: Any) -> int:
     end = next((token_id for token_id in tail if token_id in control_ids), tokenizer.eos_token_id)
     if marker not in rendered or end is None:
         raise ValueError(
-            f"The chat template renders the answer {marker!r} to a question '?' as {rendered!r}: it must contain the answer, "
-            "and end it with a special token (or the tokenizer needs an `eos_token`)."
+            f"The chat template renders {conversation} as {rendered!r}: it must contain the answer, and end it with a special "
+            "token (or the tokenizer needs an `eos_token`)."
         )
     return end
 
@@ -105,16 +94,15 @@ def end_of_turn_id(processor: Any) -> int:
 def as_batch(conversation: Any) -> tuple[list[Sequence], bool]:
     """One or several conversations as a list of them, and whether there were several."""
     conversation = getattr(conversation, "messages", conversation)
-    if isinstance(conversation, str) or not isinstance(conversation, Sequence):
+    if not isinstance(conversation, list | tuple):
         raise TypeError(
             f"Got a conversation of the type `{type(conversation).__name__}`: pass a list of messages, such as "
             '[{"role": "user", "content": "Hello."}], or a list of such lists.'
         )
-    is_batch = len(conversation) > 0 and (
-        hasattr(conversation[0], "messages") or isinstance(conversation[0], list | tuple)
-    )
+    first = conversation[0] if conversation else None
+    is_batch = isinstance(first, list | tuple) or hasattr(first, "messages")
     conversations = [getattr(single, "messages", single) for single in conversation] if is_batch else [conversation]
-    if any(len(single) == 0 for single in conversations):
+    if not all(conversations):
         raise ValueError("The conversation is empty: pass at least one message.")
     return conversations, is_batch
 
@@ -127,46 +115,37 @@ def check_conversation(conversation: Sequence[Mapping], audio_token: str | None 
 
 def check_message(message: Mapping, name: str, audio_token: str | None = None) -> None:
     """Checks the `role` of a message and its `content`: a string, or a list of `text` and `audio` items."""
-    if not isinstance(message, Mapping):
-        raise TypeError(
-            f"{name} is of the type `{type(message).__name__}`: messages are dictionaries such as "
-            '{"role": "user", "content": "Hello."}.'
-        )
-    role, content = message.get("role"), message.get("content")
-    name = f"{name} ({role})"
-    if role not in ROLES:
+    if not isinstance(message, Mapping) or message.get("role") not in ROLES:
         raise ValueError(
-            f"{name} has the role {role!r} (keys: {sorted(message)}): it must be one of {', '.join(ROLES)}."
+            f"{name} is {str(message)[:200]}: write it as {{'role': …, 'content': …}}, with one of the roles {', '.join(ROLES)}."
         )
+    role, content = message["role"], message.get("content")
+    name = f"{name} ({role})"
     if content is None and message.get("tool_calls"):
         return
     if not isinstance(content, str | list | tuple):
         raise TypeError(
-            f"{name} has `content` of the type `{type(content).__name__}`: pass a string, or a list of `text` and `audio` "
-            "items."
+            f"{name} has `content` of the type `{type(content).__name__}`: pass a string, or a list of `text` and `audio` items."
         )
     for item in [content] if isinstance(content, str) else content:
         check_item({"type": "text", "text": item} if isinstance(item, str) else item, name, audio_token)
     if role == "assistant" and audio_items([message]) and not text_of(message):
         raise ValueError(
-            f'{name} has audio and no text: add its transcript as a {{"type": "text", "text": …}} item. Of earlier answers, '
+            f"{name} has audio and no text: add its transcript as an item {{'type': 'text', 'text': …}}. Of earlier answers, "
             "the model reads only the text."
         )
 
 
 def check_item(item: Any, name: str, audio_token: str | None) -> None:
-    if not isinstance(item, Mapping) or item.get("type") not in ("text", "audio"):
+    kind = item.get("type") if isinstance(item, Mapping) else None
+    if kind not in ("text", "audio") or (kind == "text" and not isinstance(item.get("text"), str)):
         raise ValueError(
-            f'{name} has the item {str(item)[:200]}: write {{"type": "text", "text": …}} or {{"type": "audio", "path": …}}.'
+            f"{name} has the item {str(item)[:200]}: write {{'type': 'text', 'text': …}} or {{'type': 'audio', 'path': …}}."
         )
-    if item["type"] == "audio":
-        return
-    if not isinstance(item.get("text"), str):
-        raise ValueError(f"{name} has a text item without a string under `text` (keys: {sorted(item)}): add it.")
-    if audio_token is not None and audio_token in item["text"]:
+    if kind == "text" and audio_token is not None and audio_token in item["text"]:
         raise ValueError(
-            f"{name} has `{audio_token}` in its text, which stands for audio: pass audio as an item "
-            f'{{"type": "audio", "path": …}}, and remove `{audio_token}` from the text.'
+            f"{name} has `{audio_token}` in its text, which stands for audio: remove it, and pass audio as an item "
+            "{'type': 'audio', 'path': …}."
         )
 
 

@@ -23,27 +23,23 @@ from torch import nn
 from transformers import BatchFeature, WhisperFeatureExtractor
 from transformers.utils import TensorType
 
-from .audio_io import is_list_of_numbers, load_audio
+from .audio_io import flat_list, load_audio
 
 
 # Smaller magnitudes are raised to this one, so that the logarithm of digital silence is -16.1 and not minus infinity.
 SMALLEST_MAGNITUDE = 1e-7
 
 
-def hertz_to_mel(frequency: float) -> float:
-    """The HTK scale: about linear up to 700 Hz, logarithmic above."""
-    return 2595.0 * math.log10(1.0 + frequency / 700.0)
-
-
 def htk_mel_filters(sampling_rate: int, n_fft: int, num_mel_bins: int) -> torch.Tensor:
     """
-    Triangular filters of height 1, evenly spaced in mel: `(n_fft // 2 + 1, num_mel_bins)`.
+    Triangular filters of height 1, evenly spaced on the HTK mel scale: `(n_fft // 2 + 1, num_mel_bins)`.
 
     Computed in float32, in this order of operations: filters computed in float64 (as `transformers.audio_utils` does)
     and rounded afterwards differ from those that Vocos was trained with by up to 1e-4 in the log.
     """
     frequencies = torch.linspace(0, sampling_rate // 2, n_fft // 2 + 1, dtype=torch.float32)
-    mels = torch.linspace(0.0, hertz_to_mel(sampling_rate / 2), num_mel_bins + 2, dtype=torch.float32)
+    max_mel = 2595.0 * math.log10(1.0 + sampling_rate / 2 / 700.0)
+    mels = torch.linspace(0.0, max_mel, num_mel_bins + 2, dtype=torch.float32)
     edges = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     widths = edges[1:] - edges[:-1]
     slopes = edges.unsqueeze(0) - frequencies.unsqueeze(1)
@@ -71,13 +67,10 @@ class MelSpectrogram(nn.Module):
         padding: Literal["center", "same"] = "center",
     ):
         super().__init__()
-        if padding not in ("center", "same"):
-            raise ValueError(f'`padding` is {padding!r}: choose "center" or "same".')
-        if hop_length > n_fft:
-            raise ValueError(f"`hop_length` ({hop_length}) exceeds `n_fft` ({n_fft}): it must be at most `n_fft`.")
-        if padding == "same" and (n_fft - hop_length) % 2:
+        if padding not in ("center", "same") or hop_length > n_fft or (padding == "same" and (n_fft - hop_length) % 2):
             raise ValueError(
-                f'`padding="same"` needs an even `n_fft - hop_length` ({n_fft} - {hop_length}): change one of them by one.'
+                f'`padding` is {padding!r}, `n_fft` {n_fft}, `hop_length` {hop_length}: choose "center" or "same", a `hop_length` '
+                'of at most `n_fft`, and with "same" an even difference between the two.'
             )
         self.sampling_rate = sampling_rate
         self.n_fft = n_fft
@@ -87,10 +80,6 @@ class MelSpectrogram(nn.Module):
         self.padded_samples = n_fft // 2 if padding == "center" else (n_fft - hop_length) // 2
         self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float32), persistent=False)
         self.register_buffer("filters", htk_mel_filters(sampling_rate, n_fft, num_mel_bins), persistent=False)
-
-    def num_frames(self, num_samples: int) -> int:
-        """Number of frames of a waveform of `num_samples`."""
-        return max(0, 1 + (num_samples + 2 * self.padded_samples - self.n_fft) // self.hop_length)
 
     def num_samples(self, num_frames: int) -> int:
         """Number of samples that a vocoder makes of `num_frames`: the shortest waveform with as many frames."""
@@ -103,15 +92,9 @@ class MelSpectrogram(nn.Module):
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Maps `(num_samples,)` or `(batch_size, num_samples)` to `(..., num_frames, num_mel_bins)`."""
-        if waveform.ndim not in (1, 2) or not waveform.is_floating_point():
-            raise ValueError(
-                f"Got a waveform of shape {tuple(waveform.shape)} and type {waveform.dtype}: pass floating-point "
-                "samples of shape (num_samples,) or (batch_size, num_samples)."
-            )
         if waveform.shape[-1] < self.min_samples:
             raise ValueError(
-                f"Got a waveform of {waveform.shape[-1]} samples: at least {self.min_samples} are needed to reflect it at its "
-                f"ends (n_fft={self.n_fft}, padding={self.padding!r}). Append silence."
+                f"Got a waveform of {waveform.shape[-1]} samples: at least {self.min_samples} are needed. Append silence."
             )
         # fp32 under autocast too: a spectrum spans more than the 8 bits of bf16
         with torch.autocast(waveform.device.type, enabled=False):
@@ -127,27 +110,17 @@ class MelSpectrogram(nn.Module):
 
 class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
     """
-    Whisper's features for audio of any length. Each waveform is padded with silence to whole positions of the language
-    model, separately, so that its features do not depend on the rest of the batch. For exactly 30 seconds the features
-    equal Whisper's.
-
-    It also computes the mel patches that the speech decoder learns to predict ([`extract_mel`]).
+    Whisper's features for audio of any length, and mel patches of spoken answers ([`extract_mel`]). Each waveform is padded
+    with silence to whole positions of the language model, separately, so that its features do not depend on the rest of
+    the batch. For exactly 30 seconds the features equal Whisper's.
 
     Args:
         adapter_stack_size (`int`, *optional*, defaults to 4):
             Number of encoder frames that the audio adapter joins into one position of the language model.
         frames_per_step (`int`, *optional*, defaults to 4):
             Number of mel frames in a patch of generated speech.
-        speech_sampling_rate (`int`, *optional*, defaults to 24000):
-            Sampling rate of generated speech.
-        speech_n_fft (`int`, *optional*, defaults to 1024):
-            Window of the Fourier transform of its mel, in samples.
-        speech_hop_length (`int`, *optional*, defaults to 256):
-            Samples between two of its mel frames.
-        speech_num_mel_bins (`int`, *optional*, defaults to 100):
-            Number of its mel bins.
-        speech_padding (`str`, *optional*, defaults to `"center"`):
-            Position of its first mel frame, `"center"` or `"same"` ([`MelSpectrogram`]).
+        speech_sampling_rate, speech_n_fft, speech_hop_length, speech_num_mel_bins, speech_padding (*optional*):
+            Arguments of the [`MelSpectrogram`] of generated speech. The defaults are those of Vocos at 24 kHz.
         kwargs:
             Arguments of [`WhisperFeatureExtractor`] for the features: `feature_size`, `sampling_rate`, `dither`, …
     """
@@ -192,13 +165,8 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
     @property
     def mel_spectrogram(self) -> MelSpectrogram:
         """The mel spectrogram of generated speech."""
-        return _mel_spectrogram(
-            self.speech_sampling_rate,
-            self.speech_n_fft,
-            self.speech_hop_length,
-            self.speech_num_mel_bins,
-            self.speech_padding,
-        )
+        sizes = (self.speech_sampling_rate, self.speech_n_fft, self.speech_hop_length, self.speech_num_mel_bins)
+        return _mel_spectrogram(*sizes, self.speech_padding)
 
     def __call__(
         self,
@@ -217,21 +185,18 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
                 Anything that [`load_audio`] reads. A two-dimensional array is a batch of mono waveforms, as for Whisper.
             sampling_rate (`int`, *optional*):
                 Sampling rate of arrays. Defaults to the extractor's.
-            return_tensors (`str`, *optional*):
-                `"pt"` or `"np"`.
-            device (`str`, *optional*, defaults to `"cpu"`):
-                The device to compute on.
             max_seconds (`float`, *optional*):
                 Maximum length of each audio.
             kwargs:
-                Ignored: Whisper's options of padding and truncation do not apply, as audio is never cut.
+                Ignored, as Whisper's options of padding and truncation do not apply: audio is never cut.
 
         Returns:
             `input_features` `(num_audios, feature_size, num_frames)` and `input_features_mask` `(num_audios, num_frames)`,
             1 for frames of audio and 0 for padding.
         """
         features = []
-        audios = _as_list(raw_speech)
+        is_batch = isinstance(raw_speech, np.ndarray | torch.Tensor) and raw_speech.ndim == 2
+        audios = flat_list(list(raw_speech) if is_batch else raw_speech)
         for index, audio in enumerate(audios):
             try:
                 waveform = load_audio(audio, self.sampling_rate, max_seconds, sampling_rate)
@@ -257,13 +222,7 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
         The log-mel patches `(num_patches, frames_per_step, speech_num_mel_bins)` of a spoken answer. Silence is appended to
         fill the last patch, so that a vocoder's output is at least as long as the speech.
 
-        Args:
-            audio (audio):
-                Anything that [`load_audio`] reads.
-            sampling_rate (`int`, *optional*):
-                Sampling rate of an array. Defaults to `speech_sampling_rate`.
-            max_seconds (`float`, *optional*):
-                Maximum length.
+        `audio` is anything that [`load_audio`] reads, `sampling_rate` that of an array (`speech_sampling_rate` by default).
         """
         samples = torch.from_numpy(load_audio(audio, self.speech_sampling_rate, max_seconds, sampling_rate))
         mel_spectrogram = self.mel_spectrogram
@@ -275,7 +234,7 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
         return mel.unflatten(0, (-1, self.frames_per_step))
 
     def silent_patches(self, num_patches: int) -> torch.Tensor:
-        """Patches of digital silence: `(num_patches, frames_per_step, speech_num_mel_bins)`."""
+        """Patches of digital silence, shaped as those of [`extract_mel`]."""
         return torch.full((num_patches, self.frames_per_step, self.speech_num_mel_bins), SMALLEST_MAGNITUDE).log()
 
 
@@ -284,10 +243,3 @@ def _mel_spectrogram(*geometry: Any) -> MelSpectrogram:
     """Shared by extractors of the same geometry, outside them so that its buffers are not saved in their JSON file."""
     with torch.device("cpu"):  # also where another default device is set at the first call
         return MelSpectrogram(*geometry)
-
-
-def _as_list(audio: Any) -> list:
-    """One or several audios as a list."""
-    if isinstance(audio, np.ndarray | torch.Tensor) and audio.ndim == 2:
-        return list(audio)
-    return list(audio) if isinstance(audio, list | tuple) and not is_list_of_numbers(audio) else [audio]

@@ -45,19 +45,15 @@ def join_streams(
     `input_ids`, `labels`, `speech_states` and `state_labels` of a prompt and its answer, each of shape `(num_positions,)`.
     Labels are aligned with the inputs (the model shifts them), and `IGNORE_INDEX` where nothing is predicted.
 
-    Speech starts after `speech_delay` positions of text, or at the end of a shorter text.
-
     Args:
-        prompt_ids (`Sequence[int]`):
-            The conversation before the answer.
-        text_ids (`Sequence[int]`):
-            The text stream of the answer, one token per position, with its end.
+        prompt_ids (`Sequence[int]`), text_ids (`Sequence[int]`):
+            The conversation before the answer, and the text stream of the answer with its end, one token per position.
         pad_token_id (`int`):
             Fills the text stream after its end, where it is not predicted.
         num_patches (`int`, *optional*):
             Number of patches of speech. `None` for a text answer.
         speech_delay (`int`, *optional*, defaults to 0):
-            Number of text tokens before the state `START`.
+            Number of text tokens before speech starts. It starts at the end of a shorter text.
     """
     states = [SpeechState.PAD] * len(text_ids)
     if num_patches is not None:
@@ -79,13 +75,9 @@ def join_streams(
 
 def timed_text(words: Sequence[tuple[Sequence[int], int]], eos_token_id: int, pad_token_id: int) -> list[int]:
     """
-    The text stream of the timed layout: the tokens of each word at the index of the patch in which it begins, so that
-    they come `speech_delay + 1` positions before that patch, or right after the tokens before them where speech is faster
-    than text. The gaps are text pads, which are predicted.
-
-    Args:
-        words (`Sequence[tuple[Sequence[int], int]]`):
-            The tokens of each word and the index of the patch in which it begins, in the order of speech.
+    The text stream of the timed layout. `words` are the tokens of each word and the index of the patch in which it begins:
+    the tokens get the same index in the stream, `speech_delay + 1` positions before the patch, or come right after the
+    tokens before them where speech is faster than text. The gaps are text pads, which are predicted.
     """
     if pad_token_id == eos_token_id:
         raise ValueError(
@@ -120,7 +112,7 @@ def words_with_tokens(
             Number of patches in a second of speech, and in the whole answer.
     """
     if not word_times:
-        raise ValueError("`word_times` is empty: the timed layout needs the time of every word.")
+        raise ValueError("There are no `word_times`: the timed layout needs the second in which each word begins.")
     starts, position, last_onset = [], 0, 0.0
     for word, onset, *_ in word_times:
         start = text.find(word, position)
@@ -129,15 +121,10 @@ def words_with_tokens(
                 f"The word {word!r} of `word_times` is not in {text[position:]!r}: pass the words as they are written in the "
                 "answer, in its order."
             )
-        if onset < last_onset:
+        if onset < last_onset or int(onset * patches_per_second) >= num_patches:
             raise ValueError(
-                f"The word {word!r} begins at {onset:g} s, before the word in front of it ({last_onset:g} s): `word_times` are "
-                "seconds from the start of the spoken answer, in rising order."
-            )
-        if int(onset * patches_per_second) >= num_patches:
-            raise ValueError(
-                f"The word {word!r} begins at {onset:g} s, but the answer has {num_patches / patches_per_second:g} s of speech: "
-                "`word_times` are seconds, and must lie within the speech."
+                f"The word {word!r} begins at {onset:g} s, after a word at {last_onset:g} s, in an answer of "
+                f"{num_patches / patches_per_second:g} s: `word_times` must rise, and lie within the speech."
             )
         starts.append(start)
         position, last_onset = start + len(word), onset
@@ -150,45 +137,34 @@ def words_with_tokens(
 def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
     """
     A batch for the model's `forward`, padded on the right: streams `(batch_size, num_positions)`, the audios of all rows
-    in one list, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and if examples have `audio_labels`
-    (the transcript tokens of each of their audios) these as `(num_audios, max_labels)`. Inputs that no example has are
-    left out.
+    in one list, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and `audio_labels` (transcripts of
+    the audios, `(num_audios, max_labels)`) if examples have them. Inputs that no example has are left out.
     """
-    if len(examples) == 0:
-        raise ValueError("Got no examples: a batch needs at least one.")
-    padding_values = {
-        "input_ids": pad_token_id,
-        "labels": IGNORE_INDEX,
-        "speech_states": int(SpeechState.PAD),
-        "state_labels": IGNORE_INDEX,
-    }
-    batch = {
-        name: pad_sequence([example[name] for example in examples], batch_first=True, padding_value=value)
-        for name, value in padding_values.items()
-    }
+    values = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "speech_states": 0, "state_labels": IGNORE_INDEX}
+    batch = {name: _pad([example[name] for example in examples], value) for name, value in values.items()}
     batch["attention_mask"] = _mask([len(example["input_ids"]) for example in examples])
 
     audios = [features for example in examples for features in example["input_features"]]
     if audios:
-        batch["input_features"] = pad_sequence([features.T for features in audios], batch_first=True).mT.contiguous()
+        batch["input_features"] = _pad([features.T for features in audios]).mT.contiguous()
         batch["input_features_mask"] = _mask([features.shape[-1] for features in audios])
 
     if any("audio_labels" in example for example in examples):
         empty = torch.zeros(0, dtype=torch.long)
-        transcripts = [
-            transcript
-            for example in examples
-            for transcript in example.get("audio_labels", [empty] * len(example["input_features"]))
-        ]
-        batch["audio_labels"] = pad_sequence(transcripts, batch_first=True, padding_value=IGNORE_INDEX)
+        labels = [example.get("audio_labels", [empty] * len(example["input_features"])) for example in examples]
+        batch["audio_labels"] = _pad(
+            [transcript for transcripts in labels for transcript in transcripts], IGNORE_INDEX
+        )
 
     spoken = [example["mel_labels"] for example in examples if "mel_labels" in example]
     if spoken:
         empty = spoken[0].new_zeros(0, *spoken[0].shape[1:])
-        batch["mel_labels"] = pad_sequence(
-            [example.get("mel_labels", empty) for example in examples], batch_first=True
-        )
+        batch["mel_labels"] = _pad([example.get("mel_labels", empty) for example in examples])
     return batch
+
+
+def _pad(rows: Sequence[torch.Tensor], value: float = 0.0) -> torch.Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value)
 
 
 def _mask(lengths: Sequence[int]) -> torch.Tensor:

@@ -14,23 +14,15 @@
 """The processor: conversations of text and audio to the model's inputs, and the model's output to text and audio."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-from .audio_io import is_list_of_numbers
-from .conversations import (
-    as_batch,
-    audio_items,
-    chat_template_for,
-    check_conversation,
-    end_of_turn_id,
-    split_answer,
-    with_audio_items,
-)
+from .audio_io import flat_list
+from .conversations import as_batch, audio_items, chat_template_for, check_conversation, end_of_turn_id, split_answer
 from .feature_extraction_flow_omni import FlowOmniFeatureExtractor
 from .parallel_streams import SpeechState, collate_examples, join_streams, timed_text, words_with_tokens
 
@@ -47,8 +39,7 @@ class FlowOmniProcessor(ProcessorMixin):
         feature_extractor (`FlowOmniFeatureExtractor`):
             Computes the features of input audio, and the mel patches of spoken answers.
         tokenizer (`PreTrainedTokenizerBase`):
-            The language model's tokenizer, with `audio_token` in its vocabulary. It is set to pad on the left, and to pad
-            with its end of sequence if it has no pad token.
+            The language model's tokenizer, with `audio_token` in its vocabulary. It is set to pad on the left.
         chat_template (`str` or `dict`, *optional*):
             Defaults to the tokenizer's, or ChatML if it has none, extended to audio items.
         audio_token (`str`, *optional*, defaults to `"<|audio|>"`):
@@ -84,21 +75,16 @@ class FlowOmniProcessor(ProcessorMixin):
         self.audio_token = audio_token
         self.audio_token_id = tokenizer.get_vocab().get(audio_token)
         if self.audio_token_id is None:
-            raise ValueError(
-                f"The tokenizer lacks the audio token `{audio_token}`: `FlowOmniProcessor.from_parts` adds it."
-            )
+            raise ValueError(f"The tokenizer lacks `{audio_token}`: `FlowOmniProcessor.from_parts` adds it.")
         self.speech_delay = speech_delay
         self.max_audio_seconds = max_audio_seconds
         self.task_prompts = TASK_PROMPTS | (task_prompts or {})
         if "{text}" not in self.task_prompts["say"] or len(self.task_prompts) > len(TASK_PROMPTS):
             raise ValueError(
-                f"`task_prompts` is {task_prompts}: its keys must be among {', '.join(TASK_PROMPTS)}, and the prompt of `say` "
-                "must contain {text}, which is replaced by the text to say."
+                f"`task_prompts` is {task_prompts}: its keys must be among {', '.join(TASK_PROMPTS)}, and `say` must contain "
+                "{text}, which is replaced by the text to say."
             )
-        if self.chat_template is None:
-            self.chat_template = chat_template_for(tokenizer, audio_token)
-        elif isinstance(self.chat_template, str):
-            self.chat_template = with_audio_items(self.chat_template, audio_token)
+        self.chat_template = chat_template_for(tokenizer, audio_token, chat_template or tokenizer.chat_template)
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -107,15 +93,13 @@ class FlowOmniProcessor(ProcessorMixin):
     @classmethod
     def from_parts(cls, tokenizer, config, audio_token: str = "<|audio|>", **kwargs) -> "FlowOmniProcessor":
         """
-        Builds the processor of a model from the tokenizer of its language model, which gets the audio token if it lacks it,
-        and its [`FlowOmniConfig`], whose `audio_token_id` must be the id of the audio token. `kwargs` are other arguments of
-        the processor.
+        The processor for a language model's tokenizer, which gets the audio token if it lacks it, and a [`FlowOmniConfig`].
+        `kwargs` are other arguments of the processor.
         """
         state_ids = [config.pad_state_id, config.start_state_id, config.generating_state_id, config.stop_state_id]
         if state_ids != list(SpeechState):
             raise ValueError(
-                f"The config numbers the speech states (pad, start, generating, stop) {state_ids}: the processor needs "
-                f"{[int(state) for state in SpeechState]}."
+                f"The config numbers the speech states {state_ids}, the processor {list(map(int, SpeechState))}: change the config."
             )
         # a token that is in the vocabulary keeps its id, and is never split from now on
         tokenizer.add_special_tokens({"extra_special_tokens": [audio_token]}, replace_extra_special_tokens=False)
@@ -165,9 +149,7 @@ class FlowOmniProcessor(ProcessorMixin):
             self._end_of_turn = (key, end_of_turn_id(self))
         return self._end_of_turn[1]
 
-    def __call__(
-        self, text: str | list[str] | None = None, audio: Any = None, **kwargs: Unpack[ProcessingKwargs]
-    ) -> BatchFeature:
+    def __call__(self, text=None, audio=None, **kwargs: Unpack[ProcessingKwargs]) -> BatchFeature:
         r"""
         Prepares rendered prompts; [`apply_chat_template`] renders them from conversations.
 
@@ -175,14 +157,13 @@ class FlowOmniProcessor(ProcessorMixin):
             text (`str` or `list[str]`, *optional*):
                 The prompts, with one `audio_token` for each audio.
             audio (audio or `list` of audios, *optional*):
-                One audio per placeholder, in the order of the placeholders over all prompts. Anything that [`load_audio`]
-                reads: arrays, tensors, paths, URLs, bytes, file objects, dictionaries, audio columns of `datasets`.
+                One audio per placeholder, in the order of the placeholders over all prompts: anything that [`load_audio`]
+                reads.
             kwargs:
                 `sampling_rate` of arrays (defaults to the feature extractor's), and options of the tokenizer.
 
         Returns:
-            [`BatchFeature`] with `input_ids` and `attention_mask`, and `input_features` and `input_features_mask` if there
-            is audio.
+            `input_ids` and `attention_mask`, and if there is audio `input_features` and `input_features_mask`.
         """
         if kwargs.get("images") is not None or kwargs.get("videos") is not None:
             raise ValueError("Got `images` or `videos`: the model's inputs are text and audio only.")
@@ -192,7 +173,7 @@ class FlowOmniProcessor(ProcessorMixin):
         if isinstance(text, str | list | tuple):  # a new list, as placeholders are replaced in it
             text = [text] if isinstance(text, str) else list(text)
         # the feature extractor loads each audio, once
-        return images, text, videos, None if audio is None else _flat_list(audio)
+        return images, text, videos, None if audio is None else flat_list(audio)
 
     def _process_audio(self, audio, **kwargs):
         return super()._process_audio(audio, max_seconds=self.max_audio_seconds, **kwargs)
@@ -216,9 +197,8 @@ class FlowOmniProcessor(ProcessorMixin):
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
                 Messages with `role` and `content`: a string, or a list of items. An item is `{"type": "text", "text": …}`
-                or `{"type": "audio", …}` with the audio under one of `audio` (anything that [`load_audio`] reads), `array`,
-                `bytes`, `base64`, `path`, `url` or `audio_url`, and for an array its `sampling_rate`. The model reads only
-                the text of the assistant's earlier answers.
+                or `{"type": "audio", …}`, with the audio under `audio` (anything that [`load_audio`] reads), `array` (and its
+                `sampling_rate`), `bytes`, `base64`, `path` or `url`. Of earlier answers, the model reads only the text.
             chat_template (`str`, *optional*):
                 A template, or the name of one of the processor's.
             sanitize_control_tokens (`bool`, *optional*, defaults to `False`):
@@ -228,16 +208,14 @@ class FlowOmniProcessor(ProcessorMixin):
                 `continue_final_message`, `return_dict`, `return_tensors`, `tools`, and variables of the template.
         """
         if chat_template is not None and "{" in chat_template:  # a template, not a name
-            chat_template = with_audio_items(chat_template, self.audio_token)
+            chat_template = chat_template_for(self.tokenizer, self.audio_token, chat_template)
         for single in as_batch(conversation)[0]:
             check_conversation(single, None if sanitize_control_tokens else self.audio_token)
         return super().apply_chat_template(
             conversation, chat_template=chat_template, sanitize_control_tokens=sanitize_control_tokens, **kwargs
         )
 
-    def make_conversation(
-        self, task: Literal["ask", "say", "transcribe"], text: str | None = None, audio: Any = None
-    ) -> list[dict]:
+    def make_conversation(self, task: str, text: str | None = None, audio: Any = None) -> list[dict]:
         """
         The conversation of a task: `ask` a question in `text`, `audio` or both, `say` a `text`, or `transcribe` an `audio`.
         An audio is anything that [`load_audio`] reads.
@@ -260,35 +238,24 @@ class FlowOmniProcessor(ProcessorMixin):
         return [{"role": "user", "content": content}]
 
     def prepare_training_inputs(
-        self,
-        conversations,
-        text_layout: Literal["leading", "timed"] = "leading",
-        word_times: Sequence | None = None,
+        self, conversations, text_layout: str = "leading", word_times: Sequence | None = None
     ) -> BatchFeature:
         """
-        A training batch of one or several conversations. Arguments as in [`encode_training_example`], with one list of
-        `word_times` per conversation.
+        A training batch of one or several conversations, with one list of `word_times` for each; see
+        [`encode_training_example`].
         """
         conversations, is_batch = as_batch(conversations)
-        if word_times is None:
-            word_times = [None] * len(conversations)
-        elif not is_batch:
-            word_times = [word_times]
+        if word_times is None or not is_batch:
+            word_times = [word_times] * len(conversations)
         if len(word_times) != len(conversations):
             raise ValueError(
                 f"Got the word times of {len(word_times)} answers for {len(conversations)} conversations: pass one list for each."
             )
-        examples = [
-            self.encode_training_example(conversation, text_layout=text_layout, word_times=times)
-            for conversation, times in zip(conversations, word_times)
-        ]
-        return self.collate(examples)
+        pairs = zip(conversations, word_times)
+        return self.collate([self.encode_training_example(single, text_layout, times) for single, times in pairs])
 
     def encode_training_example(
-        self,
-        conversation: Sequence[Mapping],
-        text_layout: Literal["leading", "timed"] = "leading",
-        word_times: Sequence[tuple] | None = None,
+        self, conversation: Sequence[Mapping], text_layout: str = "leading", word_times: Sequence[tuple] | None = None
     ) -> dict[str, Any]:
         """
         One training example, without padding. The messages before the answer go through [`apply_chat_template`], so that
@@ -298,8 +265,7 @@ class FlowOmniProcessor(ProcessorMixin):
             conversation (`list[dict]`):
                 Messages. The last one is the assistant's: the text of the answer, and if it is spoken its audio item.
             text_layout (`str`, *optional*, defaults to `"leading"`):
-                `"leading"`: the text of a spoken answer leads, at one token per position. `"timed"`: each word comes shortly
-                before it is spoken.
+                The text of a spoken answer leads, one token per position, or with `"timed"` comes shortly before its speech.
             word_times (`list[tuple[str, float]]`, *optional*):
                 For the timed layout: the words as they are written in the answer, each with the second in which it begins.
         """
@@ -311,93 +277,65 @@ class FlowOmniProcessor(ProcessorMixin):
         if speech is not None:
             patches = self.feature_extractor.extract_mel(speech, max_seconds=self.max_audio_seconds)
             num_patches = len(patches)
-        is_timed = text_layout == "timed" and speech is not None
-        text_ids = self._text_stream(text, num_patches, word_times, is_timed)
+        word_times = (word_times or ()) if text_layout == "timed" and speech is not None else None
+        text_ids = self._text_stream(text, num_patches, word_times)
         prompt_ids, pad_token_id = prompt["input_ids"][0].tolist(), self.tokenizer.pad_token_id
         example = join_streams(prompt_ids, text_ids, pad_token_id, num_patches, self.speech_delay)
-        masks = prompt.get("input_features_mask", [])
-        example["input_features"] = [
-            features[:, mask.bool()] for features, mask in zip(prompt.get("input_features", []), masks)
-        ]
+        padded = zip(prompt.get("input_features", []), prompt.get("input_features_mask", []))
+        example["input_features"] = [features[:, mask.bool()] for features, mask in padded]
         if speech is not None:
             num_missing = int((example["speech_states"] == SpeechState.GENERATING).sum()) - num_patches
             example["mel_labels"] = torch.cat([patches, self.feature_extractor.silent_patches(num_missing)])
         return example
 
-    def _text_stream(
-        self, text: str, num_patches: int | None, word_times: Sequence | None, is_timed: bool
-    ) -> list[int]:
-        """The tokens of an answer with its end, and in the timed layout with the pads between its words."""
+    def _text_stream(self, text: str, num_patches: int | None, word_times: Sequence | None) -> list[int]:
+        """The tokens of an answer and its end, and with `word_times` the pads between its words (the timed layout)."""
         end = self.answer_end_token_id
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=is_timed)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=word_times is not None)
         token_ids = encoded["input_ids"]
         if end in token_ids:
             raise ValueError(
                 f"The answer {text!r} contains `{self.tokenizer.convert_ids_to_tokens(end)}`, which ends an answer: remove it."
             )
-        if not is_timed:
-            return [*token_ids, end]
         if word_times is None:
-            raise ValueError(
-                'The timed layout got no `word_times`: pass the second in which each word begins, or use `text_layout="leading"`.'
-            )
-        patches_per_second = self.feature_extractor.patches_per_second
-        words = words_with_tokens(
-            text, token_ids, encoded["offset_mapping"], word_times, patches_per_second, num_patches
-        )
+            return [*token_ids, end]
+        rate = self.feature_extractor.patches_per_second
+        words = words_with_tokens(text, token_ids, encoded["offset_mapping"], word_times, rate, num_patches)
         return timed_text(words, end, self.tokenizer.pad_token_id)
 
     def collate(self, examples: Sequence[dict]) -> BatchFeature:
         """A batch of training examples for the model's `forward`, padded on the right."""
         return BatchFeature(collate_examples(examples, self.tokenizer.pad_token_id))
 
-    def post_process_generation(
-        self, output: Mapping, skip_special_tokens: bool = True, **kwargs
-    ) -> list[dict[str, Any]]:
+    def post_process_generation(self, output: Mapping, skip_special_tokens: bool = True, **kwargs) -> list[dict]:
         """
         The answers in the output of `generate`: for each row a dictionary with `text`, `audio` (`np.ndarray`, or `None` if
-        there is no speech) and `sampling_rate`.
-        `kwargs` are arguments of the tokenizer's `batch_decode`.
+        there is no speech) and `sampling_rate`. `kwargs` are arguments of the tokenizer's `batch_decode`.
         """
         answer_ids = output["sequences"][:, -output["speech_states"].shape[1] :]
         texts = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=skip_special_tokens, **kwargs)
         waveforms = output["audio"] if output.get("audio") is not None else [()] * len(texts)
+        waveforms = [_to_numpy(waveform) if len(waveform) > 0 else None for waveform in waveforms]
         return [
-            {
-                "text": text,
-                "audio": _to_numpy(waveform) if len(waveform) > 0 else None,
-                "sampling_rate": self.sampling_rate,
-            }
+            {"text": text, "audio": waveform, "sampling_rate": self.sampling_rate}
             for text, waveform in zip(texts, waveforms)
         ]
 
     def post_process_multimodal_output(
         self, generated_outputs, skip_special_tokens: bool = True, generation_mode: str | None = None, **kwargs
     ) -> list:
-        """
-        The output of `generate` as transformers' pipelines need it: waveforms for `generation_mode="audio"` or `"speech"`,
-        otherwise texts, prompts included.
-        """
+        """For pipelines: the waveforms (`generation_mode="audio"` or `"speech"`), or the texts with their prompts."""
         is_output = isinstance(generated_outputs, Mapping)
-        if generation_mode in ("audio", "speech"):
-            audio = generated_outputs.get("audio") if is_output else None
-            if audio is None:
-                raise ValueError(
-                    "The output of `generate` has no audio: the model needs a vocoder, and `return_audio=True` and "
-                    "`return_dict_in_generate=True`."
-                )
-            return [_to_numpy(waveform) for waveform in audio]
-        if generation_mode not in (None, "text", "auto"):
-            raise ValueError(f'`generation_mode` is {generation_mode!r}: choose "text" or "audio".')
-        sequences = generated_outputs["sequences"] if is_output else generated_outputs
-        return self.tokenizer.batch_decode(sequences, skip_special_tokens=skip_special_tokens, **kwargs)
-
-
-def _flat_list(audio: Any) -> list:
-    """One audio, several, or several for each prompt, as one list."""
-    if not isinstance(audio, list | tuple) or is_list_of_numbers(audio):
-        return [audio]
-    return [leaf for item in audio for leaf in _flat_list(item)]
+        if generation_mode not in ("audio", "speech"):
+            sequences = generated_outputs["sequences"] if is_output else generated_outputs
+            mode = None if generation_mode == "auto" else generation_mode
+            return super().post_process_multimodal_output(sequences, skip_special_tokens, mode, **kwargs)
+        audio = generated_outputs.get("audio") if is_output else None
+        if audio is None:
+            raise ValueError(
+                "The output of `generate` has no audio: pass `return_audio=True` to a model with a vocoder."
+            )
+        return [_to_numpy(waveform) for waveform in audio]
 
 
 def _to_numpy(waveform: torch.Tensor) -> np.ndarray:

@@ -32,15 +32,8 @@ def transcript_limit(
     processor: Any, input_ids: torch.LongTensor, is_transcript: Sequence[bool] | None = None
 ) -> StoppingCriteriaList:
     """
-    The `stopping_criteria` of transcripts, each limited by the length of its audio.
-
-    Args:
-        processor (`FlowOmniProcessor`):
-            The processor that prepared the prompts.
-        input_ids (`torch.LongTensor` of shape `(batch_size, prompt_length)`):
-            The prompts, with audio in each.
-        is_transcript (`list[bool]`, *optional*):
-            Which rows to limit. Defaults to all.
+    The `stopping_criteria` of transcripts, each limited by the length of its audio. `input_ids` are the prompts, of shape
+    `(batch_size, prompt_length)`, and `is_transcript` says which of them to limit (all by default).
     """
     extractor = processor.feature_extractor
     seconds_per_position = extractor.samples_per_position / extractor.sampling_rate

@@ -151,11 +151,11 @@ def test_broken_sounds_are_found_before_anything_is_asked_and_can_be_left_out(da
 @pytest.mark.parametrize(
     "sound, problem",
     [
-        ({"array": "nonsense", "sampling_rate": 16000}, "type `str`"),
+        ({"array": "nonsense", "sampling_rate": 16000}, "no audio file at 'nonsense'"),
         ({"array": np.zeros(0, np.float32), "sampling_rate": 16000}, "empty waveform"),
         ({"array": np.full(1600, 99.0), "sampling_rate": 16000}, "largest sample is 99"),
         ({"array": np.zeros(1600), "sampling_rate": 5}, "`sampling_rate` is 5"),
-        ({"path": None, "bytes": None}, "audio dictionary"),
+        ({"path": None, "bytes": None}, "An audio item has the keys"),
         (np.zeros(10), "0.625 ms of audio"),
     ],
 )

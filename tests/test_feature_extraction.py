@@ -24,6 +24,7 @@ from sounds import file_bytes, noise, tone
 from transformers import AutoFeatureExtractor, WhisperFeatureExtractor
 from vocos.feature_extractors import MelSpectrogramFeatures
 
+from flow_omni.processing.audio_io import resample
 from flow_omni.processing.feature_extraction_flow_omni import FlowOmniFeatureExtractor, MelSpectrogram
 
 
@@ -68,13 +69,8 @@ def test_row_of_a_batch_equals_the_row_alone(extractor):
     for waveform, features, mask in zip(waveforms, batch["input_features"], batch["input_features_mask"]):
         alone = extractor(waveform, return_tensors="pt")["input_features"][0]
         assert torch.equal(features[:, mask.bool()], alone)
+        assert mask.dtype == torch.long and mask.tolist() == sorted(mask.tolist(), reverse=True)
         assert not features[:, ~mask.bool()].any()
-
-
-def test_masks_are_ones_then_zeros(extractor):
-    mask = extractor([noise(0.1), noise(0.2)], return_tensors="pt")["input_features_mask"]
-    assert mask.dtype == torch.long
-    assert mask.tolist() == [[1] * 16 + [0] * 8, [1] * 24]
 
 
 def test_arrays_tensors_lists_and_files_give_the_same_features(extractor):
@@ -86,23 +82,13 @@ def test_arrays_tensors_lists_and_files_give_the_same_features(extractor):
     assert extractor(np.stack([tone(), noise()]), return_tensors="np")["input_features"].shape[0] == 2
 
 
-def test_other_rates_are_resampled(extractor):
-    features = extractor(tone(0.5, 48000), sampling_rate=48000, return_tensors="pt")["input_features"]
-    reference = extractor(tone(0.5, 16000), return_tensors="pt")["input_features"]
-    assert features.shape == reference.shape
-    assert features.mean(dim=-1).argmax() == reference.mean(dim=-1).argmax()
-
-
-def test_return_tensors_chooses_the_type(extractor):
-    for return_tensors, expected in (("pt", torch.Tensor), ("np", np.ndarray), (None, np.ndarray)):
-        features = extractor([tone(), tone(0.2)], return_tensors=return_tensors)
-        assert list(features) == extractor.model_input_names
-        assert all(isinstance(value, expected) for value in features.values())
-
-
 def test_whispers_options_do_not_cut_audio(extractor):
-    cut = extractor(noise(), truncation=True, max_length=100, padding="max_length", return_tensors="pt")
-    assert torch.equal(cut["input_features"], extractor(noise(), return_tensors="pt")["input_features"])
+    for return_tensors, expected in (("pt", torch.Tensor), ("np", np.ndarray), (None, np.ndarray)):
+        features = extractor([tone(), noise(0.2)], return_tensors=return_tensors)
+        options = {"truncation": True, "max_length": 100, "padding": "max_length", "return_tensors": return_tensors}
+        cut = extractor([tone(), noise(0.2)], **options)
+        assert list(features) == extractor.model_input_names
+        assert all(isinstance(value, expected) and (value == cut[name]).all() for name, value in features.items())
 
 
 # Patches of mel
@@ -113,29 +99,25 @@ def test_patches_are_vocos_mel_of_the_waveform_and_silence():
         vocos = MelSpectrogramFeatures(24000, 1024, 256, 100, padding)
         for frames_per_step in (1, 4, 8):
             extractor = FlowOmniFeatureExtractor(frames_per_step=frames_per_step, speech_padding=padding)
-            for num_samples in (240, 5120, 5121, 24000):
+            for num_samples in (240, *range(2000, 6000, 509), 5120, 5121, 24000):
                 waveform = noise(1.0, 24000)[:num_samples]
                 patches = extractor.extract_mel(waveform)
                 assert patches.shape[1:] == (frames_per_step, 100)
                 num_padded = extractor.mel_spectrogram.num_samples(len(patches) * frames_per_step)
                 assert num_padded >= num_samples
+                fewer = extractor.mel_spectrogram.num_samples((len(patches) - 1) * frames_per_step)
+                assert fewer < max(num_samples, extractor.mel_spectrogram.min_samples)
                 padded = torch.nn.functional.pad(torch.from_numpy(waveform), (0, num_padded - num_samples))
                 torch.testing.assert_close(patches.flatten(0, 1), vocos(padded[None])[0].T, atol=1e-5, rtol=0)
 
 
-def test_patches_are_as_few_as_possible():
-    for padding in ("center", "same"):
-        extractor = FlowOmniFeatureExtractor(speech_padding=padding)
-        for num_samples in range(2000, 6000, 127):
-            num_patches = len(extractor.extract_mel(noise(1.0, 24000)[:num_samples]))
-            assert extractor.mel_spectrogram.num_samples((num_patches - 1) * 4) < num_samples
-
-
-def test_speech_at_another_rate_is_resampled(extractor):
-    low, high = extractor.extract_mel(tone(1.0, 24000)), extractor.extract_mel(tone(1.0, 48000), sampling_rate=48000)
-    assert low.shape == high.shape
-    loud = low[1:-1] > -1  # resampling changes the edges
-    torch.testing.assert_close(low[1:-1][loud], high[1:-1][loud], atol=0.05, rtol=0)
+def test_other_rates_are_resampled_to_those_of_input_audio_and_of_speech(extractor):
+    samples = tone(1.0, 48000)
+    features = extractor(samples, sampling_rate=48000, return_tensors="pt")["input_features"]
+    expected = extractor(resample(samples, 48000, 16000), return_tensors="pt")["input_features"]
+    assert torch.equal(features, expected) and features.shape == (1, 80, 104)
+    patches = extractor.extract_mel(samples, sampling_rate=48000)
+    assert torch.equal(patches, extractor.extract_mel(resample(samples, 48000, 24000)))
 
 
 def test_silent_patches_are_those_of_silence(extractor):
@@ -152,13 +134,8 @@ def test_mel_equals_that_of_vocos():
             mel = MelSpectrogram(*geometry, padding=padding)(loud_and_faint)
             expected = MelSpectrogramFeatures(*geometry, padding)(loud_and_faint).transpose(1, 2)
             torch.testing.assert_close(mel, expected, atol=1e-5, rtol=0)
-
-
-def test_mel_of_one_waveform_is_its_row_of_the_batch():
-    batch, mel_spectrogram = torch.randn(2, 3000), MelSpectrogram()
-    mel = mel_spectrogram(batch[1])
-    assert mel.shape == (12, 100)
-    torch.testing.assert_close(mel, mel_spectrogram(batch)[1], atol=1e-5, rtol=0)
+            alone = MelSpectrogram(*geometry, padding=padding)(loud_and_faint[1])
+            torch.testing.assert_close(alone, mel[1], atol=1e-5, rtol=0)
 
 
 def test_mel_of_silence_is_the_logarithm_of_the_smallest_magnitude():
@@ -166,12 +143,11 @@ def test_mel_of_silence_is_the_logarithm_of_the_smallest_magnitude():
     torch.testing.assert_close(mel, torch.full_like(mel, math.log(1e-7)))
 
 
-def test_numbers_of_frames_and_samples_are_known_in_advance():
+def test_number_of_samples_is_that_of_the_shortest_waveform_with_as_many_frames():
     for padding in ("center", "same"):
         mel_spectrogram = MelSpectrogram(16000, n_fft=64, hop_length=16, num_mel_bins=8, padding=padding)
         for num_samples in range(mel_spectrogram.min_samples, mel_spectrogram.min_samples + 50):
             num_frames = mel_spectrogram(torch.zeros(num_samples)).shape[0]
-            assert mel_spectrogram.num_frames(num_samples) == num_frames
             assert 0 <= num_samples - mel_spectrogram.num_samples(num_frames) < mel_spectrogram.hop_length
         assert mel_spectrogram.num_samples(0) == 0
 
@@ -202,48 +178,26 @@ def test_waveform_too_short_to_be_reflected_is_refused():
             mel_spectrogram(torch.zeros(shortest - 1))
 
 
-def test_waveform_of_another_type_or_shape_is_refused():
-    for waveform in (torch.zeros(2000, dtype=torch.int16), torch.zeros(1, 1, 2000), torch.tensor(0.0)):
-        with pytest.raises(ValueError, match="pass floating-point samples"):
-            MelSpectrogram()(waveform)
-
-
 def test_impossible_geometry_is_refused():
-    for options, message in (
-        ({"padding": "valid"}, "'valid'"),
-        ({"n_fft": 256, "hop_length": 300}, r"\(300\) exceeds `n_fft` \(256\)"),
-        ({"n_fft": 256, "hop_length": 63, "padding": "same"}, "needs an even"),
-    ):
-        with pytest.raises(ValueError, match=message):
+    for options in ({"padding": "valid"}, {"hop_length": 1025}, {"hop_length": 255, "padding": "same"}):
+        with pytest.raises(ValueError, match="choose"):
             MelSpectrogram(**options)
 
 
 # Saving
 
 
-def test_saving_keeps_every_field(tmp_path):
-    extractor = FlowOmniFeatureExtractor(
-        feature_size=128,
-        dither=1e-5,
-        adapter_stack_size=2,
-        frames_per_step=8,
-        speech_sampling_rate=22050,
-        speech_n_fft=512,
-        speech_hop_length=128,
-        speech_num_mel_bins=40,
-        speech_padding="same",
-    )
+def test_saving_keeps_every_field_and_the_code(tmp_path):
+    mel = {"speech_sampling_rate": 22050, "speech_n_fft": 512, "speech_hop_length": 128, "speech_num_mel_bins": 40}
+    sizes = {"feature_size": 128, "dither": 1e-5, "adapter_stack_size": 2, "frames_per_step": 8}
+    extractor = FlowOmniFeatureExtractor(**sizes, **mel, speech_padding="same")
     extractor.save_pretrained(tmp_path)
     for loaded in (FlowOmniFeatureExtractor.from_pretrained(tmp_path), AutoFeatureExtractor.from_pretrained(tmp_path)):
         assert type(loaded) is FlowOmniFeatureExtractor
         assert loaded.to_dict() == extractor.to_dict()
         assert loaded.extract_mel(noise(0.1, 22050)).shape[1:] == (8, 40)
-
-
-def test_saved_extractor_brings_its_code_and_no_filters(tmp_path):
-    FlowOmniFeatureExtractor().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert saved["auto_map"] == {"AutoFeatureExtractor": "feature_extraction_flow_omni.FlowOmniFeatureExtractor"}
-    assert not any(isinstance(value, list) for value in saved.values())
+    assert not any(isinstance(value, list) for value in saved.values())  # no filters
     for name in ("feature_extraction_flow_omni", "audio_io", "files"):
         assert (tmp_path / f"{name}.py").is_file()
