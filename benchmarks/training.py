@@ -12,167 +12,157 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-How fast Flow-Omni trains on this machine's processor: examples and speech a second, what the parts of a step cost, a step
-against one of the bare language model in time and memory, the share of loading data. Weights are random.
+Speed and memory of a training step on this machine, with random weights: forward, backward and update, the modules of the
+forward pass, and a step of the bare language model on as many positions.
 
-    python benchmarks/training.py                              # all cases, one thread: about ten minutes on an idle core
-    python benchmarks/training.py --quick                      # the tiny model, few repetitions: a minute
-    python benchmarks/training.py --threads 2 --compile --markdown table.md --json table.json
-
-Times of one thread are seconds of the processor, so that a busy machine spoils them little; of more threads they are
-seconds by the clock, and want an idle machine.
+    python benchmarks/training.py                      # both sizes, fp32 and bf16: about ten minutes
+    python benchmarks/training.py --quick              # the tiny model: seconds
 """
 
-import argparse
+import itertools
 import os
 import sys
-from dataclasses import replace
-from pathlib import Path
+import time
+from statistics import median
 
 import torch
-from stopwatch import Measure, describe_machine, rounded
-from tabulation import Table, show
-from training_cases import MODELS, Case, measure_case, measure_parts
-from training_data import measure_data, measure_waiting
-from training_step import in_fresh_process
+from common import (
+    DTYPES,
+    SIZES,
+    ModuleTimer,
+    build_model,
+    describe_machine,
+    in_new_process,
+    parse_arguments,
+    peak_bytes,
+    question_prompt,
+    rounded,
+    show,
+    summary,
+)
+from torch import nn
+
+from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
+from flow_omni.modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, text_loss
 
 
-# The large one has bf16 weights and no optimizer: AdamW's moments would need more memory than the machine may have.
-BASES = {
-    "tinytalk bf16": Case("tinytalk"),
-    "tinytalk fp32": Case("tinytalk", "fp32"),
-    "qwen2-0.5b bf16": Case("qwen2-0.5b", "bf16 weights", batch_size=4, has_optimizer=False),
-}
-AIMS = {"time": 1.15, "memory": 1.2, "data": 0.05}
-GIB = 2**30
+QUESTION_FRAMES = 256
+NUM_TEXT_TOKENS, NUM_PATCHES = 30, 58
+BATCH_SIZE = 8
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=list(BASES), help="what to measure (default: all)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
-    parser.add_argument("--compile", action="store_true", help="also measure torch.compile, which takes minutes")
-    parser.add_argument("--quick", action="store_true", help="one repetition, and without --cases the tiny model only")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables as Markdown")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample as JSON")
-    options = parser.parse_args(arguments)
-    if options.threads < 1:
-        parser.error(f"--threads is {options.threads}: it must be at least 1.")
-    options.cases = options.cases or (["tinytalk bf16"] if options.quick else list(BASES))
-    return options
-
-
-def run(function, *arguments):
-    """In a process of its own, with a word about it to stderr, so that the tables can be piped."""
-    print(f"{function.__name__} {arguments[0]}", file=sys.stderr, flush=True)
-    return in_fresh_process(function, *arguments)
-
-
-def step_seconds(result: dict) -> Measure:
-    return Measure(result["seconds"]["step"])
-
-
-def speed_cells(case: Case, result: dict) -> dict[str, object]:
-    step = step_seconds(result)
-    cells = {
-        "rows in a batch": str(case.batch_size),
-        "step (s)": step,
-        "examples/s": rounded(case.batch_size / step.median),
-        "seconds of speech/s": rounded(case.seconds_of_speech() / step.median),
+def training_batch(config: FlowOmniConfig, batch_size: int, num_patches: int = NUM_PATCHES) -> dict[str, torch.Tensor]:
+    """Equal rows of a spoken question and a spoken answer, with all labels."""
+    question = question_prompt(config, QUESTION_FRAMES)
+    prompt = question["input_ids"][0]
+    pad, start, generating, stop = config.state_ids
+    delay = config.speech_config.speech_delay
+    states = torch.tensor([pad] * delay + [start] + [generating] * num_patches + [stop])
+    text = torch.arange(2, 2 + NUM_TEXT_TOKENS)
+    length = max(len(states), len(text))
+    states = nn.functional.pad(states, (0, length - len(states)), value=pad)
+    labels = nn.functional.pad(text, (0, length - len(text)), value=IGNORE_INDEX)
+    ignored = torch.full_like(prompt, IGNORE_INDEX)
+    row = {
+        "input_ids": torch.cat([prompt, labels.clamp(min=0)]),
+        "attention_mask": torch.ones(len(prompt) + length, dtype=torch.long),
+        "labels": torch.cat([ignored, labels]),
+        "speech_states": torch.cat([torch.full_like(prompt, pad), states]),
+        "state_labels": torch.cat([ignored, states]),
+        "input_features": question["input_features"][0],
+        "input_features_mask": question["input_features_mask"][0],
+        "mel_labels": torch.randn(
+            num_patches, config.speech_config.frames_per_step, config.speech_config.num_mel_bins
+        ),
     }
-    for part in ("forward", "backward", "update"):
-        cells[f"of it {part} (s)"] = Measure(result["seconds"][part])
-    if not case.has_optimizer:
-        del cells["of it update (s)"]
-    return cells
+    return {name: torch.stack([value] * batch_size) for name, value in row.items()}
 
 
-def part_cells(parts: dict[str, list[float]]) -> dict[str, str]:
-    """Each part with its share of their sum."""
-    medians = {name: Measure(seconds).median for name, seconds in parts.items()}
-    total = sum(medians.values())
-    return {name: f"{rounded(seconds)} ({seconds / total:.0%})" for name, seconds in medians.items()}
+class TrainingStep:
+    """A step of training, ready to be repeated on one batch: of the model, or of its language model alone."""
+
+    def __init__(
+        self, config: FlowOmniConfig, dtype: torch.dtype, is_bare: bool = False, batch_size: int = BATCH_SIZE
+    ):
+        self.model = build_model(config, dtype).train()
+        self.is_bare, self.batch = is_bare, training_batch(config, batch_size)
+        self.trained = self.model.model.language_model if is_bare else self.model
+        parameters = [value for name, value in self.trained.named_parameters() if not name.startswith("vocoder.")]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+
+    def loss(self) -> torch.Tensor:
+        if not self.is_bare:
+            return self.model(**self.batch).loss
+        inputs = {name: self.batch[name] for name in ("input_ids", "attention_mask")}
+        hidden_states = self.trained(**inputs, use_cache=False).last_hidden_state
+        return text_loss(self.model.lm_head, hidden_states, self.batch["labels"])
+
+    def __call__(self) -> dict[str, float]:
+        times = [time.perf_counter()]
+        loss = self.loss()
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        self.optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+        times.append(time.perf_counter())
+        forward, backward, update = (after - before for before, after in itertools.pairwise(times))
+        return {"step": times[-1] - times[0], "forward": forward, "backward": backward, "update": update}
 
 
-def comparison_cells(results: dict[str, dict]) -> dict[str, object]:
-    """Of Flow-Omni and the bare language models, by their names."""
-    ours, *others = (results[name] for name in MODELS)
-    cells = {f"{name}: step (s)": step_seconds(results[name]) for name in MODELS}
-    for name, other in zip(MODELS[1:], others):
-        cells[f"time, Flow-Omni / {name}"] = rounded(step_seconds(ours).median / step_seconds(other).median)
-    cells |= {f"{name}: peak memory (GiB)": rounded(results[name]["bytes"] / GIB) for name in MODELS}
-    for name, other in zip(MODELS[1:], others):
-        cells[f"memory, Flow-Omni / {name}"] = rounded(ours["bytes"] / other["bytes"])
-    return cells
+def measure(size: str, dtype: str, is_bare: bool, num_threads: int, repetitions: int) -> dict:
+    """Seconds of each repetition, the seconds of the modules in a forward pass, and the peak memory."""
+    torch.set_num_threads(num_threads)
+    # the vocoder is trained apart
+    fields = SIZES[size] | {"vocoder_config": None}
+    step = TrainingStep(FlowOmniConfig(**fields), DTYPES[dtype], is_bare)
+    # the first allocates the optimizer's state
+    step()
+    with ModuleTimer(step.model) as timer:
+        samples = [step() for _ in range(repetitions)]
+        modules = timer.take()
+    seconds = {name: [sample[name] for sample in samples] for name in samples[0]}
+    return {"seconds": seconds, "modules": modules, "bytes": peak_bytes()}
 
 
-def variants(case: Case, options: argparse.Namespace) -> dict[str, Case]:
-    """What the step costs when one thing about it is changed."""
-    changes = {f"{draws} noise draws": {"num_noise_draws": draws} for draws in (1, 2, 8)}
-    if case.precision != "fp32":
-        changes["attention by PyTorch's kernel"] = {"kernel": True}
-    changes["align: LLM and encoder frozen"] = {"stage": "align"}
-    if options.compile:
-        changes["torch.compile"] = {"is_compiled": True}
-    return {name: replace(case, **fields) for name, fields in changes.items()}
-
-
-def measure(options: argparse.Namespace) -> list[Table]:
-    repetitions = 1 if options.quick else 3
-    speed, parts, comparisons, varied = {}, {}, {}, {}
-    for column in options.cases:
-        case = replace(BASES[column], num_threads=options.threads)
-        results = {name: run(measure_case, replace(case, model=name), repetitions) for name in MODELS}
-        base = results["flow-omni"]
-        speed[column] = speed_cells(case, base)
-        parts[column] = part_cells(run(measure_parts, case, repetitions))
-        comparisons[column] = comparison_cells(results)
-        if case.size == "tinytalk":
-            seconds = Measure(run(measure_data, case.size, case.batch_size, 1 if options.quick else 3))
-            speed[column]["building a batch of data (s)"] = seconds
-            share = seconds.median / (seconds.median + step_seconds(base).median)
-            speed[column]["share of data in the time, without workers"] = f"{share:.1%}"
-            waiting = run(measure_waiting, case, 2 if options.quick else 6)
-            speed[column]["share of waiting for data, with one worker"] = f"{waiting:.1%}"
-        if column == "tinytalk bf16" and not options.quick:
-            varied[column] = {"as it is (4 noise draws)": step_seconds(base)}
-            for name, variant in variants(case, options).items():
-                result = run(measure_case, variant, repetitions)
-                varied[column][name] = step_seconds(result)
-                if variant.is_compiled:
-                    varied[column]["torch.compile: the first step"] = Measure([result["first"]])
-    tables = [
-        Table("Training", speed, speed_note(options.threads)),
-        Table("Parts, forward and backward, each alone (s)", parts),
-        Table("Against the bare language model", comparisons, comparison_note()),
-    ]
-    return tables + ([Table("The same step, one thing changed (s)", varied)] if varied else [])
-
-
-def speed_note(num_threads: int) -> str:
-    clock = "seconds of the processor" if num_threads == 1 else "by the clock"
-    return (
-        f"{num_threads} thread(s); times {clock}, median (least-most). Rows hold a question of 2.56 s and an answer of 30 text "
-        "tokens and 2.5 s. tinytalk: forward, backward, clipping, AdamW; bf16 is autocast over fp32 weights. qwen2-0.5b: bf16 "
-        "weights, forward and backward. Speech is what is heard and what is said."
-    )
-
-
-def comparison_note() -> str:
-    return (
-        f"The same rows and steps as text. Aims: {AIMS['time']} in time, {AIMS['memory']} in memory, for the larger size; "
-        f"data {AIMS['data']:.0%}. Peak memory is that of a fresh process for each, less what it held before the model was "
-        "built. 'Head everywhere' is the language model as transformers trains it, with logits at every step."
-    )
+def rows_of(
+    config: FlowOmniConfig, whole: dict, bare: dict, repetitions: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The columns of the tables of steps and of modules."""
+    step = median(whole["seconds"]["step"])
+    speech = QUESTION_FRAMES / 100 + NUM_PATCHES / config.speech_config.steps_per_second
+    steps = {f"{name} (s)": summary(samples) for name, samples in whole["seconds"].items()}
+    steps |= {
+        "examples per second": rounded(BATCH_SIZE / step),
+        "seconds of speech per second": rounded(BATCH_SIZE * speech / step),
+        "peak memory (GiB)": rounded(whole["bytes"] / 2**30),
+        "bare language model: step (s)": summary(bare["seconds"]["step"]),
+        "bare language model: peak memory (GiB)": rounded(bare["bytes"] / 2**30),
+        "time / bare language model": rounded(step / median(bare["seconds"]["step"])),
+        "memory / bare language model": rounded(whole["bytes"] / bare["bytes"]),
+    }
+    forward = sum(whole["seconds"]["forward"])
+    modules = {
+        name: f"{rounded(seconds / repetitions)} ({seconds / forward:.0%})"
+        for name, seconds in whole["modules"].items()
+        if seconds
+    }
+    return steps, modules
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse_arguments(arguments)
-    torch.set_num_threads(options.threads)
+    options = parse_arguments(__doc__, arguments)
     machine = describe_machine()
-    tables = measure(options)
+    steps, modules, repetitions = {}, {}, 1 if options.quick else 3
+    for size, dtype in itertools.product(options.sizes, options.dtypes):
+        column = f"{size} {dtype}"
+        print(f"{column} …", file=sys.stderr)
+        case = (torch.get_num_threads(), repetitions)
+        whole, bare = (in_new_process(measure, size, dtype, is_bare, *case) for is_bare in (False, True))
+        steps[column], modules[column] = rows_of(FlowOmniConfig(**SIZES[size]), whole, bare, repetitions)
     machine["load after the run"] = f"{os.getloadavg()[0]:.2f}"
-    show([Table("Machine", {"value": machine}), *tables], options.markdown, options.json)
+    title = f"Training: a batch of {BATCH_SIZE}, AdamW"
+    show({"Machine": {"value": machine}, title: steps, "Modules, forward (s)": modules}, options.markdown)
 
 
 if __name__ == "__main__":

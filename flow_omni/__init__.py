@@ -11,53 +11,17 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Flow-Omni: any causal LLM and any Whisper encoder as one model that listens and speaks, with continuous speech tokens.
+"""Flow-Omni: speech-to-speech models with continuous speech tokens, from any causal LLM and any Whisper encoder.
 
-Importing the package registers its classes, so that transformers' own doors (`AutoModel`, `AutoProcessor`,
-`pipeline`, ...) lead to them.
+`import flow_omni` registers the classes with transformers, so that `AutoModel`, `AutoProcessor` and `pipeline` find them.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 
 __version__ = "0.1.0"
-
-
-def _is_command() -> bool:
-    """
-    Whether this process is the command `flow-omni`, or `python -m flow_omni.cli`. Its help and its complaints should not
-    wait seconds for torch: it imports the classes when a command runs (`flow_omni/cli/commands.py`).
-    """
-    interpreter_and_program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
-    return interpreter_and_program[-2:] == ["-m", "flow_omni.cli"] or Path(
-        "".join(interpreter_and_program[-1:])
-    ).name in ("flow-omni", "flow-omni.exe")
-
-
-if not _is_command():
-    from .auto_classes import (
-        FlowOmniConfig,
-        FlowOmniFeatureExtractor,
-        FlowOmniForSpeechGeneration,
-        FlowOmniGenerateOutput,
-        FlowOmniModel,
-        FlowOmniProcessor,
-        FlowOmniSpeechConfig,
-        FlowOmniStep,
-        FlowOmniVocoder,
-        FlowOmniVocoderConfig,
-    )
-
-
-def __getattr__(name: str):
-    """The public names in a process where they were not imported."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import auto_classes
-
-    return getattr(auto_classes, name)
-
 
 __all__ = [
     "FlowOmniConfig",
@@ -71,3 +35,17 @@ __all__ = [
     "FlowOmniVocoder",
     "FlowOmniVocoderConfig",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import auto_classes
+
+    return getattr(auto_classes, name)
+
+
+# Registering imports torch and transformers, which takes seconds. The program `flow-omni` registers the classes when a
+# command runs (cli/common.py), so that its help and its error messages appear at once.
+if Path(sys.argv[0]).name != "flow-omni":
+    from . import auto_classes  # noqa: F401

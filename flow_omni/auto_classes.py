@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The public classes, known to transformers' own doors (`AutoModel`, `AutoProcessor`, `pipeline`, ...) from here on."""
+"""The public classes, registered with transformers' Auto classes (`AutoModel`, `AutoProcessor`, `pipeline`, …)."""
 
 from transformers import (
     AutoConfig,
@@ -41,7 +41,7 @@ AutoModel.register(FlowOmniVocoderConfig, FlowOmniVocoder, exist_ok=True)
 AutoFeatureExtractor.register(FlowOmniConfig, FlowOmniFeatureExtractor, exist_ok=True)
 AutoProcessor.register(FlowOmniConfig, FlowOmniProcessor, exist_ok=True)
 
-# The code travels with every checkpoint that is saved, so that `trust_remote_code=True` loads it without this package.
+# `save_pretrained` copies the code into the checkpoint, so that `trust_remote_code=True` loads it without this package.
 FlowOmniConfig.register_for_auto_class()
 FlowOmniVocoderConfig.register_for_auto_class()
 FlowOmniForSpeechGeneration.register_for_auto_class("AutoModel")

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Hugging Face's own doors: the Auto classes, pipelines, and a checkpoint that brings its own code."""
+"""Hugging Face's entry points: the Auto classes, pipelines, and a checkpoint that brings its own code."""
 
 import json
 import subprocess
@@ -49,15 +49,10 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def question(tmp_path):
+def conversation(tmp_path):
     path = tmp_path / "question.wav"
     soundfile.write(path, np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1, 16000)
-    return path
-
-
-@pytest.fixture
-def conversation(question):
-    return [{"role": "user", "content": [{"type": "audio", "path": str(question)}]}]
+    return [{"role": "user", "content": [{"type": "audio", "path": str(path)}]}]
 
 
 def test_public_names_are_these():
@@ -76,19 +71,23 @@ def test_public_names_are_these():
     assert all(hasattr(flow_omni, name) for name in flow_omni.__all__)
 
 
-@pytest.mark.parametrize(
-    ("auto_class", "expected"),
-    [
+def test_public_names_are_loaded_when_asked_for():
+    for name in flow_omni.__all__:
+        assert flow_omni.__getattr__(name) is getattr(flow_omni, name)
+    with pytest.raises(AttributeError, match="no attribute 'FlowOmni'"):
+        flow_omni.__getattr__("FlowOmni")
+
+
+def test_auto_classes_find_our_classes(checkpoint):
+    for auto_class, expected in (
         (AutoConfig, flow_omni.FlowOmniConfig),
         (AutoModel, flow_omni.FlowOmniForSpeechGeneration),
         (AutoModelForTextToWaveform, flow_omni.FlowOmniForSpeechGeneration),
         (AutoModelForMultimodalLM, flow_omni.FlowOmniForSpeechGeneration),
         (AutoProcessor, flow_omni.FlowOmniProcessor),
         (AutoFeatureExtractor, flow_omni.FlowOmniFeatureExtractor),
-    ],
-)
-def test_auto_class_leads_to_our_class(checkpoint, auto_class, expected):
-    assert type(auto_class.from_pretrained(checkpoint)) is expected
+    ):
+        assert type(auto_class.from_pretrained(checkpoint)) is expected
 
 
 def test_auto_tokenizer_reads_the_checkpoint(checkpoint):
@@ -104,12 +103,15 @@ def test_vocoder_alone_is_found_by_auto_model(checkpoint, tmp_path):
     assert torch.equal(loaded(mel), vocoder(mel))
 
 
-def test_conversation_with_a_file_is_answered_in_text_and_sound(checkpoint, conversation):
-    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
-    inputs = processor.apply_chat_template(
+def prepare(processor, conversation):
+    return processor.apply_chat_template(
         conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-    output = model.generate(**inputs, generation_mode="speech", seed=0)
+
+
+def test_conversation_with_a_file_is_answered_in_text_and_speech(checkpoint, conversation):
+    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+    output = model.generate(**prepare(processor, conversation), generation_mode="speech", seed=0)
     (answer,) = processor.post_process_generation(output)
     assert isinstance(answer["text"], str)
     assert answer["sampling_rate"] == 8000
@@ -126,19 +128,13 @@ def test_any_to_any_pipeline_writes_and_speaks(checkpoint, conversation):
     assert [message["role"] for message in full] == ["user", "assistant"]
 
 
-@pytest.mark.parametrize("text", ["hello", ["hello", "good day"]])
-def test_text_to_audio_pipeline_speaks(checkpoint, text):
+def test_text_to_audio_pipeline_speaks_texts_and_conversations(checkpoint):
     pipe = pipeline("text-to-audio", model=str(checkpoint))
-    outputs = pipe(text)
-    for output in outputs if isinstance(text, list) else [outputs]:
-        assert output["sampling_rate"] == 8000
-        assert output["audio"].ndim == 1 and len(output["audio"]) > 0
-
-
-def test_text_to_audio_pipeline_takes_a_conversation(checkpoint):
-    pipe = pipeline("text-to-audio", model=str(checkpoint))
-    output = pipe([{"role": "user", "content": [{"type": "text", "text": "Read aloud: hello"}]}])
-    assert len(output["audio"]) > 0
+    conversation = [{"role": "user", "content": [{"type": "text", "text": "Read aloud: hello"}]}]
+    for outputs in ([pipe("hello")], pipe(["hello", "good day"]), [pipe(conversation)]):
+        for output in outputs:
+            assert output["sampling_rate"] == 8000
+            assert output["audio"].ndim == 1 and len(output["audio"]) > 0
 
 
 def test_checkpoint_holds_the_code_and_says_where(checkpoint):
@@ -151,7 +147,7 @@ def test_checkpoint_holds_the_code_and_says_where(checkpoint):
     assert not list(checkpoint.glob("*.bin")) and not list(checkpoint.glob("*.pt"))
 
 
-def test_checkpoint_speaks_in_a_process_that_cannot_import_the_package(checkpoint, question, tmp_path):
+def test_checkpoint_speaks_in_a_process_that_cannot_import_the_package(checkpoint, conversation, tmp_path):
     """The claim behind `trust_remote_code=True`: the folder is enough."""
     program = f"""
         import sys
@@ -171,7 +167,7 @@ def test_checkpoint_speaks_in_a_process_that_cannot_import_the_package(checkpoin
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
         assert type(AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True)) is type(model)
         assert type(AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)).__name__ == "FlowOmniFeatureExtractor"
-        conversation = [{{"role": "user", "content": [{{"type": "audio", "path": {str(question)!r}}}]}}]
+        conversation = {conversation!r}
         inputs = processor.apply_chat_template(
             conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
@@ -198,14 +194,7 @@ def test_checkpoint_speaks_in_a_process_that_cannot_import_the_package(checkpoin
     lines = dict(line.split(" ", 1) for line in result.stdout.splitlines())
 
     model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": "audio", "path": str(question)}]}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
-    expected = model.generate(**inputs, seed=0).audio[0]
+    expected = model.generate(**prepare(processor, conversation), seed=0).audio[0]
     length, total = lines["samples"].split()
     assert int(length) == len(expected) and float(total) == pytest.approx(float(expected.double().sum()), abs=1e-4)
     assert lines["no"] == "package"

@@ -11,343 +11,519 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The commands that talk: what they print, what they write, and how they end."""
+"""The command line: what each command prints and writes, and that a mistake costs one line and nothing else."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-import cli_tools
+import huggingface_hub
+import numpy as np
 import pytest
 import soundfile
 import torch
-from cli_tools import QUESTION, error_of, run
-from tiny import AUDIO_TOKEN_ID, byte_level_tokenizer
+import transformers.utils.logging
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file
+from tiny import AUDIO_FIELDS, AUDIO_TOKEN_ID, EOS_TOKEN_ID, PAD_TOKEN_ID, TEXT_FIELDS, tiny_model, tiny_processor
+from transformers import Qwen2Config, Qwen2ForCausalLM, WhisperConfig, WhisperForConditionalGeneration
+from typer.testing import CliRunner
 
-from flow_omni import __version__, untrained
-from flow_omni.cli import answering, chatting
-from flow_omni.cli.console import TextPrinter
-from flow_omni.cli.conversation import Conversation
-from flow_omni.cli.loading import load_model
-from flow_omni.cli.options import Mode, SpeechOptions
-from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+import flow_omni.hub_card
+from flow_omni import FlowOmniForSpeechGeneration, FlowOmniProcessor, __version__
+from flow_omni.bundled import BUNDLED_CHECKPOINT, EXAMPLE_QUESTION, load_bundled
+from flow_omni.cli import ask, chat, hub
+from flow_omni.cli.app import app
 from flow_omni.processing.transcript_limit import EXTRA_CHARACTERS, MAX_CHARACTERS_PER_SECOND
 
 
-checkpoint, in_an_empty_folder = cli_tools.checkpoint, cli_tools.in_an_empty_folder
-pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
-
-COMMANDS = ("ask", "say", "transcribe", "chat", "init", "info", "push")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_teaches_by_examples(command):
-    result = run(command, "--help")
-    assert result.exit_code == 0
-    assert "Examples:" in result.stdout
-    assert f"flow-omni {command}" in result.stdout.partition("Examples:")[2]
+QUESTION = str(EXAMPLE_QUESTION)
+COMMANDS = ("ask", "say", "transcribe", "chat", "train", "evaluate", "init", "info", "push")
+LETTERS = {ord(letter) for letter in "abcdefghijklmnopqrstuvwxyz "}
 
 
-def test_without_arguments_there_is_help_and_all_commands_are_in_it():
-    result = run()
-    assert all(f" {command} " in result.stdout for command in COMMANDS)
+def run(*arguments: object, input: str | None = None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input, prog_name="flow-omni")
+
+
+def succeeds(*arguments: object, **kwargs) -> str:
+    """The output of a command without an error."""
+    result = run(*arguments, **kwargs)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fails(*arguments: object, exit_code: int = 2, **kwargs) -> str:
+    """The error of a command: one line, and no file written."""
+    before = sorted(Path().rglob("*"))
+    result = run(*arguments, **kwargs)
+    assert result.exit_code == exit_code, result.output
+    assert sorted(Path().rglob("*")) == before
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+def raiser(error: BaseException):
+    def fail(*args, **kwargs):
+        raise error
+
+    return fail
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A tiny checkpoint that generates 24 letters. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model = tiny_model()
+    model.generation_config.update(
+        eos_token_id=EOS_TOKEN_ID,
+        pad_token_id=PAD_TOKEN_ID,
+        max_new_tokens=24,
+        suppress_tokens=[token for token in range(264) if token not in LETTERS],
+    )
+    model.save_pretrained(folder)
+    tiny_processor(model.config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """Commands write to the current folder, and silence libraries for their process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOW_OMNI_DEBUG", "")
+    verbosity = transformers.utils.logging.get_verbosity()
+    yield
+    transformers.utils.logging.set_verbosity(verbosity)
+    transformers.utils.logging.enable_progress_bar()
+    torch.set_num_threads(1)
+
+
+def test_help_shows_examples_and_every_command():
+    for command in COMMANDS:
+        assert f"flow-omni {command}" in succeeds(command, "--help").partition("Examples:")[2]
+    help = run().stdout
+    assert all(f" {command} " in help for command in (*COMMANDS, "prepare"))
+    for corpus in ("aishell1", "wenetspeech", "lccc", "speak", "validate"):
+        assert f"flow-omni prepare {corpus}" in succeeds("prepare", corpus, "--help")
     assert "Usage" in run("ask").stdout
+    assert succeeds("--version") == f"flow-omni {__version__}\n"
 
 
-def test_version_is_the_packages():
-    result = run("--version")
-    assert (result.exit_code, result.stdout) == (0, f"flow-omni {__version__}\n")
+def test_help_and_errors_in_arguments_do_not_wait_for_torch():
+    program = str(Path(sys.executable).with_name("flow-omni"))
+    for arguments, exit_code in (
+        (["--help"], 0),
+        (["prepare", "speak", "--help"], 0),
+        (["ask", "question.wav", "--volume", "11"], 2),
+    ):
+        command = [sys.executable, "-X", "importtime", program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == exit_code, done.stderr[-500:]
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "flow_omni.cli.app" in imported
+        assert not imported & {"torch", "transformers", "huggingface_hub", "numpy", "soundfile", "matplotlib"}
+
+
+def test_answering_imports_neither_matplotlib_nor_what_training_needs(checkpoint):
+    program = f"import sys; from flow_omni.cli.app import app; app({['ask', QUESTION, '-m', str(checkpoint)]}, standalone_mode=False)"
+    program += (
+        "; print({'matplotlib', 'pandas', 'librosa', 'datasets', 'jiwer', 'whisper', 'peft'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
+
+
+def test_bundled_model_answers_the_example_question():
+    assert sum(path.stat().st_size for path in BUNDLED_CHECKPOINT.iterdir()) < 40e6
+    assert {path.suffix for path in BUNDLED_CHECKPOINT.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
+    assert load_bundled()[0].dtype == torch.float32
+    assert succeeds("ask", QUESTION, "--seed", 0).startswith("The capital of France is")
+    assert 1 < soundfile.info("answer.wav").duration < 4
 
 
 def test_ask_prints_the_text_and_writes_the_speech_and_its_picture(checkpoint):
-    result = run("ask", QUESTION, "-m", checkpoint, "-o", "a.flac", "--picture", "a.png", "--seed", 1)
-    assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 1
-    assert result.stdout.strip().isprintable()
-    sound = soundfile.info("a.flac")
-    assert (sound.samplerate, sound.channels) == (24000, 1)
-    assert f"a.flac: {sound.duration:.1f} s of speech" in result.stderr
-    assert "real-time factor" in result.stderr
-    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
+    text = succeeds("ask", QUESTION, "-m", checkpoint, "-o", "a.flac", "--picture", "a.png", "--seed", 1)
+    assert text.count("\n") == 1 and text.strip().isprintable()
     assert sorted(path.name for path in Path().iterdir()) == ["a.flac", "a.png"]
 
 
-def test_ask_takes_written_questions_and_writes_answer_wav_by_default(checkpoint):
-    assert run("ask", "--text", "Who are you?", "-m", checkpoint, "--max-new-tokens", 12).exit_code == 0
-    assert Path("answer.wav").stat().st_size > 0
-
-
-def test_ask_in_text_mode_writes_no_file(checkpoint):
-    result = run("ask", QUESTION, "-m", checkpoint, "--mode", "text", "--max-new-tokens", 7)
-    assert (result.exit_code, len(result.stdout)) == (0, 8)
+def test_ask_takes_a_written_question_and_in_text_mode_writes_no_file(checkpoint):
+    assert len(succeeds("ask", "--text", "Who?", "-m", checkpoint, "--mode", "text", "--max-new-tokens", 7)) == 8
     assert list(Path().iterdir()) == []
-    assert result.stderr == ""
+    succeeds("ask", "--text", "Who?", "-m", checkpoint)
+    assert [path.name for path in Path().iterdir()] == ["answer.wav"]
 
 
-def test_words_are_never_guessed_to_be_a_question(checkpoint):
-    """A mistyped path would otherwise be answered as if it had been asked."""
-    assert "ask --text" in error_of(run("ask", "questoin.wav", "-m", checkpoint))
-
-
-def test_a_seed_makes_the_answer_reproducible(checkpoint):
-    def answer(seed: int) -> bytes:
-        options = ("--temperature", 1.0, "--max-new-tokens", 16, "-o", "a.wav")
-        result = run("ask", QUESTION, "-m", checkpoint, "--seed", seed, *options)
-        assert result.exit_code == 0
-        return result.stdout.encode() + Path("a.wav").read_bytes()
-
-    assert answer(1) == answer(1) != answer(2)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("--num-flow-steps", 8), ("--flow-temperature", 0.1), ("--flow-guidance-scale", 3.0)]
-)
-def test_options_of_the_flow_reach_the_model(checkpoint, option, value):
+def test_a_seed_makes_an_answer_reproducible_and_every_option_reaches_the_model(checkpoint):
     def speech(*options: object) -> bytes:
-        run("say", "Hi.", "-m", checkpoint, "--seed", 1, "--max-new-tokens", 12, *options)
-        return Path("speech.wav").read_bytes()
+        text = succeeds("ask", QUESTION, "-m", checkpoint, "--max-new-tokens", 12, *options)
+        return text.encode() + Path("answer.wav").read_bytes()
 
-    assert speech() != speech(option, value)
-
-
-def test_what_was_not_said_is_left_to_the_generation_config():
-    assert SpeechOptions(model="m", seed=0).of_generate(Mode.auto) == {"seed": 0, "generation_mode": "auto"}
-    assert SpeechOptions(sample=True).of_generate(Mode.text) == {"do_sample": True, "generation_mode": "text"}
-    assert SpeechOptions(temperature=0.7).of_generate(Mode.text)["do_sample"] is True
+    usual = speech("--seed", 1)
+    assert speech("--seed", 1) == usual != speech("--seed", 2)
+    changes = ("--temperature", 2.0), ("--num-flow-steps", 8), ("--flow-temperature", 0.1), ("--dtype", "bfloat16")
+    for change in (*changes, ("--flow-guidance-scale", 3.0)):
+        assert speech("--seed", 1, *change) != usual, change
 
 
-def test_dtype_is_that_of_the_weights(checkpoint):
-    assert load_model(str(checkpoint), dtype="bfloat16").model.dtype == torch.bfloat16
-    result = run("ask", QUESTION, "-m", checkpoint, "--dtype", "bfloat16", "--max-new-tokens", 8)
-    assert result.exit_code == 0
+def test_options_that_were_not_given_are_left_to_the_generation_config():
+    assert ask.GenerationOptions(seed=0).generation_kwargs() == {"seed": 0}
+    assert ask.GenerationOptions(sample=True).generation_kwargs() == {"do_sample": True}
+    assert ask.GenerationOptions(temperature=0.7).generation_kwargs() == {"temperature": 0.7, "do_sample": True}
 
 
-def test_the_untrained_model_says_plainly_what_it_is_and_not_on_stdout(monkeypatch, tmp_path):
-    monkeypatch.setattr(untrained, "BUNDLED_CHECKPOINT", tmp_path / "none")
-    result = run("say", "Hi.", "--max-new-tokens", 8)
-    assert "UNTRAINED" in result.stderr
-    assert "UNTRAINED" not in result.stdout
+def test_say_notes_speech_that_was_cut(checkpoint):
+    result = run("say", "Good morning.", "-m", checkpoint, "--seed", 1, "--max-new-tokens", 16)
+    assert result.exit_code == 0 and "was cut" in result.stderr
+    assert soundfile.info("speech.wav").duration > 0.1
 
 
-def test_say_writes_speech_that_was_cut_and_says_so(checkpoint):
-    result = run("say", "Good morning.", "-m", checkpoint, "-o", "a.wav", "--seed", 1, "--max-new-tokens", 16)
-    assert result.exit_code == 0
-    assert soundfile.info("a.wav").duration > 0.3
-    assert "was cut" in result.stderr
+def test_transcribe_prints_one_transcript_alone_and_several_with_their_files(checkpoint):
+    one = succeeds("transcribe", QUESTION, "-m", checkpoint)
+    assert len(one) > 1
+    assert succeeds("transcribe", QUESTION, QUESTION, "-m", checkpoint) == f"{QUESTION}: {one}" * 2
+    (row,) = map(json.loads, succeeds("transcribe", QUESTION, "--json", "-m", checkpoint).splitlines())
+    duration = pytest.approx(soundfile.info(QUESTION).duration, abs=1e-3)
+    assert row == {"file": QUESTION, "text": one.strip("\n"), "seconds": duration}
 
 
-def test_transcribe_prints_one_text_alone_and_several_with_their_files(checkpoint):
-    one = run("transcribe", QUESTION, "-m", checkpoint)
-    two = run("transcribe", QUESTION, QUESTION, "-m", checkpoint)
-    assert (one.exit_code, two.exit_code) == (0, 0)
-    assert two.stdout == f"{QUESTION}: {one.stdout}" * 2
-
-
-def test_transcribe_as_json_prints_an_object_a_line(checkpoint):
-    result = run("transcribe", QUESTION, QUESTION, "--json", "-m", checkpoint)
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert len(rows) == 2
-    assert rows[0] == rows[1]
-    assert rows[0]["file"] == QUESTION
-    assert rows[0]["seconds"] == pytest.approx(soundfile.info(QUESTION).duration, abs=1e-3)
-    assert rows[0]["text"] + "\n" == run("transcribe", QUESTION, "-m", checkpoint).stdout
-
-
-def test_transcribe_writes_nothing_of_silence(checkpoint):
+def test_transcript_of_silence_is_empty(checkpoint):
     """The bundled model wrote "Thank you."."""
-    soundfile.write("silence.wav", torch.zeros(8000).numpy(), 16000)
-    assert run("transcribe", "silence.wav", "-m", checkpoint).stdout == "\n"
-    assert run("transcribe", "silence.wav", "silence.wav", "-m", checkpoint).stdout == "silence.wav: \n" * 2
-    (row,) = run("transcribe", "silence.wav", "--json", "-m", checkpoint).stdout.splitlines()
-    assert json.loads(row)["text"] == ""
+    soundfile.write("silence.wav", np.zeros(8000), 16000)
+    assert succeeds("transcribe", "silence.wav", "-m", checkpoint) == "\n"
+    assert json.loads(succeeds("transcribe", "silence.wav", "--json", "-m", checkpoint))["text"] == ""
 
 
-def test_transcribe_ends_where_the_sound_can_hold_no_more(checkpoint, monkeypatch):
-    """Unless told how long, as with `--max-new-tokens`."""
-    steps, stream = [], FlowOmniForSpeechGeneration.stream
+def test_duration_of_the_audio_limits_its_transcript(checkpoint, monkeypatch):
+    lengths, stream = [], FlowOmniForSpeechGeneration.stream
 
-    def endless(self, *arguments, **options):
-        for step in stream(self, *arguments, eos_token_id=AUDIO_TOKEN_ID, **options):
-            steps.append(step)
-            yield step
+    def endless(self, *args, **kwargs):
+        steps = list(stream(self, *args, **{"max_new_tokens": 99, **kwargs}, eos_token_id=AUDIO_TOKEN_ID))
+        lengths.append(len(steps))
+        return iter(steps)
 
     monkeypatch.setattr(FlowOmniForSpeechGeneration, "stream", endless)
     soundfile.write("noise.wav", torch.randn(8000).numpy() * 0.1, 16000)
-    assert run("transcribe", "noise.wav", "-m", checkpoint).exit_code == 0
-    assert len(steps) == pytest.approx(MAX_CHARACTERS_PER_SECOND * 0.5 + EXTRA_CHARACTERS, abs=5)
-    steps.clear()
-    assert run("transcribe", "noise.wav", "-m", checkpoint, "--max-new-tokens", 40).exit_code == 0
-    assert len(steps) == 40
+    succeeds("transcribe", "noise.wav", "-m", checkpoint)
+    succeeds("transcribe", "noise.wav", "-m", checkpoint, "--max-new-tokens", 40)
+    assert lengths == [pytest.approx(MAX_CHARACTERS_PER_SECOND * 0.5 + EXTRA_CHARACTERS, abs=5), 40]
+
+
+def test_text_has_no_control_characters_and_whole_characters(checkpoint, capsys):
+    """A model must not write commands to the terminal."""
+    tokenizer = FlowOmniProcessor.from_pretrained(checkpoint).tokenizer
+    printer = ask._text_printer(tokenizer, "a.wav: ")
+    printer.put(torch.tensor([0]))
+    for byte in "x\x1b[2Jé\ny".encode():
+        printer.put(torch.tensor([byte]))
+    printer.end()
+    assert capsys.readouterr().out == "a.wav: x[2Jé y\n"
 
 
 def test_chat_answers_every_line_and_numbers_the_spoken_answers(checkpoint):
     lines = f"Hello.\n\n/file {QUESTION}\n/reset\nHello.\n/quit\nnever read\n"
     options = ("-m", checkpoint, "--max-new-tokens", 10, "--seed", 3, "--temperature", 1.0, "--save-audio", "out")
-    result = run("chat", *options, input=lines)
-    assert result.exit_code == 0
-    first, second, after_reset = result.stdout.splitlines()
+    assert succeeds("chat", *options, "--system", "Be brief.", input=lines).count("\n") == 3
+    first, second, after_reset = (path.read_bytes() for path in sorted(Path("out").iterdir()))
     assert after_reset == first != second
-    assert run("chat", *options, input="Hello again.").exit_code == 0
+    succeeds("chat", *options, input="Hello again.")
     assert sorted(path.name for path in Path("out").iterdir()) == [f"answer-00{n}.wav" for n in range(1, 5)]
 
 
 def test_chat_without_a_folder_only_writes(checkpoint):
-    result = run("chat", "-m", checkpoint, "--max-new-tokens", 5, input="Hello.\n")
-    assert (result.exit_code, len(result.stdout)) == (0, 6)
-    assert result.stderr == ""
+    assert len(succeeds("chat", "-m", checkpoint, "--max-new-tokens", 5, input="Hello.\n")) == 6
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize("line", ["/bogus", "/file", "/file missing.wav"])
-def test_a_script_that_chats_stops_at_its_first_mistake(checkpoint, line):
-    result = run("chat", "-m", checkpoint, "--max-new-tokens", 5, input=f"{line}\nHello.\n")
-    assert result.exit_code == 2
-    assert line.split()[-1] in error_of(result)
-    assert result.stdout == ""
-
-
-def test_somebody_who_chats_can_go_on_after_a_mistake(checkpoint, monkeypatch, capsys):
+def test_chat_stops_a_script_at_its_first_error_and_lets_a_person_go_on(checkpoint, monkeypatch, capsys):
+    for line in ("/bogus", "/file", "/file missing.wav"):
+        assert line.split()[-1] in fails("chat", "-m", checkpoint, input=f"{line}\nHello.\n")
     lines = iter(["/bogus", "Hello.", "/help"])
-
-    class Terminal:
-        def isatty(self):
-            return True
-
-    def read_line(prompt):
-        try:
-            return next(lines)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr(sys, "stdin", Terminal())
-    monkeypatch.setattr("builtins.input", read_line)
-    chatting.chat(model=str(checkpoint), max_new_tokens=5)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines, "/quit"))
+    chat.chat(model=str(checkpoint), max_new_tokens=5)
     output = capsys.readouterr()
     assert len(output.out) == 6
-    assert "`/bogus` is no command" in output.err
-    assert output.err.count("Write a line") == 2
+    assert "Unknown command `/bogus`" in output.err and output.err.count("Write a message") == 2
 
 
-def test_turns_from_the_cache_equal_turns_from_scratch(checkpoint):
-    """The history is text: the cache is cut to the last prompt, and the spoken answer after it is read as text."""
-    loaded = load_model(str(checkpoint))
-    options = {"generation_mode": "speech", "seed": 1, "max_new_tokens": 12}
-    kept, forgetful = Conversation(loaded, "Be brief."), Conversation(loaded, "Be brief.")
-    for message in ({"text": "Hello."}, {"audio": QUESTION}, {"text": "Why?"}):
-        forgetful.cache = None
-        cached, fresh = kept.answer(message, options), forgetful.answer(message, options)
-        assert cached.token_ids == fresh.token_ids
-        assert torch.allclose(cached.waveform, fresh.waveform, atol=1e-4)
-    assert [message["role"] for message in kept.messages[-3:]] == ["assistant", "user", "assistant"]
+def test_bad_audio_is_named_and_nothing_is_written(checkpoint):
+    Path("empty.wav").write_bytes(b"")
+    Path("letter.wav").write_bytes(b"This is a letter.")
+    Path("folder.wav").mkdir()
+    for name, samples in (
+        ("short", np.zeros(1)),
+        ("nan", np.full(16000, np.nan)),
+        ("loud", np.full(16000, 30000.0)),
+        ("long", np.zeros(601 * 16000, dtype=np.float32)),
+    ):
+        soundfile.write(f"{name}.wav", samples, 16000, subtype="FLOAT")
+    messages = {"empty": "decode", "letter": "decode", "folder": "is a folder", "short": "at least 10 ms"}
+    messages |= {"nan": "16000 of 16000 samples", "loud": "between -1 and 1", "missing": "There is no audio file"}
+    for name, message in messages.items():
+        for command in ("ask", "transcribe"):
+            error = fails(command, f"{name}.wav", "-m", checkpoint)
+            assert f"{name}.wav" in error and message in error
+    assert "at most 600 s" in fails("ask", "long.wav", "-m", checkpoint)
+    # a mistyped path is not answered as if it were the question
+    assert "ask --text" in fails("ask", "questoin.wav", "-m", checkpoint)
+    assert "stands for audio" in fails("ask", "--text", "<|audio|>", "-m", checkpoint)
+    assert "is empty" in fails("say", "  ", "-m", checkpoint)
 
 
-def test_the_cache_is_read_on_in_the_next_turn(checkpoint):
-    loaded = load_model(str(checkpoint))
-    read = []
-    embeddings = loaded.model.get_input_embeddings()
-    embeddings.register_forward_hook(lambda module, inputs, output: read.append(output.shape[1]))
-    conversation = Conversation(loaded)
-    options = {"generation_mode": "text", "max_new_tokens": 4}
-    conversation.answer({"text": "Hello, who are you and what do you know?"}, options)
-    prompt_length = len(conversation.prompt_ids)
-    read.clear()
-    conversation.answer({"text": "Why?"}, options)
-    assert read[0] == len(conversation.prompt_ids) - prompt_length
+def test_options_that_cannot_be_met_are_named(checkpoint):
+    Path("folder.wav").mkdir()
+    for options, message in (
+        ("-o folder.wav", "it is a folder"),
+        ("-o no/where.wav", "does not exist. Create it"),
+        ("-o answer.aac", "must end in one of .wav"),
+        ("--picture answer.jpeg", "must end in one of .png"),
+        ("--picture no/where.png", "does not exist. Create it"),
+        ("--mode text -o a.wav", "`--mode text` generates no speech"),
+        ("--mode text --picture a.png", "`--mode text` generates no speech"),
+        ("--mode sing", "'sing'"),
+        ("--seed -1", "--seed"),
+        ("--seed often", "--seed"),
+        ("--max-new-tokens 0", "--max-new-tokens"),
+        ("--end-after-repeats 1", "end_after_repeats"),
+        ("--num-flow-steps 0", "--num-flow-steps"),
+        ("--flow-temperature nan", "--flow-temperature"),
+        ("--temperature 0", "--temperature"),
+        ("--device toaster", "choose cpu"),
+        ("--device meta", "choose cpu"),
+        ("--device cuda:99", "choose cpu"),
+        ("--dtype int8", "'int8'"),
+        ("--volume 11", "--volume"),
+    ):
+        assert message in fails("ask", QUESTION, "-m", checkpoint, *options.split()), options
+    assert "'sing'" in fails("sing")
+    assert "--loud" in fails("--loud")
 
 
-def test_a_cache_that_cannot_be_cut_is_read_again(checkpoint, monkeypatch):
-    """Such as that of sliding windows: half a cut would be worse than none."""
-    loaded = load_model(str(checkpoint))
-    options = {"generation_mode": "text", "max_new_tokens": 6}
-    expected, conversation = Conversation(loaded), Conversation(loaded)
-    for message in ({"text": "Hello."}, {"text": "Why?"}):
-        answer = expected.answer(message, options)
-
-    def cannot(self, tokens_to_remove):
-        raise RuntimeError("the layer does not track past states")
-
-    conversation.answer({"text": "Hello."}, options)
-    monkeypatch.setattr(type(conversation.cache), "crop", cannot)
-    assert conversation.answer({"text": "Why?"}, options).token_ids == answer.token_ids
+def test_outputs_are_checked_before_the_model_is_loaded(checkpoint, monkeypatch):
+    monkeypatch.setattr(ask, "load_model", None)
+    assert "does not exist" in fails("say", "Hi.", "-o", "no/where.wav", "-m", checkpoint)
+    Path("file").write_text("")
+    assert "it is a file" in fails("chat", "-m", checkpoint, "--save-audio", "file")
+    assert "does not exist" in fails("chat", "-m", checkpoint, "--save-audio", "no/where")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "flow-omni[train]" in fails("ask", QUESTION, "-m", checkpoint, "--picture", "a.png")
 
 
-def test_an_interrupted_turn_leaves_no_trace_in_the_conversation(checkpoint, monkeypatch):
-    loaded = load_model(str(checkpoint))
-    conversation = Conversation(loaded)
-    options = {"generation_mode": "text", "max_new_tokens": 4}
-    conversation.answer({"text": "Hello."}, options)
-    messages = conversation.messages
-    with monkeypatch.context() as patch:
-        patch.setattr(TextPrinter, "put", _interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            conversation.answer({"text": "Why?"}, options)
-    assert conversation.messages == messages
-    assert conversation.answer({"text": "Why?"}, options).token_ids
+def test_names_without_a_checkpoint_are_refused():
+    Path("file").write_text("not a folder")
+    Path("empty").mkdir()
+    Path("bert").mkdir()
+    Path("bert/config.json").write_text('{"model_type": "bert"}')
+    for name, message in (
+        ("missing", "'missing' is not a folder"),
+        ("./missing/folder", "is not a folder"),
+        ("owner/missing", "'owner/missing'"),
+        ("owner/mis sing", "'owner/mis sing'"),
+        ("file", "is a file"),
+        ("bert", "not a Flow-Omni checkpoint"),
+        ("empty", "'empty'"),
+    ):
+        for command in (("ask", QUESTION, "-m"), ("info",), ("chat", "-m")):
+            assert message in fails(*command, name)
 
 
-def test_text_is_printed_by_whole_letters(capsys):
-    tokenizer = byte_level_tokenizer()
-    printer = TextPrinter(tokenizer)
-    shown = []
-    for token_id in tokenizer("aé€\n").input_ids:
-        printer.put(token_id)
-        shown.append(capsys.readouterr().out)
-    printer.end()
-    assert shown == ["a", "", "é", "", "", "€", "\n"]
-    assert capsys.readouterr().out == "\n"
+def test_damaged_checkpoints_are_refused(checkpoint):
+    def change(damage: str, folder: Path) -> None:
+        weights, config = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+        if damage == "truncated":
+            weights.write_bytes(weights.read_bytes()[:-100])
+        elif damage == "no weights":
+            weights.unlink()
+        elif damage == "missing weights":
+            save_file(
+                {k: v for k, v in load_file(weights).items() if k != "state_head.weight"}, weights, {"format": "pt"}
+            )
+        elif damage == "no processor":
+            (folder / "processor_config.json").unlink()
+        else:
+            config["speech_config"]["frames_per_step"] = {"bad config": 0, "shapes": 3}[damage]
+            (folder / "config.json").write_text(json.dumps(config))
+
+    for damage in ("truncated", "no weights", "missing weights", "no processor", "bad config", "shapes"):
+        shutil.rmtree("damaged", ignore_errors=True)
+        shutil.copytree(checkpoint, "damaged")
+        change(damage, Path("damaged"))
+        error = fails("ask", QUESTION, "-m", "damaged")
+        assert "'damaged'" in error, damage
+        if damage == "missing weights":
+            assert "state_head.weight" in error
 
 
-def test_a_letter_that_is_never_completed_is_shown_as_such(capsys):
-    printer = TextPrinter(byte_level_tokenizer())
-    printer.put(0xC3)
-    printer.end()
-    assert capsys.readouterr().out == "\N{REPLACEMENT CHARACTER}\n"
-
-
-def test_a_model_cannot_write_commands_to_the_terminal(capsys):
-    printer = TextPrinter(byte_level_tokenizer(), prefix="a.wav: ")
-    for byte in b"x\x1b[2J\ny":
-        printer.put(byte)
-    printer.end()
-    assert capsys.readouterr().out == "a.wav: x[2J y\n"
-
-
-def test_an_answer_that_was_interrupted_ends_with_130_and_writes_nothing(checkpoint, monkeypatch):
-    monkeypatch.setattr(answering.Answer, "add", _interrupt)
+def test_interruption_ends_with_130_and_writes_nothing(checkpoint, monkeypatch):
+    monkeypatch.setattr(ask, "generate", raiser(KeyboardInterrupt()))
     result = run("ask", QUESTION, "-m", checkpoint)
-    assert result.exit_code == 130
-    assert list(Path().iterdir()) == []
+    assert (result.exit_code, list(Path().iterdir())) == (130, [])
 
 
-def test_an_error_of_ours_ends_with_1_and_shows_its_traceback_only_on_demand(checkpoint, monkeypatch):
-    def fail(*args, **kwargs):
-        raise RuntimeError("the cat sat\non the keyboard")
-
-    monkeypatch.setattr(answering.Answer, "add", fail)
-    result = run("ask", QUESTION, "-m", checkpoint)
-    assert result.exit_code == 1
-    assert "RuntimeError: the cat sat on the keyboard" in error_of(result)
-    assert "--debug" in result.stderr
-    for debugged in (run("--debug", "ask", QUESTION, "-m", checkpoint), _with_debug_variable(monkeypatch, checkpoint)):
-        assert debugged.exit_code == 1
-        assert "Traceback" in debugged.stderr
-    assert list(Path().iterdir()) == []
-
-
-def test_a_shell_sees_answers_on_stdout_one_line_of_errors_and_the_exit_code(checkpoint):
-    """In a process of its own, where nothing may chatter: one that answers first, and then ends with a mistake."""
-    command = [sys.executable, "-m", "flow_omni.cli", "chat", "--model", str(checkpoint), "--max-new-tokens", "9"]
-    done = subprocess.run(command, input="Hello.\n/bogus\n", capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert len(done.stdout) == 10
-    assert done.stderr == "Error: `/bogus` is no command: there are /file, /reset, /help and /quit.\n"
-
-
-def _interrupt(*args, **kwargs):
-    raise KeyboardInterrupt
-
-
-def _with_debug_variable(monkeypatch, checkpoint):
+def test_an_error_of_ours_ends_with_1_and_shows_its_traceback_on_demand(checkpoint, monkeypatch):
+    monkeypatch.setattr(ask, "generate", raiser(RuntimeError("the cat sat\non the keyboard")))
+    error = fails("ask", QUESTION, "-m", checkpoint, exit_code=1)
+    assert "RuntimeError: the cat sat on the keyboard" in error and "--debug" in error
+    assert "Traceback" in run("--debug", "ask", QUESTION, "-m", checkpoint).stderr
     monkeypatch.setenv("FLOW_OMNI_DEBUG", "1")
-    return run("ask", QUESTION, "-m", checkpoint)
+    assert "Traceback" in run("ask", QUESTION, "-m", checkpoint).stderr
+
+
+def test_train_passes_recipe_and_overrides_on(monkeypatch):
+    calls = []
+    train_recipe = lambda *args, **kwargs: calls.append((args, kwargs))  # noqa: E731
+    monkeypatch.setitem(sys.modules, "flow_omni.training.train", SimpleNamespace(train_recipe=train_recipe))
+    succeeds("train", "align", "model=m", "learning_rate=3e-4", "--dry-run")
+    assert calls == [(("align", ["model=m", "learning_rate=3e-4"]), {"dry_run": True, "fresh": False})]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> Path:
+    """Pretrained parts in a folder."""
+    folder = tmp_path_factory.mktemp("sources")
+    torch.manual_seed(0)
+    config = WhisperConfig(**AUDIO_FIELDS, vocab_size=100, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    WhisperForConditionalGeneration(config).save_pretrained(folder / "whisper")
+    fields = {name: value for name, value in TEXT_FIELDS.items() if name != "model_type"}
+    Qwen2ForCausalLM(Qwen2Config(**fields)).save_pretrained(folder / "llm")
+    tiny_processor().tokenizer.save_pretrained(folder / "llm")
+    tiny_model().vocoder.save_pretrained(folder / "vocos")
+    return folder
+
+
+def init(sources: Path, *options: object, vocoder: bool = True) -> list[object]:
+    parts = ("--whisper", sources / "whisper", "--llm", sources / "llm", "--output", "model")
+    small = ("--speech-config", "head_hidden_size=32", "--speech-config", "num_hidden_layers=1")
+    return ["init", *parts, *small, *(("--vocoder", sources / "vocos") if vocoder else ()), *options]
+
+
+def test_init_makes_a_model_that_speaks(sources):
+    options = ("--speech-config", "frames_per_step=8", "--config", "adapter_stack_size=2")
+    result = run(*init(sources, *options))
+    assert result.exit_code == 0, result.output
+    assert "speech decoder" in result.stdout and "untrained" in result.stderr
+    succeeds("say", "Hi.", "-m", "model", "--max-new-tokens", 24)
+    assert sorted(path.name for path in Path().iterdir()) == ["model", "speech.wav"]
+    model, processor = FlowOmniForSpeechGeneration.from_pretrained("model"), FlowOmniProcessor.from_pretrained("model")
+    assert (model.config.speech_config.frames_per_step, model.config.adapter_stack_size) == (8, 2)
+    # answers end where the chat template ends them
+    assert model.generation_config.eos_token_id[0] == processor.answer_end_token_id
+    assert model.generation_config.pad_token_id == processor.tokenizer.pad_token_id
+    card = Path("model/README.md").read_text(encoding="utf-8")
+    assert "flow-omni init --whisper whisper --llm llm --vocoder vocos" in card and str(sources) not in card
+
+
+def test_model_without_a_vocoder_only_writes(sources):
+    assert "no vocoder" in run(*init(sources, vocoder=False)).stderr
+    assert "--mode text" in fails("ask", QUESTION, "-m", "model")
+    succeeds("ask", QUESTION, "-m", "model", "--mode", "text", "--max-new-tokens", 4)
+
+
+def test_init_replaces_nothing_but_checkpoints_and_these_only_on_demand(sources, monkeypatch):
+    succeeds(*init(sources, vocoder=False))
+    weights = Path("model/model.safetensors")
+    before = weights.read_bytes()
+    assert "--overwrite" in fails(*init(sources))
+    with monkeypatch.context() as patch:
+        patch.setattr(flow_omni.hub_card, "write_model_card", raiser(OSError("No space left on device")))
+        assert "No space left" in fails(*init(sources, "--overwrite"), exit_code=1)
+    assert weights.read_bytes() == before
+    succeeds(*init(sources, "--overwrite"))
+    assert weights.read_bytes() != before and [path.name for path in Path().iterdir()] == ["model"]
+    # `--output ~ --overwrite` must not delete a home
+    Path("model/config.json").unlink()
+    assert "replaces nothing but" in fails(*init(sources, "--overwrite"))
+
+
+def test_init_names_what_is_wrong_and_writes_nothing(sources):
+    for options, message in (
+        ("--speech-config frames_per_step", "write it like `frames_per_step=8`"),
+        ("--config adapter_stack_size=0", "adapter_stack_size"),
+        ("--speech-config frames_per_step=0", "frames_per_step"),
+        ("--speech-config frames_per_stop=8", "frames_per_stop"),
+        ("--speech-config sampling_rate=16000", "Error: `sampling_rate`"),
+        ("--whisper whispr", "whispr"),
+        ("--whisper {llm}", "qwen2"),
+        ("--llm ./nowhere", "./nowhere"),
+        ("--vocoder {llm}", "vocoder"),
+        ("--output no/where", "does not exist"),
+    ):
+        assert message in fails(*init(sources, *options.format(llm=sources / "llm").split())), options
+    fields = hub.parse_fields(["a=8", "b=0.5", "c=flow", "d=true", "e=x=y", "f=[1, 2]"])
+    assert fields == {"a": 8, "b": 0.5, "c": "flow", "d": True, "e": "x=y", "f": [1, 2]}
+
+
+def test_info_describes_a_checkpoint(checkpoint):
+    model = FlowOmniForSpeechGeneration.from_pretrained(checkpoint)
+    lines = succeeds("info", checkpoint).splitlines()
+    for group, count in (
+        ("vocoder", model.vocoder.num_parameters()),
+        ("all", sum(parameter.numel() for parameter in model.parameters())),
+    ):
+        assert any(line.startswith(f"parameters: {group} ") and line.endswith(f" {count:,}") for line in lines), group
+    assert "62.5 per second, each of 2 mel frames" in "\n".join(lines)
+    assert str(BUNDLED_CHECKPOINT) in succeeds("info")
+
+
+@pytest.fixture
+def uploads(monkeypatch):
+    """A Hub that only records its calls."""
+    calls = SimpleNamespace(created=[], uploaded=[], refuses=False)
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            if calls.refuses:
+                raise HfHubHTTPError("Forbidden", response=SimpleNamespace(status_code=403, headers={}, request=None))
+            calls.created.append((repo_id, options))
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, **options):
+            calls.uploaded.append(options)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_token")
+    return calls
+
+
+def test_push_uploads_the_checkpoint_with_a_card_and_nothing_else_of_training(checkpoint, uploads):
+    shutil.copytree(checkpoint, "copy")
+    own = {path.name for path in Path("copy").iterdir()}
+    wanted = {"training_log.json", "training_curves.png", "adapters/adapter_model.safetensors"}
+    unwanted = {"training_args.bin", "adapters/README.md", "checkpoint-2/trainer_state.json", ".hidden/x"}
+    unwanted |= {"runs/events.out", "earlier-1/checkpoint-2/model.safetensors", "diverged-step-3/batch.json"}
+    for name in wanted | unwanted:
+        path = Path("copy", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert succeeds("push", "copy", "me/my-model", "--private") == "https://hub/me/my-model\n"
+    assert uploads.created == [("me/my-model", {"private": True, "exist_ok": True})]
+    files = [path.relative_to("copy").as_posix() for path in Path("copy").rglob("*") if path.is_file()]
+    ignored = uploads.uploaded[0]["ignore_patterns"]
+    assert set(filter_repo_objects(files, ignore_patterns=ignored)) == own | wanted | {"README.md"}
+    card = Path("copy/README.md")
+    assert 'from_pretrained("me/my-model")' in card.read_text(encoding="utf-8")
+    card.write_text("My own words.")
+    succeeds("push", "copy", "me/my-model")
+    assert card.read_text() == "My own words."
+
+
+def test_push_refuses_what_cannot_be_pushed(checkpoint, uploads, monkeypatch):
+    shutil.copytree(checkpoint, "copy")
+    assert "There is no folder" in fails("push", "missing", "me/my-model")
+    assert "my model" in fails("push", "copy", "my model")
+    (weights := Path("copy/model.safetensors")).write_bytes(weights.read_bytes()[:-100])
+    assert "'copy'" in fails("push", "copy", "me/my-model")
+    shutil.copy(checkpoint / "model.safetensors", weights)
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub, "get_token", lambda: None)
+        assert "hf auth login" in fails("push", "copy", "me/my-model")
+    assert uploads.created == uploads.uploaded == []
+    uploads.refuses = True
+    result = run("push", "copy", "somebody-else/my-model")
+    assert result.exit_code == 2 and "The Hub refused 'somebody-else/my-model' (403)" in result.stderr

@@ -11,15 +11,4 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The command line: `flow-omni ask`, `say`, `transcribe`, `chat`, `init`, `push` and `info`."""
-
-
-def main() -> None:
-    """The whole command line."""
-    # imported late: the commands for training are in it, and import what lies beside this file
-    from .app import main as run
-
-    run()
-
-
-__all__ = ["main"]
+"""The command line `flow-omni`."""

@@ -11,25 +11,21 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The door of the command line: one app, and its commands in the order in which a newcomer needs them."""
+"""The commands of `flow-omni`."""
 
+import os
 from typing import Annotated
 
 import typer
 
-from ..training.prepare_command import prepare_app
-from ..training.train_command import train
-from .assembling import init
-from .chatting import chat
-from .commands import App
-from .errors import CommandGroup
-from .evaluating import evaluate
-from .inspecting import info
-from .publishing import push
-from .speaking import ask, say, transcribe
+from .ask import ask, say, transcribe
+from .chat import chat
+from .common import DEBUG_VARIABLE, CommandGroup, command
+from .hub import info, init, push
+from .learn import evaluate, prepare, train
 
 
-app = App(
+app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
@@ -38,17 +34,15 @@ app = App(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
-TALK, TEACH, MAKE = "Talk", "Teach", "Make and share"
-app.command(no_args_is_help=True, rich_help_panel=TALK)(ask)
-app.command(no_args_is_help=True, rich_help_panel=TALK)(say)
-app.command(no_args_is_help=True, rich_help_panel=TALK)(transcribe)
-app.command(rich_help_panel=TALK)(chat)
-app.add_typer(prepare_app, name="prepare", rich_help_panel=TEACH)
-app.command(no_args_is_help=True, rich_help_panel=TEACH)(train)
-app.command(no_args_is_help=True, rich_help_panel=TEACH)(evaluate)
-app.command(no_args_is_help=True, rich_help_panel=MAKE)(init)
-app.command(rich_help_panel=MAKE)(info)
-app.command(no_args_is_help=True, rich_help_panel=MAKE)(push)
+PANELS = {
+    "Inference": (ask, say, transcribe, chat),
+    "Training and evaluation": (train, evaluate),
+    "Checkpoints": (init, info, push),
+}
+for panel, functions in PANELS.items():
+    for function in functions:
+        app.command(no_args_is_help=function not in (chat, info), rich_help_panel=panel)(command(function))
+app.add_typer(prepare, name="prepare", rich_help_panel="Training and evaluation")
 
 
 def _show_version(is_asked: bool) -> None:
@@ -60,20 +54,18 @@ def _show_version(is_asked: bool) -> None:
 
 
 @app.callback()
-def set_up(
+def root(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
     debug: Annotated[
-        bool,
-        typer.Option("--debug", envvar="FLOW_OMNI_DEBUG", help="Show the traceback of an error, and all warnings."),
+        bool, typer.Option("--debug", envvar=DEBUG_VARIABLE, help="Show the traceback of an error, and all warnings.")
     ] = False,
 ):
     """
-    Talk with speech models that continue any language model with continuous speech tokens.
+    Speech-to-speech models with continuous speech tokens.
 
-    Every command explains itself: `flow-omni ask --help`. Without `--model`, the commands use a tiny model that comes
-    with the package.
+    Without `--model`, commands use the small demo model of the package. Every command has `--help`.
 
     Examples:
 
@@ -81,15 +73,13 @@ def set_up(
         flow-omni ask --text "What is the capital of France?"
         flow-omni transcribe speech.wav
         flow-omni chat --model owner/name
-        flow-omni train align model=my-model data.train=train.jsonl training.output_dir=runs/align
-        flow-omni evaluate my-model test.jsonl
+        flow-omni train align model=my-model train_data=train.jsonl output_dir=runs/align
+        flow-omni evaluate my-model test.jsonl --output results
     """
-    # `--debug` is read where an error is reported, and where a command begins
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
 
 
 def main() -> None:
-    """What the command `flow-omni` runs."""
+    """The entry point of the program `flow-omni`."""
     app(prog_name="flow-omni")
-
-
-__all__ = ["app", "main"]

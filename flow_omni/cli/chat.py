@@ -1,0 +1,128 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The command `chat`: a conversation of several turns."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from .ask import GenerationOptions, ModelOption, check_vocoder, generate, option, save_speech, with_options
+from .common import LoadedModel, UserError, check_parent, note, read_audio, report
+
+
+HELP = """\
+Write a message and press Enter. Lines that start with / are commands:
+  /file PATH   send an audio file
+  /reset       start a new conversation
+  /help        show this
+  /quit        leave (as does Ctrl-D)"""
+
+
+@with_options
+def chat(
+    save_audio: Annotated[
+        Path | None, option(help="Generate speech too, into numbered files in this folder. Default: text only.")
+    ] = None,
+    system: Annotated[str | None, option(help='System message, such as "Answer in one sentence."')] = None,
+    model: ModelOption = None,
+    *,
+    options: GenerationOptions,
+):
+    """
+    Chat over several turns.
+
+    Each line is a message. `/file question.wav` sends an audio file, `/reset` starts again, `/quit` or Ctrl-D ends.
+
+    Examples:
+
+        flow-omni chat --model ./my-model
+        flow-omni chat --save-audio answers --system "Answer in one sentence."
+        printf 'Hello.\\n/file question.wav\\n' | flow-omni chat
+    """
+    folder = save_audio.expanduser() if save_audio is not None else None
+    if folder is not None and not folder.is_dir():
+        if folder.exists():
+            raise UserError(f"Cannot save answers in '{folder}': it is a file. Name a folder.")
+        check_parent(folder)
+    loaded = options.load(model)
+    mode = "text" if folder is None else "speech"
+    check_vocoder(loaded, mode)
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+    kwargs = options.generation_kwargs() | {"generation_mode": mode}
+    opening = [] if system is None else [{"role": "system", "content": system}]
+    conversation = list(opening)
+    is_interactive = sys.stdin.isatty()
+    if is_interactive:
+        note(HELP)
+    for line in _lines(is_interactive):
+        try:
+            if line == "/reset":
+                conversation = list(opening)
+                note("A new conversation.")
+            elif line == "/help":
+                note(HELP)
+            else:
+                conversation = _answer(loaded, conversation, _message(line), folder, kwargs)
+        except UserError as error:
+            # a script must not go on with half of its conversation
+            if not is_interactive:
+                raise
+            report(error)
+
+
+def _lines(is_interactive: bool) -> Iterator[str]:
+    """The lines of the user, up to `/quit` or the end of the input."""
+    if is_interactive:
+        try:
+            import readline  # noqa: F401  # arrow keys and history, where the system has it
+        except ImportError:
+            pass
+    while True:
+        try:
+            line = input("> " if is_interactive else "").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        if line:
+            yield line
+
+
+def _message(line: str) -> dict[str, Any]:
+    """The text or the audio that a line sends."""
+    command, _, path = line.partition(" ")
+    if command == "/file":
+        if not path.strip():
+            raise UserError("`/file` needs the path of an audio file, as in `/file question.wav`.")
+        return {"audio": read_audio(path.strip())}
+    if command.startswith("/"):
+        raise UserError(f"Unknown command `{command}`: there are /file, /reset, /help and /quit.")
+    return {"text": line}
+
+
+def _answer(
+    loaded: LoadedModel, conversation: list[dict], message: dict, folder: Path | None, kwargs: dict[str, Any]
+) -> list[dict]:
+    """Answers a message; returns the conversation with both, in which the answer is text."""
+    conversation = [*conversation, *loaded.processor.make_conversation("ask", **message)]
+    answer = generate(loaded, conversation, **kwargs)
+    if folder is not None:
+        number = 1
+        while (path := folder / f"answer-{number:03}.wav").exists():
+            number += 1
+        save_speech(loaded, answer, path)
+    text = loaded.processor.decode(answer.token_ids, skip_special_tokens=True)
+    return [*conversation, {"role": "assistant", "content": text}]
