@@ -95,8 +95,11 @@ def test_written_dialogues_become_spoken_rows(speak, tmp_path):
     assert set(rows["speaker"]) == {"220", "440", "880"}
     assert len(set(rows["question_seconds"])) > 20
     assert len(set(rows["answer_seconds"])) == 1
-    speak(ROWS[:30], "other", seed=1)
-    assert load_rows(tmp_path / "other" / "manifest.jsonl")["speaker"] != rows["speaker"]
+    others = load_rows(speak(ROWS[:30], "other", seed=1, file_format="wav").manifest)
+    assert others["speaker"] != rows["speaker"]
+    assert others[1]["answer_audio"]["path"].endswith("000000001_answer.wav")
+    with pytest.raises(ValueError, match='"flac" or "wav"'):
+        speak(ROWS, "other", file_format="mp3")
 
 
 def test_processes_and_interruptions_change_nothing(speak, tmp_path):
@@ -127,7 +130,7 @@ def test_only_appended_rows_are_added_to_a_folder(speak, tmp_path):
     before = contents(tmp_path / "out")
     changed = [*ROWS[:3], ROWS[3] | {"answer_text": "nothing"}, *ROWS[4:20]]
     for rows, options in ((changed, {}), (ROWS[:20], {"seed": 1}), (ROWS[:20], {"answer_voice": "440"})):
-        with pytest.raises(ValueError, match="holds other rows, voices or seeds: choose another folder"):
+        with pytest.raises(ValueError, match="rows spoken with other settings: choose another folder"):
             speak(rows, "out", **options)
     with pytest.raises(ValueError, match="holds more rows than the source"):
         speak(ROWS[:16], "out")

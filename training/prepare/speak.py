@@ -59,7 +59,7 @@ class SpokenReport:
 
     def __str__(self) -> str:
         skipped = f"; skipped {len(self.errors)}, the first: {self.errors[0]}" if self.errors else ""
-        return f"{self.manifest}: {self.num_rows} rows, {self.seconds / 3600:.2f} h of speech{skipped}"
+        return f"{self.num_rows} rows, {self.seconds / 3600:.2f} h of speech{skipped}"
 
 
 def load_synthesizer(name: str) -> Synthesizer:
@@ -80,6 +80,7 @@ def speak_dialogues(
     answer_voice: str | None = None,
     question_voices: Sequence[str] | None = None,
     language: str = "en",
+    file_format: str = "flac",
     num_processes: int = 1,
     seed: int = 0,
     limit: int | None = None,
@@ -100,14 +101,19 @@ def speak_dialogues(
         answer_voice, question_voices (`str` and `list[str]`, *optional*):
             The voice of all answers, and the voices that one is drawn from for each question. Default to the plain voice
             of `language` and to all others of it.
+        file_format (`str`, *optional*, defaults to `"flac"`):
+            `"flac"` or `"wav"`.
         num_processes, seed, limit (`int`, *optional*):
             How many processes speak, the seed of the draws, and how many rows of the source to speak.
         progress (`Callable`, *optional*):
             Called with the number of rows finished since the last call.
     """
+    if file_format not in ("flac", "wav"):
+        raise ValueError(f'`file_format` is {file_format!r}: it must be "flac" or "wav".')
     engine = load_synthesizer(synthesizer) if isinstance(synthesizer, str) else synthesizer
     output = Path(output).expanduser().absolute()
-    speaker = _Speaker(engine, output, *_chosen_voices(engine, language, answer_voice, question_voices), seed)
+    voices = _chosen_voices(engine, language, answer_voice, question_voices)
+    speaker = _Speaker(engine, output, *voices, file_format, seed)
     report, journal_path = SpokenReport(output / "manifest.jsonl"), output / ".progress"
     if report.manifest.exists() and not journal_path.exists():
         raise ValueError(f"'{output}' holds another corpus: choose another folder.")
@@ -163,6 +169,7 @@ class _Speaker:
     output: Path
     answer_voice: str
     question_voices: list[str]
+    file_format: str
     seed: int
 
     def speak(self, chunk: Chunk) -> dict[str, Any]:
@@ -197,7 +204,7 @@ class _Speaker:
         speech = self.synthesizer.speak(text, voice, *style)
         if np.abs(speech.waveform).max(initial=0.0) < MIN_PEAK:
             raise SynthesisError(f"The voice {voice!r} is silent for {text!r}: choose one of the text's language.")
-        path = self.output / "audio" / f"{index // 1000:06d}" / f"{index:09d}_{side}.flac"
+        path = self.output / "audio" / f"{index // 1000:06d}" / f"{index:09d}_{side}.{self.file_format}"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_audio(path, speech.waveform, speech.sampling_rate)
         columns = {f"{side}_audio": str(path), f"{side}_seconds": round(speech.seconds, 4)}
@@ -222,7 +229,9 @@ def _parts(
             chunks = chain([chunk], chunks)
             break
         else:
-            raise ValueError(f"'{speaker.output}' holds other rows, voices or seeds: choose another folder.")
+            raise ValueError(
+                f"'{speaker.output}' holds other rows, or rows spoken with other settings: choose another folder."
+            )
     else:
         if journal.readline().endswith(b"\n"):
             raise ValueError(f"'{speaker.output}' holds more rows than the source: choose another folder.")
