@@ -156,7 +156,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
         try:
             os.replace(new, folder)
         except OSError:
-            os.replace(old, folder)
+            if old.exists():
+                os.replace(old, folder)
             raise
 
 
@@ -177,7 +178,7 @@ def info(
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration
     from ..bundled import BUNDLED_CHECKPOINT
 
-    name = model or str(BUNDLED_CHECKPOINT)
+    name = os.path.expanduser(model or BUNDLED_CHECKPOINT)
     with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError, StrictDataclassError)):
         config = FlowOmniConfig.from_dict(read_config(name))
         with torch.device("meta"):
