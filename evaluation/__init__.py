@@ -11,4 +11,4 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How good the model is: error rates, robustness, reports."""
+"""Evaluation: error rates of text and speech, stop errors, robustness, speed, and reports."""

@@ -11,255 +11,192 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What an evaluation found: figures, sweeps, speed and samples, as one JSON file that says how they came about."""
+"""What an evaluation writes: every answer as a line of `answers.jsonl`, and all metrics in `results.json`."""
 
 import json
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from types import NoneType
-from typing import Any, Literal
+from pathlib import Path, PurePath
+from typing import Any
+
+from ..processing.files import atomic_write
+from .questions import ANSWERING_TASKS, SPEAKING_TASKS
+from .stop_errors import stop_metrics
+from .text_errors import text_metrics
 
 
-FORMAT = 1
-RESULTS_FILE = "results.json"
-# Ends of the 95 % confidence interval of the figure that they are appended to.
-LOW, HIGH = "_low", "_high"
+FORMAT = 2
+ANSWERS_FILE, RESULTS_FILE = "answers.jsonl", "results.json"
+SPEECH, REFERENCE, VOCODED, SPEED = "speech", "reference", "vocoded", "speed"
+TASK_TYPES = {"transcribe": "automatic-speech-recognition", "text_to_text": "text-generation"}
+TASK_TYPES |= dict.fromkeys(("say", REFERENCE, VOCODED), "text-to-speech")
+
+HEADINGS = {"num_rows": "rows", "cer": "CER", "wer": "WER", "cer_of_own_text": "CER of own text"}
+HEADINGS |= {"first_text_ms": "first text (ms)", "first_audio_ms": "first audio (ms)"}
+HEADINGS |= {"batch_real_time_factor": "real-time factor in batches"}
+GROUPS = {SPEECH: "all spoken answers", REFERENCE: "reference audio", VOCODED: "reference audio after the vocoder"}
+Groups = dict[str, dict[str, float]]
 
 
 class ResultsError(ValueError):
-    """A file that holds no results, or those of another version."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """
-    What the name of a figure stands for.
-
-    Args:
-        meaning (`str`): What it is, in a few words.
-        kind (`str`): `share` (0 to 1, shown as per cent), `number`, `count`, `seconds`, `milliseconds` or `decibel`.
-        better (`str`, *optional*): `lower` or `higher`, where one of them is.
-    """
-
-    meaning: str
-    kind: Literal["share", "number", "count", "seconds", "milliseconds", "decibel"]
-    better: Literal["lower", "higher"] | None = None
-
-
-# Every name that `figures`, `speed` and the rows of `sweeps` may hold. All may have `_low` or `_high` at the end; those of
-# sweeps may have a task in front (`transcribe_cer`).
-FIGURES: dict[str, Figure] = {
-    "num_rows": Figure("rows", "count"),
-    "cer": Figure("wrong, missing and surplus characters per expected one, as texts sound", "share", "lower"),
-    "wer": Figure("wrong, missing and surplus words per expected one, as texts sound", "share", "lower"),
-    "exact": Figure("answers that are what was expected, from the first word to the last", "share", "higher"),
-    "cer_whisper": Figure(
-        "character errors after Whisper's normaliser, as published figures have them", "share", "lower"
-    ),
-    "wer_whisper": Figure("word errors after Whisper's normaliser, as published figures have them", "share", "lower"),
-    "cer_raw": Figure("character errors with case and punctuation, as written", "share", "lower"),
-    "wer_raw": Figure("word errors with case and punctuation, as written", "share", "lower"),
-    "cer_of_own_text": Figure("characters heard that differ from what the model itself wrote", "share", "lower"),
-    "heard_cer": Figure("character errors of spoken answers, as the first recogniser heard them", "share", "lower"),
-    "heard_wer": Figure("word errors of spoken answers, as the first recogniser heard them", "share", "lower"),
-    "heard_exact": Figure("spoken answers that the first recogniser heard without an error", "share", "higher"),
-    "vocoded_cer": Figure("character errors on the original passed through the vocoder", "share", "lower"),
-    "vocoded_wer": Figure("word errors on the original passed through the vocoder", "share", "lower"),
-    "vocoded_exact": Figure("originals passed through the vocoder that are heard without an error", "share", "higher"),
-    "clean": Figure("spoken answers with none of the faults below", "share", "higher"),
-    "cut_short": Figure("spoken answers that end before their text does", "share", "lower"),
-    "hit_cap": Figure("spoken answers that run into the cap on their length", "share", "lower"),
-    "silent_inside": Figure("spoken answers with a silence of over a second inside", "share", "lower"),
-    "silent_start": Figure("spoken answers that begin after over a second of silence", "share", "lower"),
-    "silent_end": Figure("spoken answers that stop over a second after their last sound", "share", "lower"),
-    "no_start": Figure("spoken answers that stopped before anything was heard", "share", "lower"),
-    "empty": Figure("answers without any text", "share", "lower"),
-    "duration_ratio": Figure("length of the spoken answer over that of the original", "number"),
-    "mel_distance": Figure("mean difference of log-mel values from the original, aligned in time", "number", "lower"),
-    "log_spectral_distance": Figure("difference of spectra from the original, aligned in time", "decibel", "lower"),
-    "vocoded_mel_distance": Figure("mel distance of the original passed through the vocoder", "number", "lower"),
-    "vocoded_log_spectral_distance": Figure("spectral distance of the same", "decibel", "lower"),
-    "sharpness": Figure("mean difference between neighbouring mel frames of the answers", "number"),
-    "reference_sharpness": Figure("the same of the originals", "number"),
-    "real_time_factor": Figure("seconds of computing per second of speech, one question at a time", "number", "lower"),
-    "first_sound_ms": Figure("from the end of the question to the first sound of the answer", "milliseconds", "lower"),
-    "first_text_ms": Figure("from the end of the question to the first word of the answer", "milliseconds", "lower"),
-    "batch_real_time_factor": Figure("seconds of computing per second of speech, in batches", "number", "lower"),
-    "speech_seconds": Figure("seconds of speech that the times were taken over", "seconds"),
-}
+    """Results that cannot be read, or answers that belong to another evaluation."""
 
 
 @dataclass
-class Sample:
-    """
-    One answer to look at and to listen to.
+class AnswerRecord:
+    """One answer, or the audio of a reference with its transcripts."""
 
-    Args:
-        id (`str`): The row's.
-        task (`str`): One of `training.rows.TASKS`.
-        topic (`str`, *optional*): What the row is about, where its id tells.
-        question_text (`str`, *optional*): What was asked, or what is said in the recording.
-        expected (`str`): The right answer.
-        text (`str`): What the model wrote.
-        heard (`dict[str, str]`): What each recogniser heard of the spoken answer; empty for a written one.
-        is_exact (`bool`): Whether `text` is what was expected.
-        stop (`str`): `complete`, or the faults of the answer with commas between: `cut_short`, `hit_cap`, …
-        wavs (`dict[str, str]`):
-            Sound files relative to the results' folder, those that there are of `question`, `answer` and `original`.
-        mel_picture (`str`, *optional*): A PNG of the answer's mel-spectrogram, relative to the results' folder.
-    """
-
-    id: str
+    part: str  # empty: the evaluation itself; a point of a sweep (`noise/white=10`); `reference`; `vocoded`
     task: str
-    topic: str | None
+    number: int
+    id: str
     question_text: str | None
-    expected: str
+    reference: str
     text: str
-    heard: dict[str, str] = field(default_factory=dict)
-    is_exact: bool = False
-    stop: str = "complete"
-    wavs: dict[str, str] = field(default_factory=dict)
-    mel_picture: str | None = None
+    seconds: float = 0.0  # of computing: the answer's share of its batch
+    speech_seconds: float = 0.0
+    transcripts: dict[str, str] = field(default_factory=dict)  # by ASR model
+    stop_errors: list[str] | None = None  # `None`: the model did not speak
+    files: dict[str, str] = field(default_factory=dict)  # audio of a sample: `question`, `reference`, `answer`
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.part, self.task, self.number
+
+
+class AnswerLog:
+    """`answers.jsonl`: a line of settings, which is everything that answers depend on, then one [`AnswerRecord`] each."""
+
+    def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
+        self.path = Path(folder) / ANSWERS_FILE
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.records: dict[tuple, AnswerRecord] = {}
+        settings = json.loads(json.dumps({"format": FORMAT, **settings}))
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        text = text[: text.rfind("\n") + 1]  # an interruption may leave half of a line
+        if text:
+            # not splitlines(), which also divides at separators that a text may contain
+            head, *lines = (json.loads(line) for line in text.split("\n")[:-1])
+            if changed := [name for name in {**settings, **head} if head.get(name) != settings.get(name)]:
+                values = f"`{changed[0]}` was {head.get(changed[0])!r}, now it is {settings.get(changed[0])!r}"
+                remedy = "choose another output folder, or delete the file"
+                raise ResultsError(f"'{self.path}' holds answers of another evaluation ({values}): {remedy}.")
+            self.records = {record.key: record for record in (AnswerRecord(**line) for line in lines)}
+        self.file = open(self.path, "r+" if self.path.is_file() else "w", encoding="utf-8")
+        self.file.truncate(len(text.encode()))
+        self.file.seek(0, os.SEEK_END)
+        if not text:
+            self._write(settings)
+
+    def add(self, record: AnswerRecord) -> AnswerRecord:
+        self.records[record.key] = record
+        self._write(asdict(record))
+        return record
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        self.file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self.file.flush()
 
 
 @dataclass
 class Results:
-    """
-    The results of one evaluation.
-
-    Args:
-        checkpoint (`str`): What was evaluated.
-        data (`str`): On what.
-        created (`str`): When, in ISO 8601.
-        machine (`dict[str, str]`): Processor, cores, versions.
-        command (`str`): What to type to do it again.
-        settings (`dict`): Every option, those left to their defaults too.
-        figures (`dict[str, dict[str, float]]`):
-            Group to name to value; see [`group_name`] and `FIGURES`. A figure that could not be measured is not there.
-        sweeps (`dict[str, list[dict]]`):
-            A table for each sweep, such as `noise/white`. The first key of every row is the axis (`snr_db`), a number,
-            a word, or `None` for the question as it is; the others are figures.
-        speed (`dict[str, float]`): Times of single questions.
-        samples (`list[Sample]`): Some answers.
-        notes (`list[str]`): What a reader should know, such as that no recogniser was there.
-    """
+    """The results of an evaluation; see docs/evaluation.md."""
 
     checkpoint: str
     data: str
+    command: str
     created: str
-    machine: dict[str, str] = field(default_factory=dict)
-    command: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, dict[str, float]] = field(default_factory=dict)
-    sweeps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    machine: dict[str, str]
+    settings: dict[str, Any]
+    # group to metrics. Groups are `say` (a task, by its text), `say@ASR` (its speech, by the transcripts of an ASR model),
+    # `reference@ASR`, `vocoded@ASR`, `speech` and `speech/say` (stop errors and durations)
+    metrics: Groups
+    sweeps: dict[str, dict[str, Any]] = field(default_factory=dict)  # `axis`, and `points` of `value` and `metrics`
     speed: dict[str, float] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
+    headlines: list[dict[str, Any]] = field(default_factory=list)  # see [`headline_metrics`]
+    samples: list[AnswerRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def save(self, path: str | os.PathLike) -> Path:
-        """Writes `path`, or `results.json` in the folder `path`. The file appears only when it is complete."""
-        path = file_of(path)
-        check(asdict(self), str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-        try:
-            text = json.dumps({"format": FORMAT} | asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
-            unfinished.write_text(text + "\n", encoding="utf-8")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    def save(self, folder: str | os.PathLike) -> Path:
+        path = Path(folder) / RESULTS_FILE
+        text = json.dumps({"format": FORMAT} | asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
+        with atomic_write(path) as file:
+            file.write_text(text + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Results":
-        """Reads what `save` wrote. What is missing, unknown or of another type is refused."""
-        path = file_of(path)
+        """Reads `results.json`, given by its path or its folder."""
+        path = Path(path).expanduser()
+        path = path if path.suffix == ".json" else path / RESULTS_FILE
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except FileNotFoundError:
-            raise ResultsError(
-                f"There is no '{path}': pass the `{RESULTS_FILE}` that `flow-omni evaluate` wrote, or its folder."
-            ) from None
-        except (ValueError, OSError) as error:
-            raise ResultsError(f"'{path}' cannot be read as results ({error}): evaluate again.") from error
-        if not isinstance(raw, Mapping) or raw.get("format") != FORMAT:
-            found = raw.get("format") if isinstance(raw, Mapping) else None
-            raise ResultsError(
-                f"'{path}' is of the format {found!r}: results of the format {FORMAT} are read. Evaluate again."
-            )
-        raw = {name: value for name, value in raw.items() if name != "format"}
-        check(raw, str(path))
-        return cls(**raw | {"samples": [Sample(**sample) for sample in raw["samples"]]})
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT or set(values) != {one.name for one in fields(cls)}:
+                raise ValueError(f"its format is not {FORMAT}")
+            return cls(**values | {"samples": [AnswerRecord(**one) for one in values["samples"]]})
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            remedy = "pass the output folder of `flow-omni evaluate`, or evaluate again"
+            raise ResultsError(f"'{path}' cannot be read as results ({error}): {remedy}.") from error
 
 
-def file_of(path: str | os.PathLike) -> Path:
-    """The file of results that a path means: itself, or `results.json` in a folder."""
-    path = Path(path).expanduser()
-    return path if path.suffix == ".json" else path / RESULTS_FILE
+def compute_metrics(records: Sequence[AnswerRecord], language: str, seed: int = 0, speech: bool = True) -> Groups:
+    """The metrics of all groups; see [`Results`]. Without speech only those of the model's text."""
+    groups: dict[str, list[AnswerRecord]] = {}
+    for record in records:
+        groups.setdefault(record.part if record.part in (REFERENCE, VOCODED) else record.task, []).append(record)
+    metrics = {}
+    for name, group in groups.items():
+        is_reference = name in (REFERENCE, VOCODED)
+        if not is_reference:
+            metrics[name] = text_metrics([(one.reference, one.text) for one in group], language, seed)
+        for asr in dict.fromkeys(asr for one in group for asr in one.transcripts if speech):
+            spoken = [(one.reference, one.text, one.transcripts[asr]) for one in group if asr in one.transcripts]
+            own = {} if is_reference else text_metrics([(text, found) for _, text, found in spoken], language, seed)
+            own = {key.replace("cer", "cer_of_own_text"): own[key] for key in own if key.startswith("cer")}
+            metrics[f"{name}@{asr}"] = text_metrics([(one, found) for one, _, found in spoken], language, seed) | own
+    spoken = [record for record in records if record.stop_errors is not None and speech]
+    for task in (None, *dict.fromkeys(record.task for record in spoken)) if spoken else ():
+        group = [record for record in spoken if task in (None, record.task)]
+        table = stop_metrics([record.stop_errors for record in group])
+        seconds = sum(record.speech_seconds for record in group)
+        table |= {"batch_real_time_factor": sum(one.seconds for one in group) / seconds} if seconds else {}
+        metrics[f"{SPEECH}/{task}" if task else SPEECH] = table
+    return metrics
 
 
-def group_name(task: str, topic: str | None = None, recogniser: str | None = None) -> str:
-    """
-    The name of a group of figures: `say`, of one topic `speech_to_speech/arithmetic`, as heard by a recogniser
-    `speech_to_speech/arithmetic@whisper:base.en`. Groups that are no task are `stops`, `spectrum` and `reference`.
-    """
-    return task + (f"/{topic}" if topic else "") + (f"@{recogniser}" if recogniser else "")
+def headline_metrics(metrics: Groups, speed: dict[str, float], data: str, machine: dict[str, str]) -> list[dict]:
+    """The metrics by which a checkpoint is judged first, as a model card needs them."""
+    asr = next((group.partition("@")[2] for group in metrics if "@" in group), None)
+    answering = next((task for task in ANSWERING_TASKS if task in metrics), "")
+    speaking = next((task for task in SPEAKING_TASKS if f"{task}@{asr}" in metrics), "")
+    pairs = [("transcribe", "cer"), ("transcribe", "wer"), (answering, "exact"), (f"{answering}@{asr}", "exact")]
+    pairs += [(f"{group}@{asr}", "cer") for group in (speaking, REFERENCE, VOCODED)]
+    pairs += [(SPEECH, "clean"), (SPEED, "first_audio_ms"), (SPEED, "real_time_factor")]
+    path, tables = PurePath(data), {**metrics, SPEED: speed}
+    is_manifest = path.suffix == ".jsonl" and path.parent.name
+    name, split = (path.parent.name, path.stem) if is_manifest else (path.name or "unnamed data", None)
+    hardware = f"single questions on {machine['device']} ({machine['processor']}, {machine['threads']} threads)"
+    headlines = []
+    for group, metric in pairs:
+        table = tables.get(group, {})
+        if metric in table:
+            title = f"{heading(metric)}: {hardware if group == SPEED else group_name(group)}"
+            headline = {"name": title, "metric": metric, "value": table[metric], "num_rows": table.get("num_rows")}
+            headline |= {end: table.get(f"{metric}_{end}") for end in ("low", "high")}
+            headline |= {
+                "unit": "ms" if metric.endswith("_ms") else "",
+                "task_type": TASK_TYPES.get(group.partition("@")[0], "any-to-any"),
+            }
+            headlines.append(headline | {"dataset_name": name, "dataset_split": split})
+    return headlines
 
 
-def split_group(name: str) -> tuple[str, str | None, str | None]:
-    """Task, topic and recogniser of a group."""
-    group, _, recogniser = name.partition("@")
-    task, _, topic = group.partition("/")
-    return task, topic or None, recogniser or None
+def heading(name: str) -> str:
+    return HEADINGS.get(name, name.replace("_", " "))
 
 
-def check(raw: Mapping[str, Any], where: str) -> None:
-    """Raises unless `raw` has the fields of [`Results`], each of its type, and finite numbers."""
-    _check_fields(raw, Results, where)
-    for group, figures in raw["figures"].items():
-        _check_table(figures, f"{where}: figures[{group!r}]")
-    _check_table(raw["speed"], f"{where}: speed")
-    for name, rows in raw["sweeps"].items():
-        for row in rows if isinstance(rows, list) else [None]:
-            if not isinstance(row, Mapping) or not row:
-                raise ResultsError(f"{where}: sweeps[{name!r}] holds {row!r}: it must be a list of rows of figures.")
-            axis, *_ = row
-            _check_table({key: row[key] for key in row if key != axis}, f"{where}: sweeps[{name!r}]")
-            if not isinstance(row[axis], int | float | str | NoneType):
-                raise ResultsError(
-                    f"{where}: sweeps[{name!r}] has the axis {row[axis]!r}: a number or a word is needed."
-                )
-    for number, sample in enumerate(raw["samples"]):
-        _check_fields(sample, Sample, f"{where}: samples[{number}]")
-
-
-def _check_fields(raw: Any, kind: type, where: str) -> None:
-    if not isinstance(raw, Mapping):
-        raise ResultsError(f"{where} is {raw!r}: it must be an object.")
-    names = [one.name for one in fields(kind)]
-    missing, unknown = [name for name in names if name not in raw], [name for name in raw if name not in names]
-    if missing or unknown:
-        raise ResultsError(
-            f"{where} {f'lacks {missing[0]!r}' if missing else f'has the unknown field {unknown[0]!r}'}: the fields are "
-            f"{', '.join(names)}. Evaluate again with this version."
-        )
-    for one in fields(kind):
-        if not isinstance(raw[one.name], getattr(one.type, "__origin__", one.type)):
-            raise ResultsError(f"{where}: {one.name} is {raw[one.name]!r}: it must be of the type {one.type}.")
-
-
-def _check_table(table: Any, where: str) -> None:
-    if not isinstance(table, Mapping):
-        raise ResultsError(f"{where} is {table!r}: it must be an object of numbers.")
-    for name, value in table.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ResultsError(
-                f"{where}: {name} is {value!r}: it must be a finite number. Leave out what there is not."
-            )
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def group_name(group: str) -> str:
+    name, _, asr = group.partition("@")
+    name = GROUPS.get(name, name.removeprefix(f"{SPEECH}/").replace("_", " "))
+    return f"{name}, {asr}" if asr else name

@@ -11,11 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The model card: its template and the code that fills it."""
+"""The model card of a checkpoint: its template and the code that fills it."""
 
-from .evaluation_figures import figures_for_card
-from .figures_section import put_figures
-from .model_card import name_model_card, write_model_card
+from .model_card import add_results, name_model_card, write_model_card
 
 
-__all__ = ["figures_for_card", "name_model_card", "put_figures", "write_model_card"]
+__all__ = ["add_results", "name_model_card", "write_model_card"]

@@ -27,8 +27,8 @@ class FlowOmniAnswer:
 
     A spoken answer runs through pad, start, generating ... generating, stop. Speech starts after `speech_delay` text
     tokens (or with the end of a shorter text), as in training. It may not stop before `min_speech_steps` patches, nor
-    before its text has ended. It must stop when it is longer than any reading of the text could be; such a row is marked
-    as `truncated`. The `generation_config` has the options of [`FlowOmniGenerationMixin.generate`] resolved.
+    before its text has ended. It must stop when it is longer than any reading of the text could be; such a row is
+    marked as `truncated`. The `generation_config` has the options of [`FlowOmniGenerationMixin.generate`] resolved.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FlowOmniAnswer:
         return is_time, is_time
 
     def _may_still_start(self) -> torch.BoolTensor:
-        """Whether speech has ever started this late in training: after the delay, or with the end of a shorter text."""
+        """Whether speech may start this late, as in training: after the delay, or with the end of a shorter text."""
         is_early = self.num_positions <= self.config.speech_config.speech_delay
         return ~self.text_had_ended & is_early
 

@@ -43,8 +43,8 @@ class FlowOmniBaseConfig(PreTrainedConfig):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(
-                f"This is a checkpoint of type `{model_type}`, not `{cls.model_type}`: load it with `AutoModel`, or assemble "
-                "a model from it with `FlowOmniForSpeechGeneration.from_pretrained_parts`."
+                f"This is a checkpoint of type `{model_type}`, not `{cls.model_type}`: load it with `AutoModel`, or "
+                "assemble a model from it with `FlowOmniForSpeechGeneration.from_pretrained_parts`."
             )
         return super().from_dict(config_dict, **kwargs)
 
@@ -55,30 +55,19 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
     The configuration of a [`FlowOmniVocoder`]. The defaults are those of the published `charactr/vocos-mel-24khz`.
 
     Args:
-        num_mel_bins (`int`, *optional*, defaults to 100):
-            Mel bands of a frame.
-        hidden_size (`int`, *optional*, defaults to 512):
-            Channels of the ConvNeXt blocks.
-        intermediate_size (`int`, *optional*, defaults to 1536):
-            Channels inside a block, between its two linear layers.
-        num_hidden_layers (`int`, *optional*, defaults to 8):
-            Number of ConvNeXt blocks.
-        kernel_size (`int`, *optional*, defaults to 7):
-            Frames that every convolution covers.
-        sampling_rate (`int`, *optional*, defaults to 24000):
-            Samples per second of the waveform.
-        n_fft (`int`, *optional*, defaults to 1024):
-            Size of the inverse Fourier transform and of its Hann window, in samples.
-        hop_length (`int`, *optional*, defaults to 256):
-            Samples between two frames.
-        padding (`str`, *optional*, defaults to `"center"`):
-            `"center"`: `n` frames make `(n - 1) * hop_length` samples; `"same"`: `n * hop_length`, as in Vocos.
-        causal (`bool`, *optional*, defaults to `False`):
-            Whether the convolutions see only past frames. Published Vocos checkpoints do not, so their stream lags behind.
-        num_lookahead_frames (`int`, *optional*, defaults to 0):
-            Future frames that the first convolution of a causal vocoder sees.
-        initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the truncated normal that initialises convolutions and linear layers.
+        num_mel_bins (`int`, *optional*, defaults to 100): Mel bands of a frame.
+        hidden_size (`int`, *optional*, defaults to 512): Channels of the ConvNeXt blocks.
+        intermediate_size (`int`, *optional*, defaults to 1536): Channels of the MLP in a block.
+        num_hidden_layers (`int`, *optional*, defaults to 8): Number of ConvNeXt blocks.
+        kernel_size (`int`, *optional*, defaults to 7): Frames that every convolution covers.
+        sampling_rate (`int`, *optional*, defaults to 24000): Samples per second of the waveform.
+        n_fft (`int`, *optional*, defaults to 1024): Samples of the Fourier transform's window.
+        hop_length (`int`, *optional*, defaults to 256): Samples between two frames.
+        padding (`str`, *optional*, defaults to `"center"`): `"center"`: `n` frames make `(n - 1) * hop_length`
+            samples; `"same"`: `n * hop_length`, as in Vocos.
+        causal (`bool`, *optional*, defaults to `False`): Whether the convolutions see only past frames.
+        num_lookahead_frames (`int`, *optional*, defaults to 0): Future frames of the first convolution, if causal.
+        initializer_range (`float`, *optional*, defaults to 0.02): Std of the initial weights (truncated normal).
     """
 
     model_type = "flow_omni_vocoder"
@@ -102,17 +91,15 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
             raise ValueError(f"`n_fft` ({self.n_fft}) must be even: the head predicts `n_fft / 2 + 1` frequencies.")
         if self.hop_length > self.n_fft // 2:
             raise ValueError(
-                f"`hop_length` ({self.hop_length}) may be at most half of `n_fft` ({self.n_fft}): with less overlap the "
-                "samples at the edges of the windows are divided by almost zero."
+                f"`hop_length` ({self.hop_length}) may be at most half of `n_fft` ({self.n_fft}): with less overlap "
+                "the samples at the edges of the windows are divided by almost zero."
             )
         if self.padding == "same" and self.hop_length % 2:
             raise ValueError(f'`hop_length` ({self.hop_length}) must be even with `padding="same"`.')
         if not self.causal and (self.kernel_size % 2 == 0 or self.num_lookahead_frames > 0):
             raise ValueError("An even `kernel_size` and `num_lookahead_frames` need `causal=True`.")
         if self.num_lookahead_frames >= self.kernel_size:
-            raise ValueError(
-                f"`num_lookahead_frames` ({self.num_lookahead_frames}) must be below `kernel_size` ({self.kernel_size})."
-            )
+            raise ValueError(f"`num_lookahead_frames` ({self.num_lookahead_frames}) must be below `kernel_size`.")
 
 
 @strict
@@ -121,65 +108,44 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     The speech decoder of a [`FlowOmniForSpeechGeneration`]: mel geometry, speech transformer, speech head.
 
     Args:
-        sampling_rate (`int`, *optional*, defaults to 24000):
-            Samples per second of the generated speech.
-        n_fft (`int`, *optional*, defaults to 1024):
-            Window of the Fourier transform behind the mel-spectrogram, in samples.
-        hop_length (`int`, *optional*, defaults to 256):
-            Samples between two mel frames.
-        num_mel_bins (`int`, *optional*, defaults to 100):
-            Mel bands of a frame.
-        mel_padding (`str`, *optional*, defaults to `"center"`):
-            `"center"` puts the first frame on the first sample, `"same"` gives `n / hop_length` frames, as in Vocos.
-        frames_per_step (`int`, *optional*, defaults to 4):
-            Mel frames generated at one position of the sequence, a *patch*. 1 is the paper.
-        speech_delay (`int`, *optional*, defaults to 3):
-            Text tokens of the answer before the `start` state.
-        mel_floor (`float`, *optional*, defaults to -7.0):
-            Lowest log-mel value that the model sees. Digital silence lies at -16 and would stretch the scale.
-        initial_mel_mean (`float`, *optional*, defaults to -0.8):
-            Mean of the log-mel values until training has measured it for every band.
-        initial_mel_std (`float`, *optional*, defaults to 2.2):
-            Standard deviation of the log-mel values until training has measured it for every band.
-        num_hidden_layers (`int`, *optional*, defaults to 2):
-            Layers of the speech transformer, which have the language model's class and width.
-        intermediate_size (`int`, *optional*):
-            Width of their feed-forward networks. Defaults to the language model's.
-        head_type (`str`, *optional*, defaults to `"flow"`):
-            `"flow"` samples patches by flow matching, `"residual_vq"` as codes of a residual quantiser, the baseline.
-        head_hidden_size (`int`, *optional*, defaults to 512):
-            Width of the head.
-        head_num_layers (`int`, *optional*, defaults to 3):
-            Residual blocks of the head.
-        head_hidden_act (`str`, *optional*, defaults to `"silu"`):
-            Activation of the head.
-        time_embedding_size (`int`, *optional*, defaults to 256):
-            Size of the sinusoidal embedding of the flow time.
-        prediction_type (`str`, *optional*, defaults to `"data"`):
-            Output of the flow head: the clean patch (`"data"`) or the `"velocity"`, as in the paper.
-        min_time_to_data (`float`, *optional*, defaults to 0.05):
-            Smallest `1 - t` by which the difference to a predicted patch is divided to give a velocity.
-        time_logit_mean (`float`, *optional*, defaults to -0.4):
-            Mean of the logit of the flow times drawn in training.
-        time_logit_std (`float`, *optional*, defaults to 1.0):
-            Standard deviation of that logit.
-        num_noise_draws (`int`, *optional*, defaults to 4):
-            Noise draws for each target patch in training: the head is cheap beside the language model.
-        condition_dropout (`float`, *optional*, defaults to 0.1):
-            Fraction of training conditions replaced by the learnt empty one, which guidance needs.
-        num_codebooks (`int`, *optional*, defaults to 8):
-            Codebooks of the residual quantiser.
-        codebook_size (`int`, *optional*, defaults to 1024):
-            Codes of each codebook.
-        patch_noise (`float`, *optional*, defaults to 0.5):
-            In training, the patches that the language model reads get noise, with a standard deviation drawn for each row
-            from `[0, patch_noise]`, so that the model learns to correct its own small errors.
-        patch_dropout (`float`, *optional*, defaults to 0.2):
-            A fraction of those patches, drawn for each row from `[0, patch_dropout]`, is set to zero: the higher, the
-            sooner a new model follows its text.
-        clean_context (`bool`, *optional*, defaults to `True`):
-            Whether the speech transformer reads the previous patches without that noise and those gaps. A small model may
-            rely on them and ignore the text: with `False` it reads what the language model reads.
+        sampling_rate (`int`, *optional*, defaults to 24000): Samples per second of the generated speech.
+        n_fft (`int`, *optional*, defaults to 1024): Samples of the Fourier transform's window.
+        hop_length (`int`, *optional*, defaults to 256): Samples between two mel frames.
+        num_mel_bins (`int`, *optional*, defaults to 100): Mel bands of a frame.
+        mel_padding (`str`, *optional*, defaults to `"center"`): `"center"` puts the first frame on the first sample,
+            `"same"` gives `n / hop_length` frames, as in Vocos.
+        frames_per_step (`int`, *optional*, defaults to 4): Mel frames of a position, a *patch*. 1 is the paper.
+        speech_delay (`int`, *optional*, defaults to 3): Text tokens of the answer before the `start` state.
+        mel_floor (`float`, *optional*, defaults to -7.0): Lowest log-mel value that the model sees. Digital silence
+            lies at -16 and would stretch the scale.
+        initial_mel_mean (`float`, *optional*, defaults to -0.8): Mean log-mel value until training measures it.
+        initial_mel_std (`float`, *optional*, defaults to 2.2): Std of log-mel values until training measures it.
+        num_hidden_layers (`int`, *optional*, defaults to 2): Layers of the speech transformer.
+        intermediate_size (`int`, *optional*): Width of their feed-forward networks. Defaults to the language model's.
+        head_type (`str`, *optional*, defaults to `"flow"`): `"flow"` samples patches by flow matching, `"residual_vq"`
+            as codes of a residual quantiser, the baseline.
+        head_hidden_size (`int`, *optional*, defaults to 512): Width of the head.
+        head_num_layers (`int`, *optional*, defaults to 3): Residual blocks of the head.
+        head_hidden_act (`str`, *optional*, defaults to `"silu"`): Activation of the head.
+        time_embedding_size (`int`, *optional*, defaults to 256): Size of the sinusoidal embedding of the flow time.
+        prediction_type (`str`, *optional*, defaults to `"data"`): Output of the flow head: the clean patch (`"data"`)
+            or the `"velocity"`, as in the paper.
+        min_time_to_data (`float`, *optional*, defaults to 0.05): Smallest `1 - t` by which the difference to a
+            predicted patch is divided to give a velocity.
+        time_logit_mean (`float`, *optional*, defaults to -0.4): Mean of the logit of the flow times drawn in training.
+        time_logit_std (`float`, *optional*, defaults to 1.0): Standard deviation of that logit.
+        num_noise_draws (`int`, *optional*, defaults to 4): Noise draws for each target patch in training.
+        condition_dropout (`float`, *optional*, defaults to 0.1): Fraction of empty conditions, for guidance.
+        num_codebooks (`int`, *optional*, defaults to 8): Codebooks of the residual quantiser.
+        codebook_size (`int`, *optional*, defaults to 1024): Codes of each codebook.
+        patch_noise (`float`, *optional*, defaults to 0.5): In training, the patches that the language model reads get
+            noise, with a standard deviation drawn for each row from `[0, patch_noise]`, so that the model learns to
+            correct its own small errors.
+        patch_dropout (`float`, *optional*, defaults to 0.2): A fraction of those patches, drawn for each row from `[0,
+            patch_dropout]`, is set to zero: the higher, the sooner a new model follows its text.
+        clean_context (`bool`, *optional*, defaults to `True`): Whether the speech transformer reads the previous
+            patches without that noise and those gaps. A small model may rely on them and ignore the text: with `False`
+            it reads what the language model reads.
     """
 
     model_type = "flow_omni_speech"
@@ -235,48 +201,34 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     The configuration of a [`FlowOmniForSpeechGeneration`]. The defaults are small enough to build anywhere.
 
     Args:
-        audio_config (`PreTrainedConfig` or `dict`, *optional*):
-            The Whisper of the audio encoder. Defaults to the size of Whisper-tiny.
-        text_config (`PreTrainedConfig` or `dict`, *optional*):
-            The causal language model, of one of the families in `LANGUAGE_MODEL_FAMILIES`. Defaults to a small Qwen2.
-        speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*):
-            The speech decoder.
-        vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*):
-            The vocoder in the checkpoint. With `None` the model returns mel-spectrograms only.
-        audio_token_id (`int`, *optional*):
-            Id of `<|audio|>`, the placeholder of encoded audio. Defaults to the last of the vocabulary.
-        ctc_blank_token_id (`int`, *optional*):
-            The blank of the CTC loss of the audio encoder. Defaults to `audio_token_id`, which no transcript contains.
-        adapter_stack_size (`int`, *optional*, defaults to 4):
-            Encoder frames (of 20 ms) that the adapter joins into one position of the language model.
-        adapter_hidden_size (`int`, *optional*):
-            Width of the adapter. Defaults to the language model's.
-        adapter_num_layers (`int`, *optional*, defaults to 2):
-            Linear layers of the adapter.
-        adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation between them.
-        pad_state_id (`int`, *optional*, defaults to 0):
-            Speech state of a position outside speech.
-        start_state_id (`int`, *optional*, defaults to 1):
-            Speech state of the position before the first patch.
-        generating_state_id (`int`, *optional*, defaults to 2):
-            Speech state of a position that generates a patch.
-        stop_state_id (`int`, *optional*, defaults to 3):
-            Speech state of the position after the last patch.
-        text_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the cross-entropy of the text tokens.
-        state_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the cross-entropy of the speech states.
-        speech_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the head's loss (flow matching, or codes).
-        auxiliary_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the L1 error of a linear prediction of the patch from the head's condition.
-        ctc_loss_weight (`float`, *optional*, defaults to 0.3):
-            Weight of the CTC loss of the audio encoder, where transcripts are passed as `audio_labels`.
-        state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`):
-            Weight of each speech state in its cross-entropy, by id: starts and stops are rare and matter most.
-        tie_word_embeddings (`bool`, *optional*):
-            Whether the text head shares the input embeddings. Defaults to `text_config.tie_word_embeddings`.
+        audio_config (`PreTrainedConfig` or `dict`, *optional*): The Whisper of the audio encoder. Defaults to the size
+            of Whisper-tiny.
+        text_config (`PreTrainedConfig` or `dict`, *optional*): The causal language model, of one of the families in
+            `LANGUAGE_MODEL_FAMILIES`. Defaults to a small Qwen2.
+        speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*): The speech decoder.
+        vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*): The vocoder in the checkpoint. With `None` the
+            model returns mel-spectrograms only.
+        audio_token_id (`int`, *optional*): Id of `<|audio|>`, the placeholder of encoded audio. Defaults to the last
+            of the vocabulary.
+        ctc_blank_token_id (`int`, *optional*): The blank of the CTC loss of the audio encoder. Defaults to
+            `audio_token_id`, which no transcript contains.
+        adapter_stack_size (`int`, *optional*, defaults to 4): Encoder frames (of 20 ms) that the adapter joins into
+            one position of the language model.
+        adapter_hidden_size (`int`, *optional*): Width of the adapter. Defaults to the language model's.
+        adapter_num_layers (`int`, *optional*, defaults to 2): Linear layers of the adapter.
+        adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation between them.
+        pad_state_id (`int`, *optional*, defaults to 0): Speech state of a position outside speech.
+        start_state_id (`int`, *optional*, defaults to 1): Speech state of the position before the first patch.
+        generating_state_id (`int`, *optional*, defaults to 2): Speech state of a position that generates a patch.
+        stop_state_id (`int`, *optional*, defaults to 3): Speech state of the position after the last patch.
+        text_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the text tokens.
+        state_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the speech states.
+        speech_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the head's loss (flow matching, or codes).
+        auxiliary_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the linear prediction's L1 error.
+        ctc_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the CTC loss of `audio_labels`.
+        state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`): Weight of each speech
+            state in its cross-entropy, by id: starts and stops are rare and matter most.
+        tie_word_embeddings (`bool`, *optional*): Whether the text head shares the input embeddings.
     """
 
     model_type = "flow_omni"
@@ -345,8 +297,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         for name in ("audio_token_id", "ctc_blank_token_id"):
             if not 0 <= getattr(self, name) < self.text_config.vocab_size:
                 raise ValueError(
-                    f"`{name}` ({getattr(self, name)}) lies outside the vocabulary of {self.text_config.vocab_size} tokens: "
-                    "pass the id of a token that no text contains, and resize the embeddings if it is new."
+                    f"`{name}` ({getattr(self, name)}) lies outside the vocabulary of {self.text_config.vocab_size} "
+                    "tokens: pass the id of a token that no text contains, and resize the embeddings if it is new."
                 )
         if sorted(self.state_ids) != [0, 1, 2, 3]:
             raise ValueError(

@@ -18,6 +18,8 @@ travel with checkpoints.
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,15 @@ def assemble_from_pretrained_parts(
     **config_fields: Any,
 ) -> PreTrainedModel:
     """The implementation of [`FlowOmniForSpeechGeneration.from_pretrained_parts`], which documents the arguments."""
-    audio_config, encoder_weights = load_whisper_encoder(whisper)
-    precision = {"dtype": dtype} if dtype is not None else {}
-    language_model, info = AutoModelForCausalLM.from_pretrained(llm, output_loading_info=True, **precision)
-    _check_complete(llm, info["missing_keys"])
-    tokenizer = AutoTokenizer.from_pretrained(llm)
-    vocos = load_vocos(vocoder) if vocoder is not None else None
+    with _naming("Whisper", whisper):
+        audio_config, encoder_weights = load_whisper_encoder(whisper)
+    with _naming("language model", llm):
+        precision = {"dtype": dtype} if dtype is not None else {}
+        language_model, info = AutoModelForCausalLM.from_pretrained(llm, output_loading_info=True, **precision)
+        _check_complete(llm, info["missing_keys"])
+        tokenizer = AutoTokenizer.from_pretrained(llm)
+    with _naming("vocoder", vocoder):
+        vocos = load_vocos(vocoder) if vocoder is not None else None
 
     # the tokenizer's audio token, or the next free id, for which the embeddings grow if they must
     audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
@@ -91,12 +96,21 @@ def assemble_from_pretrained_parts(
     return model
 
 
+@contextmanager
+def _naming(part: str, source: str | os.PathLike | None) -> Iterator[None]:
+    """Names the part that could not be found: the Hub's own message may not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"The {part} could not be loaded from {os.fspath(source)!r}: {error}") from error
+
+
 def _check_complete(source: str | os.PathLike, missing_keys: set[str]) -> None:
     """Raises for a checkpoint that lacks weights: transformers initialises them at random, with a warning only."""
     if missing_keys:
         raise ValueError(
-            f"{os.fspath(source)!r} lacks {len(missing_keys)} weights, such as `{min(missing_keys)}`: the checkpoint is "
-            "incomplete. Download or save it again."
+            f"{os.fspath(source)!r} lacks {len(missing_keys)} weights, such as `{min(missing_keys)}`: the checkpoint "
+            "is incomplete. Download or save it again."
         )
 
 
@@ -146,8 +160,8 @@ def _load_quietly(
     lost += sorted(info["unexpected_keys"])
     if lost:
         raise ValueError(
-            f"{len(lost)} weights of the pretrained parts do not fit, such as `{lost[0]}`: the checkpoint that it belongs to "
-            "is incomplete, or of an unknown architecture."
+            f"{len(lost)} weights of the pretrained parts do not fit, such as `{lost[0]}`: its checkpoint is "
+            "incomplete, or of an unknown architecture."
         )
     return model
 
@@ -181,7 +195,7 @@ def load_whisper_encoder(whisper: str | os.PathLike) -> tuple[WhisperConfig, dic
     config = AutoConfig.from_pretrained(whisper)
     if config.model_type != "whisper":
         raise ValueError(
-            f"{whisper!r} is a checkpoint of the type `{config.model_type}`, not `whisper`: pass a Whisper as `whisper=`."
+            f"{whisper!r} is a checkpoint of the type `{config.model_type}`, not `whisper`: pass a Whisper."
         )
     model, info = WhisperModel.from_pretrained(whisper, output_loading_info=True)
     _check_complete(whisper, {name for name in info["missing_keys"] if name.startswith("encoder.")})
@@ -196,7 +210,7 @@ def _from_openai_file(path: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]
         Exception
     ) as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, struct.error, ...
         raise ValueError(
-            f"{path!r} cannot be read as an openai-whisper checkpoint, which has the entries `dims` and `model_state_dict` "
+            f"{path!r} cannot be read as an openai-whisper checkpoint, with `dims` and `model_state_dict` "
             f"({type(error).__name__}: {error}): it is damaged, or another kind of file."
         ) from error
 

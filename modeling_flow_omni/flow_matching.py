@@ -40,8 +40,8 @@ def velocity_from_data(
     predicted_data: torch.Tensor, point: torch.Tensor, times: torch.Tensor, min_time_to_data: float
 ) -> torch.Tensor:
     """
-    The velocity that leads from `point` to `predicted_data` in the time that is left. That time is held above
-    `min_time_to_data`, below which a small error of the prediction would become an unbounded one of the velocity.
+    The velocity that leads from `point` to `predicted_data` in the remaining time, which is held above
+    `min_time_to_data`: close to the data a small error of the prediction would be an unbounded one of the velocity.
     """
     return (predicted_data - point) / (1 - times).clamp(min=min_time_to_data)
 
@@ -49,7 +49,7 @@ def velocity_from_data(
 def draw_normal(
     shape: tuple[int, ...], device: torch.device | None = None, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Standard Gaussian numbers. Without a generator none is passed: `torch.compile` could not trace varying shapes."""
+    """Gaussian numbers. Without a generator none is passed: `torch.compile` could not trace varying shapes."""
     if generator is None:
         return torch.randn(shape, device=device)
     return torch.randn(shape, device=device, generator=generator)
@@ -62,7 +62,7 @@ def draw_times(
     device: torch.device | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Times whose logits are normal, so that most training happens in the middle of the path, where it is hard."""
+    """Times with normal logits: most training happens in the middle of the path, where the prediction is hard."""
     logits = draw_normal(shape, device, generator)
     return torch.sigmoid(logit_mean + logit_std * logits)
 
@@ -71,10 +71,9 @@ def flow_matching_loss(
     velocity: Predictor, data: torch.Tensor, noise: torch.Tensor, times: torch.Tensor, latest_time: float = 1.0
 ) -> torch.Tensor:
     """
-    Squared error of `velocity(point, times)` against the path's own velocity, averaged over the last dimension.
-
-    `latest_time` is the latest time at which a point is evaluated (1: no limit). Where the velocity is derived from
-    predicted data, whose time-to-data is held above a minimum, a later point would ask for a velocity that no data gives.
+    Squared error of `velocity(point, times)` against the path's own velocity, averaged over the last dimension. No
+    point is later than `latest_time`: where the velocity is derived from predicted data, whose time-to-data is held
+    above a minimum, a later point would need a velocity that no data gives.
     """
     times = times.clamp(max=latest_time)
     point = interpolate(noise, data, times)
@@ -83,12 +82,12 @@ def flow_matching_loss(
 
 
 def guided(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance: 1 is the conditional prediction, more exaggerates what the condition adds."""
+    """Classifier-free guidance: at a `scale` of 1 the conditional prediction, above 1 beyond it."""
     return unconditional + scale * (conditional - unconditional)
 
 
 def integrate(velocity: Predictor, noise: torch.Tensor, num_steps: int) -> torch.Tensor:
-    """Follows `velocity(point, times)` from `noise` at time 0 to time 1 in `num_steps` equal steps of Euler's method."""
+    """Follows `velocity(point, times)` from `noise` at time 0 to time 1 in `num_steps` Euler steps."""
     if num_steps < 1:
         raise ValueError(f"`num_steps` is {num_steps}: integrating the flow takes at least 1 step.")
     step_size = 1 / num_steps

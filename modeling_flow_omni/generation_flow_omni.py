@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Generation: `generate()` and `stream()` over two parallel streams, on the hooks of transformers' `GenerationMixin`."""
+"""Generation: `generate()` and `stream()` over two parallel streams, on the hooks of `GenerationMixin`."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -61,22 +61,20 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
     Outputs of `FlowOmniForSpeechGeneration.generate`.
 
     Args:
-        sequences (`torch.LongTensor` of shape `(batch_size, prompt_length + num_new_positions)`):
-            Text ids of prompt and answer; padding after a row's text has ended.
-        speech_states (`torch.LongTensor` of shape `(batch_size, num_new_positions)`):
-            Speech states of the answer.
-        mel (`torch.FloatTensor` of shape `(batch_size, max_frames, num_mel_bins)`):
-            Log-mel-spectrograms of the answers, right-padded with `mel_floor`.
-        mel_lengths (`torch.LongTensor` of shape `(batch_size,)`):
-            Frames of each row's mel-spectrogram.
-        audio (`list[torch.FloatTensor]`, *optional*):
-            The waveform of each row, one-dimensional, empty for a row without speech.
-        speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`):
-            Rows whose speech was cut: by the length limit, by `max_new_tokens`, or by a stopping criterion.
+        sequences (`torch.LongTensor` of shape `(batch_size, prompt_length + num_new_positions)`): Text ids of prompt
+            and answer; padding after a row's text has ended.
+        speech_states (`torch.LongTensor` of shape `(batch_size, num_new_positions)`): Speech states of the answer. mel
+        (`torch.FloatTensor` of shape `(batch_size, max_frames, num_mel_bins)`): Log-mel-spectrograms of the
+            answers, right-padded with `mel_floor`.
+        mel_lengths (`torch.LongTensor` of shape `(batch_size,)`): Frames of each row's mel-spectrogram. audio
+        (`list[torch.FloatTensor]`, *optional*): The waveform of each row, one-dimensional, empty for a row
+            without speech.
+        speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`): Rows whose speech was cut: by the length limit,
+            by `max_new_tokens`, or by a stopping criterion.
         scores, logits, attentions, hidden_states, cache:
-            As in [`~transformers.generation.GenerateDecoderOnlyOutput`]: scores and logits of the positions at which a row
-            had text left, attentions and hidden states of the language model, and the cache of its layers and the speech
-            transformer's.
+            As in [`~transformers.generation.GenerateDecoderOnlyOutput`]: scores and logits of the positions at which a
+            row had text left, attentions and hidden states of the language model, and the cache of its layers and the
+            speech transformer's.
     """
 
     speech_states: torch.LongTensor | None = None
@@ -89,8 +87,9 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
 @dataclass
 class FlowOmniStep(ModelOutput):
     """
-    One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it: tensors of shape `(batch_size,)`, and
-    `mel` of shape `(batch_size, frames_per_step, num_mel_bins)`. The last five are as in [`FlowOmniGenerateOutput`].
+    One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it: tensors of shape `(batch_size,)`,
+    and `mel` of shape `(batch_size, frames_per_step, num_mel_bins)`. The last five are as in
+    [`FlowOmniGenerateOutput`].
     """
 
     text_ids: torch.LongTensor | None = None  # padding where `is_text` is false
@@ -115,36 +114,30 @@ class FlowOmniGenerationMixin(GenerationMixin):
         self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
     ) -> FlowOmniGenerateOutput | torch.LongTensor:
         r"""
-        Answers in text, or in text and speech. Takes all that [`~transformers.GenerationMixin.generate`] takes for greedy
-        search and sampling, which concerns the text stream, and:
+        Answers in text, or in text and speech. Takes all that [`~transformers.GenerationMixin.generate`] takes for
+        greedy search and sampling, which concerns the text stream, and:
 
         Args:
-            inputs (`torch.LongTensor` of shape `(batch_size, prompt_length)`, *optional*):
-                The `input_ids` that [`FlowOmniProcessor`] prepared, left-padded. Also accepted as `input_ids=`.
-            generation_config (`GenerationConfig`, *optional*):
-                Options for this call. It may hold those below as well.
-            generation_mode (`str`, *optional*, defaults to `"speech"`):
-                `"speech"` for text and speech, `"text"` for text alone, `"auto"` to let the model decide. (`"audio"`, as
-                transformers' pipelines call it, is `"speech"`.)
-            return_audio (`bool`, *optional*):
-                Whether to run the vocoder. Defaults to true where the model has one.
-            num_flow_steps (`int`, *optional*, defaults to 2):
-                Solver steps for each patch.
-            flow_temperature (`float`, *optional*, defaults to 1.0):
-                Factor of the flow's noise. 0 makes speech deterministic.
-            flow_guidance_scale (`float`, *optional*, defaults to 1.0):
-                Classifier-free guidance of the speech head.
-            seed (`int` or `list[int]`, *optional*):
-                Makes noise and sampled text reproducible. Row `i` of a batch uses `seed + i`, or the `i`-th of a list,
-                and is then the same whatever else is in the batch.
-            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-                Source of randomness for all rows, or one for each row, instead of `seed`.
-            min_speech_steps (`int`, *optional*, defaults to 2):
-                Patches before which speech may not stop.
-            max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2):
-                With `max_speech_extra_seconds` (2.0), the limit on the length of speech in proportion to its text.
-            end_after_repeats (`int`, *optional*, defaults to 0):
-                Ends a text as soon as a phrase of 4 to 64 tokens occurs so many times in a row. 0 never does.
+            inputs (`torch.LongTensor` of shape `(batch_size, prompt_length)`, *optional*): The `input_ids` that
+                [`FlowOmniProcessor`] prepared, left-padded. Also accepted as `input_ids=`.
+            generation_config (`GenerationConfig`, *optional*): Options for this call. It may hold those below as well.
+            generation_mode (`str`, *optional*, defaults to `"speech"`): `"speech"` for text and speech, `"text"` for
+                text alone, `"auto"` to let the model decide. (`"audio"`, as transformers' pipelines call it, is
+                `"speech"`.)
+            return_audio (`bool`, *optional*): Whether to run the vocoder. Defaults to true where the model has one.
+            num_flow_steps (`int`, *optional*, defaults to 2): Solver steps for each patch. flow_temperature (`float`,
+            *optional*, defaults to 1.0): Factor of the flow's noise. 0 makes speech
+                deterministic.
+            flow_guidance_scale (`float`, *optional*, defaults to 1.0): Classifier-free guidance of the speech head.
+            seed (`int` or `list[int]`, *optional*): Makes noise and sampled text reproducible. Row `i` of a batch uses
+                `seed + i`, or the `i`-th of a list, and is then the same whatever else is in the batch.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Source of randomness for all rows, or
+                one for each row, instead of `seed`.
+            min_speech_steps (`int`, *optional*, defaults to 2): Patches before which speech may not stop.
+            max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2): With `max_speech_extra_seconds` (2.0),
+                the limit on the length of speech in proportion to its text.
+            end_after_repeats (`int`, *optional*, defaults to 0): Ends a text as soon as a phrase of 4 to 64 tokens
+                occurs so many times in a row. 0 never does.
             kwargs:
                 Everything else, such as `max_new_tokens` (positions, 1024 by default), `do_sample`, `temperature`,
                 `streamer` (receives the text), `stopping_criteria`, `cache` and `num_return_sequences`.
@@ -175,14 +168,13 @@ class FlowOmniGenerationMixin(GenerationMixin):
     ) -> tuple[GenerationConfig, dict]:
         """Resolves the speech options: the call's, else the generation config's, else `GENERATION_DEFAULTS`."""
         options = {name: kwargs.pop(name, None) for name in SPEECH_OPTIONS}
-        sources = (kwargs, generation_config, self.generation_config)
-        is_without_length = not _is_set(sources, "max_new_tokens") and not _is_set(sources, "max_length")
-        returns_dict = not _is_set(sources, "return_dict_in_generate")
+        # asked before the defaults of transformers (20 positions, sequences alone) are filled in
+        configs = [vars(one) for one in (generation_config, self.generation_config) if one is not None]
+        given = {name for source in (kwargs, *configs) for name, value in source.items() if value is not None}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
-
-        if is_without_length:
+        if not given & {"max_new_tokens", "max_length"}:
             generation_config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
-        if returns_dict:
+        if "return_dict_in_generate" not in given:
             generation_config.return_dict_in_generate = True
         for name, value in options.items():
             if value is None:
@@ -197,9 +189,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
 
     def _check_options(self, generation_config: GenerationConfig) -> None:
         if generation_config.generation_mode not in GENERATION_MODES:
-            raise ValueError(
-                f"`generation_mode` is {generation_config.generation_mode!r}: choose one of {', '.join(GENERATION_MODES)}."
-            )
+            mode = generation_config.generation_mode
+            raise ValueError(f"`generation_mode` is {mode!r}: choose one of {', '.join(GENERATION_MODES)}.")
         for name, minimum in (("num_flow_steps", 1), ("min_speech_steps", 0), ("end_after_repeats", 0)):
             value = getattr(generation_config, name)
             if not isinstance(value, int) or value < minimum:
@@ -242,8 +233,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
     @staticmethod
     def create_masks_for_generate(config, inputs_embeds, attention_mask, cache, position_ids=None, **kwargs):
         """
-        The masks for a static cache: those of the language model's layer types (or `"language_model"`, where all are of
-        one type), and `"speech_transformer"`, whose attention has no sliding window.
+        The masks for a static cache: those of the language model's layer types (or `"language_model"`, where all are
+        of one type), and `"speech_transformer"`, whose attention has no sliding window.
         """
         arguments = {
             "inputs_embeds": inputs_embeds,
@@ -298,9 +289,9 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """Cuts speech states, previous patches and audios down to what the cache does not hold yet."""
         if next_sequence_length is not None and next_sequence_length < 1:
             raise ValueError(
-                f"The cache holds {cache.get_seq_length()} positions, the prompt has {input_ids.shape[1]}: nothing is left "
-                "to read. Append the next turn to the prompt, or crop `cache`; an answer cannot be continued in the middle "
-                "of its speech."
+                f"The cache holds {cache.get_seq_length()} positions, the prompt has {input_ids.shape[1]}: nothing is "
+                "left to read. Append the next turn to the prompt, or crop `cache`; an answer cannot be continued in "
+                "the middle of its speech."
             )
         features, mask = (kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
         speech_inputs = {name: kwargs.pop(name, None) for name in ("speech_states", "previous_patches")}
@@ -316,7 +307,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         num_positions = (text_inputs if text_inputs is not None else model_inputs["inputs_embeds"]).shape[1]
         for name, value in speech_inputs.items():
             if value is not None:
-                # cloned: the stride of a slice grows with the answer, and would make `torch.compile` compile every step
+                # cloned: the stride of a slice grows with the answer, and would make `torch.compile` compile every
+                # step
                 model_inputs[name] = value[:, -num_positions:].clone(memory_format=torch.contiguous_format)
 
         if is_first_iteration and inputs_embeds is None:
@@ -337,8 +329,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """Collects the positions of the answer."""
         if synced_gpus:
             raise ValueError(
-                "`synced_gpus=True` (generation from weights sharded by FSDP or ZeRO-3) is not supported, since the rows' "
-                "speech differs in length: gather the weights first, or generate from a saved checkpoint."
+                "`synced_gpus=True` (weights sharded by FSDP or ZeRO-3) is not supported, since the speech of rows "
+                "differs in length: gather the weights first, or generate from a saved checkpoint."
             )
         steps = self._steps(input_ids, generation_config=generation_config, **kwargs)
         steps = list(_with_streamer(steps, streamer))
@@ -551,12 +543,6 @@ def _with_streamer(steps: Iterator[FlowOmniStep], streamer: BaseStreamer | None)
         streamer.end()
 
 
-def _is_set(sources: tuple, name: str) -> bool:
-    """Whether a generation option is given in any of the call's arguments and generation configs."""
-    values = (source.get(name) if isinstance(source, dict) else getattr(source, name, None) for source in sources)
-    return any(value is not None for value in values)
-
-
 # --- randomness by row
 
 
@@ -564,8 +550,8 @@ def row_generators(
     seed: int | Sequence[int] | None, generator: torch.Generator | list[torch.Generator] | None, batch_size: int
 ) -> list[torch.Generator] | None:
     """
-    The source of randomness of each row: from `seed` (row `i` takes `seed + i`, or the `i`-th seed), or as given. `None`
-    stands for torch's global one.
+    The source of randomness of each row: from `seed` (row `i` takes `seed + i`, or the `i`-th seed), or as given.
+    `None` stands for torch's global one.
     """
     if generator is None and seed is None:
         return None
@@ -611,8 +597,8 @@ SHORTEST_PHRASE, LONGEST_PHRASE = 4, 64
 class EndAfterRepeatsLogitsProcessor(LogitsProcessor):
     """
     Allows nothing but the end as soon as a phrase of 4 to 64 tokens occurs `num_repeats` times in a row, also within a
-    word: "bees wheels wheels wheel" has "s wheel" three times. The prompt's phrases do not count, nor does `pad_token_id`,
-    the gaps between words of the timed layout.
+    word: "bees wheels wheels wheel" has "s wheel" three times. The prompt's phrases do not count, nor does
+    `pad_token_id`, the gaps between words of the timed layout.
     """
 
     # it looks back at every token of an answer
@@ -678,16 +664,16 @@ def uncached_audios(
     config: FlowOmniConfig,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """
-    The features (and mask) of the audios whose placeholders lie in the last `num_uncached` positions of `input_ids`; the
-    others are in the cache. The caller may have passed only those.
+    The features (and mask) of the audios whose placeholders lie in the last `num_uncached` positions of `input_ids`;
+    the others are in the cache. The caller may have passed only those.
     """
     uncached_ids = input_ids[:, -num_uncached:]
     num_placeholders = (uncached_ids == config.audio_token_id).sum(dim=-1).tolist()
     if input_features is None:
         if sum(num_placeholders) > 0:
             raise ValueError(
-                f"The prompt has {sum(num_placeholders)} `<|audio|>` placeholders but no audio: pass the `input_features` "
-                "(and `input_features_mask`) that the processor returned with it."
+                f"The prompt has {sum(num_placeholders)} `<|audio|>` placeholders but no audio: pass the "
+                "`input_features` (and `input_features_mask`) that the processor returned with it."
             )
         return None, None
     lengths = num_audio_tokens(input_features, input_features_mask, config)

@@ -36,6 +36,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -116,8 +117,8 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*, returned when any labels are passed):
             The weighted sum of the losses below, each of which is returned when its labels are passed.
-        logits (`torch.Tensor` of shape `(batch_size, num_positions, vocab_size)`, *optional*, not returned with `labels`):
-            Scores of the next text token. With `labels`, the vocabulary head runs at the labelled positions alone.
+        logits (`torch.Tensor` of shape `(batch_size, num_positions, vocab_size)`, *optional*):
+            Scores of the next text token. Not returned with `labels`: the head then runs at labelled positions alone.
         state_logits (`torch.Tensor` of shape `(batch_size, num_positions, 4)`):
             Scores of the next speech state.
         condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
@@ -180,8 +181,8 @@ class FlowOmniAudioEncoder(WhisperEncoder):
                 1 for frames of audio, 0 for padding, which must be on the right.
 
         Returns:
-            `BaseModelOutput`, whose `last_hidden_state` has the shape `(num_audios, ceil(num_frames / 2), d_model)` and
-            is zero where a whole window is padding.
+            `BaseModelOutput`, whose `last_hidden_state` has the shape `(num_audios, ceil(num_frames / 2), d_model)`
+            and is zero where a whole window is padding.
         """
         if input_features.shape[1] != self.num_mel_bins:
             raise ValueError(
@@ -209,12 +210,11 @@ class FlowOmniAudioEncoder(WhisperEncoder):
         hidden_states = hidden_states + self.embed_positions(hidden_states.shape[1])
         hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
 
+        mask = mask[:, ::2]
         has_audio = mask.any(dim=-1, keepdim=True)
+        # a row without audio in this window attends to all of it: attention over nothing would give NaN
         attention_mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=hidden_states,
-            # a row without audio in this window attends to all of it: attention over nothing would give NaN
-            attention_mask=mask[:, ::2] | ~has_audio,
+            config=self.config, inputs_embeds=hidden_states, attention_mask=mask | ~has_audio
         )
         for layer in self.layers:
             if self.training and torch.rand([]) < self.layerdrop:
@@ -229,9 +229,9 @@ class FlowOmniEmbeddingNorm(nn.RMSNorm):
 
 class FlowOmniAudioAdapter(nn.Module):
     """
-    Joins `adapter_stack_size` encoder frames into one position of the language model, through linear layers and a norm.
-    Without the norm, training makes encoded audio a hundred times as large as text embeddings, so that the updates of
-    the language model's layers are lost in it.
+    Joins `adapter_stack_size` encoder frames into one position of the language model, through linear layers and a
+    norm. Without the norm, training makes encoded audio a hundred times as large as text embeddings, so that the
+    updates of the language model's layers are lost in it.
     """
 
     def __init__(self, config: FlowOmniConfig):
@@ -303,8 +303,8 @@ def lay_out_patches(patches: torch.Tensor, is_generating: torch.BoolTensor) -> t
     num_patches = int(is_generating.sum(dim=-1).max())
     if num_patches > patches.shape[1]:
         raise ValueError(
-            f"A row has {num_patches} generating positions but only {patches.shape[1]} patches: `mel_labels` must hold one "
-            "patch for each position whose speech state is `generating`."
+            f"A row has {num_patches} generating positions but only {patches.shape[1]} patches: `mel_labels` must "
+            "hold one patch for each position whose speech state is `generating`."
         )
     if patches.shape[1] == 0:
         return patches.new_zeros(*is_generating.shape, patches.shape[-1])
@@ -321,7 +321,8 @@ def shift_patches(patches: torch.Tensor) -> torch.Tensor:
 def corrupt_patches(patches: torch.Tensor, config: FlowOmniSpeechConfig) -> torch.Tensor:
     """
     Patches as the language model reads them in training: each row with noise of its own standard deviation, and a
-    fraction of its own set to zero. At inference the model reads its own patches, which are never as good as the targets.
+    fraction of its own set to zero. At inference the model reads its own patches, which are never as good as the
+    targets.
     """
     has_patch = patches.abs().sum(dim=-1, keepdim=True) > 0
     std = torch.rand(len(patches), 1, 1, device=patches.device) * config.patch_noise
@@ -336,8 +337,8 @@ def corrupt_patches(patches: torch.Tensor, config: FlowOmniSpeechConfig) -> torc
 def text_loss(lm_head: nn.Module, hidden_states: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
     """
     Cross-entropy of the next text token, from `hidden_states` (batch_size, num_positions, hidden_size) and `labels`
-    (batch_size, num_positions), aligned with the input: position `t` predicts the label of `t + 1`. The vocabulary head
-    runs only where there is a label: with 152 thousand tokens it would otherwise cost more than everything else.
+    (batch_size, num_positions), aligned with the input: position `t` predicts the label of `t + 1`. The vocabulary
+    head runs only where there is a label: with 152 thousand tokens it would otherwise cost more than everything else.
     """
     targets = labels[:, 1:].to(hidden_states.device)
     is_target = targets != IGNORE_INDEX
@@ -367,11 +368,11 @@ def ctc_loss(
     blank: int,
 ) -> torch.Tensor:
     """
-    Connectionist temporal classification over the language model's own embeddings: each position of encoded audio is to
-    point, by cosine, at the token that it adds to the transcript, or at the `blank`. `audio_embeddings`
-    (num_audio_tokens, hidden_size) are those of all audios, one after another, with their `lengths`; `token_embeddings`
-    (vocab_size, hidden_size) get no gradient; `labels` (num_audios, max_labels) are the transcripts, padded with -100. An
-    audio without any is left out.
+    Connectionist temporal classification over the language model's own embeddings: each position of encoded audio is
+    to point, by cosine, at the token that it adds to the transcript, or at the `blank`. `audio_embeddings`
+    (num_audio_tokens, hidden_size) are those of all audios, one after another, with their `lengths`;
+    `token_embeddings` (vocab_size, hidden_size) get no gradient; `labels` (num_audios, max_labels) are the
+    transcripts, padded with -100. An audio without any is left out.
     """
     labels = labels.to(audio_embeddings.device)
     num_labels = (labels != IGNORE_INDEX).sum(dim=-1)
@@ -435,8 +436,8 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    The Flow-Omni backbone: Whisper's encoder, the adapter, and a causal language model whose input at every position is
-    the sum of a text token, a speech state and the previous mel patch.
+    The Flow-Omni backbone: Whisper's encoder, the adapter, and a causal language model whose input at every position
+    is the sum of a text token, a speech state and the previous mel patch.
     """
 )
 class FlowOmniModel(FlowOmniPreTrainedModel):
@@ -470,8 +471,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             1 for frames of audio, 0 for padding.
 
         Returns:
-            The encoder's outputs, and in `pooler_output` the embeddings `(num_audio_tokens, hidden_size)` of all audios,
-            one after another, without padding.
+            The encoder's outputs, and in `pooler_output` the embeddings `(num_audio_tokens, hidden_size)` of all
+            audios, one after another, without padding.
         """
         if input_features_mask is None:
             input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
@@ -497,9 +498,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             is_audio = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(dim=-1)
         if is_audio.sum() != len(audio_embeddings):
             raise ValueError(
-                f"Got {int(is_audio.sum())} `<|audio|>` placeholders for {len(audio_embeddings)} positions of encoded audio: "
-                "let `FlowOmniProcessor` write the placeholders, with the `adapter_stack_size` of this model, and do not "
-                "truncate its `input_ids`."
+                f"Got {int(is_audio.sum())} `<|audio|>` placeholders for {len(audio_embeddings)} positions of encoded "
+                "audio: prepare both with the `FlowOmniProcessor` of this model, and do not truncate its `input_ids`."
             )
         is_audio = is_audio[..., None].to(inputs_embeds.device)
         return inputs_embeds.masked_scatter(is_audio, audio_embeddings.to(inputs_embeds.device, inputs_embeds.dtype))
@@ -523,6 +523,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 
     @can_return_tuple
     @auto_docstring(custom_args=INPUTS_DOCSTRING)
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -560,8 +561,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         if cache is not None and outputs.cache is not cache:
             raise ValueError(
                 f"{type(self.language_model).__name__} was given a {type(cache).__name__} and returned another cache "
-                f"({type(outputs.cache).__name__}), so that generation would lose its past: this language model has a cache "
-                "of its own or another name for the argument. Choose another one, or the transformers that it was written for."
+                f"({type(outputs.cache).__name__}), so that generation would lose its past: choose another language "
+                "model, or install the version of transformers that it was written for."
             )
         return FlowOmniModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
@@ -574,9 +575,9 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 
 class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
     """
-    Causal layers over the language model's hidden states plus the previous patch, uncorrupted (`clean_context`), without
-    which heads drift away from the speaker. The layers have the language model's own class, share its rotary embedding,
-    and keep their keys and values in the same cache, as the layers after its last.
+    Causal layers over the language model's hidden states plus the previous patch, uncorrupted (`clean_context`),
+    without which heads drift away from the speaker. The layers have the language model's own class, share its rotary
+    embedding, and keep their keys and values in the same cache, as the layers after its last.
     """
 
     def __init__(self, config: FlowOmniConfig, language_model: PreTrainedModel):
@@ -607,7 +608,7 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
         return layer_config
 
     def extend_cache(self, cache: Cache, max_length: int | None = None) -> None:
-        """Appends the layers that a cache made for the language model lacks; a static one holds `max_length` or more."""
+        """Appends the layers that the language model's cache lacks; static ones hold at least `max_length`."""
         if cache.layer_class_to_replicate is not None:
             return  # it grows by itself
         while len(cache.layers) < self.first_layer_index + len(self.layers):
@@ -629,9 +630,9 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
         use_cache: bool = False,
     ) -> torch.Tensor:
         """
-        `hidden_states` (batch_size, num_positions, hidden_size) of the language model and the patch before each position,
-        `previous_patches` (batch_size, num_positions, patch_size) -> the condition of the patch *of* each position, in
-        the shape of `hidden_states`.
+        `hidden_states` (batch_size, num_positions, hidden_size) of the language model and the patch before each
+        position, `previous_patches` (batch_size, num_positions, patch_size) -> the condition of the patch *of* each
+        position, in the shape of `hidden_states`.
         """
         if previous_patches is not None:
             patch_embeds = self.patch_proj(previous_patches.to(self.patch_proj.weight.dtype))
@@ -650,16 +651,17 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    Flow-Omni with its heads: beside the backbone it has a text head, a state head, the speech transformer, a speech head
-    that samples mel patches, and, if the config has one, a vocoder.
+    Flow-Omni with its heads: the backbone, a text head, a state head, the speech transformer, a speech head that
+    samples mel patches, and, if the config has one, a vocoder.
     """
 )
 class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMixin):
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _keep_in_fp32_modules_strict = ["mel_normalizer", "istft"]
-    # Each loss is a mean over its own kind of target (tokens, states, patches), so one count of items cannot scale them
-    # all: the Trainer must divide by the accumulation steps itself, which any `**kwargs` in `forward` would prevent.
+    _keep_in_fp32_modules_strict = ["mel_normalizer"]
+    # Each loss is a mean over its own kind of target (tokens, states, patches), so one count of items cannot scale
+    # them all: the Trainer must divide by the accumulation steps itself, which any `**kwargs` in `forward` would
+    # prevent.
     accepts_loss_kwargs = False
 
     def __init__(self, config: FlowOmniConfig):
@@ -712,6 +714,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
 
     @can_return_tuple
     @auto_docstring(custom_args=INPUTS_DOCSTRING + LABELS_DOCSTRING)
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -747,6 +750,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         inputs = input_ids if input_ids is not None else inputs_embeds
         if use_cache is None:
             use_cache = labels is None and mel_labels is None and getattr(self.config.text_config, "use_cache", True)
+        if self.training and self.is_gradient_checkpointing:
+            use_cache, cache = False, None  # recomputed layers would append to it twice
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config.text_config)
         if cache is not None:
@@ -805,8 +810,12 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
                 audio_labels,
                 blank=self.config.ctc_blank_token_id,
             )
+        loss = None
+        if losses:
+            weighted = [getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items()]
+            loss = torch.stack([loss.to(weighted[0].device) for loss in weighted]).sum()
         return FlowOmniOutputWithPast(
-            loss=self.weighted_sum(losses) if losses else None,
+            loss=loss,
             **losses,
             logits=logits,
             state_logits=state_logits,
@@ -833,7 +842,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     def predict_patches(self, condition: torch.Tensor, speech_states: torch.LongTensor) -> torch.Tensor:
         """
         The most typical patch of each position given its `condition`, in one solver step: (batch_size, num_positions,
-        patch_size), zeros at positions without speech. For scheduled sampling, as `previous_patches=shift_patches(...)`.
+        patch_size), zeros at positions without speech. For scheduled sampling, as
+        `previous_patches=shift_patches(...)`.
         """
         is_generating = (speech_states == self.config.generating_state_id).to(condition.device)
         # at temperature 0 only the shape of the noise matters
@@ -864,11 +874,6 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             position_ids=position_ids,
         )
         return attention_mask, speech_mask
-
-    def weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The sum of the losses, each times its `<name>_weight` in the config."""
-        weighted = [getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items()]
-        return torch.stack([loss.to(weighted[0].device) for loss in weighted]).sum()
 
 
 __all__ = ["FlowOmniForSpeechGeneration", "FlowOmniModel", "FlowOmniPreTrainedModel"]

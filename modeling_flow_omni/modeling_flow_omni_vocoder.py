@@ -66,8 +66,8 @@ def frames_from_spectrum(log_magnitude: torch.Tensor, phase: torch.Tensor, windo
 class FlowOmniVocoderContext:
     """
     What surrounds the frames of a convolution. Of a whole utterance (`is_last`): zeros; with `frame_mask`
-    `(batch_size, num_frames)`, what lies behind the end of a shorter row is zeros too. In a stream: before them the frames
-    that the convolution saw last (zeros at the start), after them nothing, until `is_last`.
+    `(batch_size, num_frames)`, what lies behind the end of a shorter row is zeros too. In a stream: before them the
+    frames that the convolution saw last (zeros at the start), after them nothing, until `is_last`.
 
     A convolution with lookahead thus returns frames that came earlier, and at the end all that are left. Each frame is
     computed once, in every layer: nothing is computed again for context.
@@ -94,9 +94,8 @@ class FlowOmniVocoderContext:
 
 class FlowOmniVocoderConvolution(nn.Conv1d):
     """
-    A convolution over frames, channels last, without padding:
-    `(batch_size, num_past_frames + num_frames + num_future_frames, in_channels)` to
-    `(batch_size, num_frames, out_channels)`.
+    A convolution over frames, channels last, without padding: `(batch_size, num_past_frames + num_frames +
+    num_future_frames, in_channels)` to `(batch_size, num_frames, out_channels)`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, num_future_frames: int, groups: int = 1):
@@ -235,6 +234,7 @@ class FlowOmniVocoder(PreTrainedModel):
     input_modalities = ("audio",)
     # it has no attention, so any implementation that is requested for the whole model will do
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["istft"]
     # a stream bypasses `forward`, where the hooks that move tensors between devices are
     _no_split_modules = ["FlowOmniVocoder"]
 
@@ -257,14 +257,14 @@ class FlowOmniVocoder(PreTrainedModel):
     def forward(self, mel: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         r"""
         Args:
-            mel (`torch.Tensor` of shape `(batch_size, num_frames, num_mel_bins)`):
-                Natural logarithm of the magnitude mel-spectrogram, as `MelSpectrogram` computes it.
-            lengths (`torch.Tensor` of shape `(batch_size,)`, *optional*):
-                Frames of each row. A row gets the samples that it would get alone, `num_samples(lengths)` of them, then
-                zeros.
+            mel (`torch.Tensor` of shape `(batch_size, num_frames, num_mel_bins)`): Natural logarithm of the magnitude
+                mel-spectrogram, as `MelSpectrogram` computes it.
+            lengths (`torch.Tensor` of shape `(batch_size,)`, *optional*): Frames of each row. A row gets the samples
+                that it would get alone, `num_samples(lengths)` of them, then zeros.
 
         Returns:
-            `torch.Tensor` of shape `(batch_size, num_samples)`: the waveform, in fp32 whatever the dtype of the weights.
+            `torch.Tensor` of shape `(batch_size, num_samples)`: the waveform, in fp32 whatever the dtype of the
+            weights.
         """
         mel = self.check_mel(mel)
         frame_mask = None
@@ -361,8 +361,8 @@ class VocoderStream:
 
     def _add(self, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Overlap-adds the frames that these mel frames complete. Returns the sums that are complete, and those that later
-        frames overlap; the envelope is one more row.
+        Overlap-adds the frames that these mel frames complete. Returns the sums that are complete, and those that
+        later frames overlap; the envelope is one more row.
         """
         istft = self.vocoder.head.istft
         frames = self.vocoder.head.frames(self.vocoder.backbone(mel, self._context))
@@ -384,9 +384,7 @@ class VocoderStream:
 
     def __exit__(self, exception_type, exception, traceback):
         if exception_type is None and self.num_frames and not self.is_finished:
-            raise RuntimeError(
-                f"A stream was left after {self.num_frames} frames without its end: call `finish()` for the last samples."
-            )
+            raise RuntimeError(f"A stream was left after {self.num_frames} frames without its end: call `finish()`.")
 
 
 __all__ = ["FlowOmniVocoder", "VocoderStream"]

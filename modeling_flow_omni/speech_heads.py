@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The speech heads: patches sampled by flow matching, or as the codes of a residual vector quantiser (the baseline)."""
+"""The speech heads: patches sampled by flow matching, or as codes of a residual vector quantiser (the baseline)."""
 
 import math
 
@@ -29,8 +29,8 @@ PATCHES_PER_CODE = 64
 
 class FlowOmniZeroLinear(nn.Linear):
     """
-    A linear layer whose weight and bias start at zero. A class of its own, since transformers never calls
-    `_init_weights` on a module that only holds other modules in code from outside its package.
+    A linear layer that starts at zero. A class of its own, since in code from outside its package transformers never
+    calls `_init_weights` on a module that only holds other modules.
     """
 
 
@@ -137,10 +137,7 @@ class FlowOmniTimeEmbedding(nn.Module):
 
 
 class FlowOmniFlowHead(FlowOmniSpeechHead):
-    """
-    Samples patches by flow matching. The network outputs the clean patch or the velocity (`prediction_type`); loss and
-    sampling use the velocity either way.
-    """
+    """Samples patches by flow matching. The network outputs the clean patch or the velocity (`prediction_type`)."""
 
     def __init__(self, config: FlowOmniConfig):
         super().__init__(config)
@@ -162,8 +159,8 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
 
     def loss(self, condition: torch.Tensor, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        The flow-matching loss and the auxiliary loss, each (num_patches,), of normalised `patches`
-        (num_patches, patch_size) given the `condition` (num_patches, hidden_size) at their positions.
+        The flow-matching loss and the auxiliary loss, each (num_patches,), of normalised `patches` (num_patches,
+        patch_size) given the `condition` (num_patches, hidden_size) at their positions.
         """
         patches = patches.float()
         num_draws = self.config.num_noise_draws
@@ -171,13 +168,8 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
         conditions = self.drop_conditions(condition.repeat(num_draws, 1))
         # in evaluation always the same draws, so that losses compare from run to run
         generator = None if self.training else torch.Generator(patches.device).manual_seed(0)
-        times = draw_times(
-            (len(repeated), 1),
-            self.config.time_logit_mean,
-            self.config.time_logit_std,
-            device=patches.device,
-            generator=generator,
-        )
+        time_logits = self.config.time_logit_mean, self.config.time_logit_std
+        times = draw_times((len(repeated), 1), *time_logits, device=patches.device, generator=generator)
         flow_loss = flow_matching_loss(
             velocity=lambda points, times: self.velocity(points, times, conditions),
             data=repeated,
@@ -200,22 +192,10 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
         guidance_scale: float = 1.0,
     ) -> torch.Tensor:
         """
-        Integrates the flow from noise to patches.
-
-        Args:
-            condition (`torch.Tensor` of shape `(batch_size, hidden_size)`):
-                Output of the speech transformer.
-            noise (`torch.Tensor` of shape `(batch_size, patch_size)`):
-                From `draw_noise`.
-            num_steps (`int`, *optional*, defaults to 2):
-                Solver steps.
-            temperature (`float`, *optional*, defaults to 1.0):
-                Factor of the noise: 0 gives the most typical patch.
-            guidance_scale (`float`, *optional*, defaults to 1.0):
-                Classifier-free guidance above 1, which runs the head (and nothing else) twice for each solver step.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, patch_size)`: normalised patches, in fp32.
+        Integrates the flow from `noise` (batch_size, patch_size) to normalised patches of the same shape, in fp32,
+        given the `condition` (batch_size, hidden_size), in `num_steps` solver steps. The noise is multiplied by
+        `temperature`: 0 gives the most typical patch. A `guidance_scale` other than 1 runs the head twice for each
+        solver step.
         """
         empty_condition = self.empty_condition.to(condition.dtype).expand_as(condition)
 
@@ -247,8 +227,8 @@ class FlowOmniResidualQuantizer(nn.Module):
 
     def forward(self, codes: torch.Tensor, first_level: int = 0) -> torch.Tensor:
         """
-        The code vectors (num_patches, num_levels, patch_size), not yet summed, of codes (num_patches, num_levels) of the
-        codebooks from `first_level` on.
+        The code vectors (num_patches, num_levels, patch_size), not yet summed, of codes (num_patches, num_levels) of
+        the codebooks from `first_level` on.
         """
         levels = torch.arange(codes.shape[-1], device=codes.device) + first_level
         return self.codebooks[levels, codes]
@@ -259,8 +239,8 @@ class FlowOmniResidualQuantizer(nn.Module):
         num_codes = self.codebooks.shape[1]
         if len(patches) < num_codes:
             raise ValueError(
-                f"Got {len(patches)} patches for codebooks of {num_codes} codes: pass at least as many patches as codes, "
-                "or lower `codebook_size`."
+                f"Got {len(patches)} patches for codebooks of {num_codes} codes: pass at least as many patches as "
+                "codes, or lower `codebook_size`."
             )
         chosen = torch.randperm(len(patches), generator=generator)[: num_codes * PATCHES_PER_CODE]
         residual = patches[chosen.to(patches.device)].to(self.codebooks.device, torch.float32)
@@ -273,7 +253,7 @@ class FlowOmniResidualQuantizer(nn.Module):
 def _k_means(
     points: torch.Tensor, num_centres: int, num_iterations: int, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """Lloyd's algorithm from a random choice of points. A centre that lost all its points moves to the farthest one."""
+    """Lloyd's algorithm from a random choice of points. A centre without points moves to the farthest point."""
     chosen = torch.randperm(len(points), generator=generator)[:num_centres].to(points.device)
     centres = points[chosen].clone()
     for _ in range(num_iterations):
@@ -287,7 +267,7 @@ def _k_means(
 
 
 class FlowOmniResidualVQHead(FlowOmniSpeechHead):
-    """Samples patches as discrete codes, to compare continuous and discrete speech tokens with nothing else changed."""
+    """Samples patches as discrete codes, to compare continuous and discrete speech tokens, all else being equal."""
 
     def __init__(self, config: FlowOmniConfig):
         super().__init__(config)
@@ -301,8 +281,8 @@ class FlowOmniResidualVQHead(FlowOmniSpeechHead):
 
     def logits(self, prefix: torch.Tensor, level: int, condition: torch.Tensor) -> torch.Tensor:
         """
-        Logits of the codes of one `level` (num_patches, codebook_size), given the sum of the code vectors of the levels
-        before it, `prefix` (num_patches, patch_size), and the `condition` (num_patches, hidden_size).
+        Logits of the codes of one `level` (num_patches, codebook_size), given the sum of the code vectors of the
+        levels before it, `prefix` (num_patches, patch_size), and the `condition` (num_patches, hidden_size).
         """
         level_ids = torch.full_like(condition[:, 0], level, dtype=torch.long)
         modulation = self.condition_proj(condition) + self.level_embedding(level_ids)

@@ -11,36 +11,39 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The model card: it tells what is in the folder, nothing of the machine it was written on, and never a figure made up."""
+"""The model card: facts of the folder, metrics of an evaluation, and usage that runs."""
 
 import json
 import re
 import shutil
 
 import pytest
-from huggingface_hub import EvalResult, ModelCard
+import soundfile
+from huggingface_hub import ModelCard
+from sounds import tone
 from tiny import tiny_model, tiny_processor
 
-from flow_omni.hub_card import name_model_card, write_model_card
-from flow_omni.hub_card.card_metadata import base_model_of, without_folders
-from flow_omni.hub_card.checkpoint_facts import read_checkpoint
-from flow_omni.hub_card.model_card import in_words
+from flow_omni.hub_card import add_results, name_model_card, write_model_card
+from flow_omni.hub_card.facts import hub_id_of, read_checkpoint
+from flow_omni.hub_card.model_card import count
 
 
-FIGURE = {
-    "task_type": "automatic-speech-recognition",
-    "dataset_type": "me/recordings",
-    "dataset_name": "Recordings",
-    "dataset_split": "test",
-    "metric_type": "cer",
-    "metric_value": 0.031,
+HEADLINE = {
+    "name": "CER: transcribe",
+    "metric": "cer",
+    "value": 0.031415926,
+    "low": 0.02,
+    "high": 0.04,
+    "num_rows": 100,
 }
+HEADLINE |= {"task_type": "automatic-speech-recognition", "dataset_name": "recordings", "dataset_split": "test"}
+EXACT = {"name": "exact: say", "metric": "exact", "value": 0.5, "low": None, "high": None}
+ROW = "| automatic-speech-recognition | recordings (test) | CER: transcribe (95 % interval 0.02 to 0.04, 100 rows) | 0.03142 |"
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    model = tiny_model()
     model.save_pretrained(folder)
     tiny_processor(model.config).save_pretrained(folder)
     return folder
@@ -51,238 +54,168 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "checkpoint")
 
 
+@pytest.fixture
+def results(tmp_path):
+    """The folder of an evaluation, as far as a card reads it."""
+    (tmp_path / "results").mkdir()
+    headlines = [HEADLINE, HEADLINE | EXACT | {"task_type": "text-to-speech", "dataset_split": None}]
+    values = {"headlines": headlines, "command": "flow-omni evaluate my-model recordings"}
+    (tmp_path / "results" / "results.json").write_text(json.dumps(values))
+    return tmp_path / "results"
+
+
 def card_of(folder, **facts) -> ModelCard:
-    return ModelCard.load(write_model_card(folder, **facts))
+    return ModelCard.load(write_model_card(folder, overwrite=True, **facts))
 
 
-# --- what it says
-
-
-def test_metadata_says_how_to_load_the_model_and_what_it_does(folder):
-    data = card_of(folder).data
-    assert tuple(data.to_dict()[name] for name in ("pipeline_tag", "library_name")) == ("any-to-any", "transformers")
-    assert {"custom_code", "speech-to-speech", "text-to-speech"} <= set(data.tags)
-
-
-def test_metadata_holds_what_was_given(folder):
-    data = card_of(
-        folder,
-        model_id="me/talker",
-        base_models=["openai/whisper-small", "Qwen/Qwen2-0.5B-Instruct", "charactr/vocos-mel-24khz"],
-        datasets=["me/recordings", "AISHELL-1"],
-        languages=["zh", "en"],
-        license="apache-2.0",
-        figures=[FIGURE],
-        is_trained=True,
-    ).data
-    assert data.base_model == ["openai/whisper-small", "Qwen/Qwen2-0.5B-Instruct", "charactr/vocos-mel-24khz"]
-    assert data.datasets == ["me/recordings"]  # the Hub knows nothing called AISHELL-1
-    assert (data.language, data.license, data.metrics) == (["zh", "en"], "apache-2.0", ["cer"])
-    assert data.eval_results == [EvalResult(**FIGURE)] and data.model_name == "talker"
-
-
-def test_metadata_leaves_out_what_was_not_given(folder):
+def test_metadata_holds_what_was_given_and_nothing_else(folder):
     fields = card_of(folder).data.to_dict()
+    assert (fields["pipeline_tag"], fields["library_name"]) == ("any-to-any", "transformers")
+    assert {"custom_code", "speech-to-speech", "text-to-speech"} <= set(fields["tags"])
     assert not {"base_model", "datasets", "language", "license", "metrics", "model-index"} & set(fields)
+    base_models, datasets = ["openai/whisper-small", "Qwen/Qwen2-0.5B-Instruct"], ["me/recordings", "AISHELL-1"]
+    given = {"base_models": base_models, "datasets": datasets, "languages": ["zh", "en"], "license": "apache-2.0"}
+    data = card_of(folder, **given).data
+    assert data.base_model == base_models
+    assert data.datasets == ["me/recordings"]  # the Hub has nothing called AISHELL-1
+    assert (data.language, data.license) == (["zh", "en"], "apache-2.0")
 
 
-def test_fresh_model_is_called_untrained_at_the_top_and_a_trained_one_is_not(folder):
+def test_base_models_are_read_from_the_configuration(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["audio_config"]["_name_or_path"] = "openai/whisper-small"
+    config["text_config"]["_name_or_path"] = str(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    card = card_of(folder, part_licenses={"audio_encoder": "Apache-2.0"})
+    assert card.data.base_model == ["openai/whisper-small"]
+    expected = "- audio encoder: [openai/whisper-small](https://huggingface.co/openai/whisper-small) (Apache-2.0)"
+    assert expected in card.text
+
+
+def test_an_untrained_model_is_called_so_at_the_top_and_a_trained_one_is_not(folder):
     assert "**Not trained.**" in card_of(folder).text[:200]
     trained = card_of(folder, is_trained=True).text
-    assert "Not trained" not in trained and "It was trained; its author has not said on what." in trained
-
-
-def test_parts_and_parameters_are_those_of_the_weights(folder):
-    facts = read_checkpoint(folder)
-    model = tiny_model()
-    expected = {
-        "encoder": model.model.audio_encoder,
-        "language model": model.model.language_model,
-        "speech transformer": model.speech_transformer,
-        "speech head": model.speech_head,
-        "vocoder": model.vocoder,
-    }
-    counts = {part.name: part.num_parameters for part in facts.parts}
-    for name, module in expected.items():
-        assert counts[name] == sum(parameter.numel() for parameter in module.parameters())
-    assert facts.num_parameters == sum(parameter.numel() for parameter in model.parameters())
-    text = card_of(folder).text
-    assert "| speech head | flow matching, 2 blocks of width 32 |" in text
-    assert "8000 Hz, from 20 mel bands" in text
-
-
-def test_card_of_a_folder_without_weights_leaves_their_number_open(folder):
-    (folder / "model.safetensors").unlink()
-    assert "| **all** | | **–** |" in card_of(folder).text
-
-
-def test_model_without_a_vocoder_is_not_said_to_write_sound(tmp_path):
-    tiny_model(vocoder=None).save_pretrained(tmp_path)
-    text = card_of(tmp_path).text
-    assert "carries no vocoder" in text
-    assert not re.search(r"soundfile\.(write|SoundFile)", text)
-    assert "| vocoder |" not in text
-
-
-def test_discrete_baseline_is_not_said_to_have_continuous_tokens(tmp_path):
-    tiny_model(speech={"head_type": "residual_vq"}).save_pretrained(tmp_path)
-    text = card_of(tmp_path).text
-    assert "with continuous speech tokens" not in text and "3 codebooks of 16 codes" in text
-
-
-def test_figures_are_tabled(folder):
-    assert "Nothing was measured." in card_of(folder).text
-    text = card_of(folder, figures=[EvalResult(**FIGURE)]).text
-    assert "| automatic-speech-recognition | Recordings (test) | cer | 0.031 |" in text
-
-
-# --- what it must not say
-
-
-def test_paths_of_the_machine_do_not_get_into_the_card(folder, tmp_path):
-    whisper = tmp_path / "whisper"
-    whisper.mkdir()
-    card = card_of(
-        folder,
-        base_models={"whisper": whisper, "llm": "Qwen/Qwen2-0.5B-Instruct", "vocoder": str(tmp_path / "gone")},
-        datasets=[str(tmp_path), "~/recordings", "me/recordings"],
-        command=f"flow-omni init --whisper {whisper} --llm Qwen/Qwen2-0.5B-Instruct --output '{tmp_path}/my model'",
+    assert "Not trained" not in trained and "has not stated the training data" in trained
+    assert (
+        "Trained on me/recordings, AISHELL-1."
+        in card_of(folder, is_trained=True, datasets=["me/recordings", "AISHELL-1"]).text
     )
+
+
+def test_modules_and_parameters_are_those_of_the_model(folder):
+    facts, model = read_checkpoint(folder), tiny_model()
+    assert sum(facts.num_parameters.values()) == sum(parameter.numel() for parameter in model.parameters())
+    vocoder = sum(parameter.numel() for parameter in model.vocoder.parameters())
+    assert facts.num_parameters["vocoder"] == vocoder
+    (folder / "model.safetensors").unlink()  # no weight is read
+    text = card_of(folder).text
+    assert f"| vocoder | causal Vocos, 2 blocks of width 32 | {count(vocoder)} |" in text
+    assert "8000 Hz from 20 mel bands" in text
+    assert [count(number) for number in (12, 1234, 1_234_567, 7_000_000_000)] == ["12", "1.2 k", "1.2 M", "7.0 B"]
+
+
+def test_generation_options_are_those_of_the_checkpoint(folder):
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"flow_temperature": 0.0, "end_after_repeats": 3}))
+    text = card_of(folder).text
+    assert "`flow_temperature` (0.0)" in text and "`num_flow_steps` (solver steps, 2)" in text
+    assert "Text ends after 3 repetitions" in text
+
+
+def test_models_without_a_vocoder_or_a_flow_head_are_described_as_they_are(tmp_path):
+    tiny_model(vocoder=None, speech={"head_type": "residual_vq"}).save_pretrained(tmp_path)
+    text = card_of(tmp_path).text
+    assert "this checkpoint has no vocoder" in text
+    assert not re.search(r"soundfile\.(write|SoundFile)", text) and "| vocoder |" not in text
+    assert "with continuous speech tokens" not in text and "3 codebooks with 16 codes" in text
+    assert "num_flow_steps" not in text
+
+
+def test_metrics_of_an_evaluation_are_in_the_table_and_in_the_metadata(folder, results):
+    assert "Not evaluated yet." in card_of(folder).text
+    card = card_of(folder, model_id="me/talker", results=results)
+    assert ROW in card.text and "| text-to-speech | recordings | exact: say (100 rows) | 0.5 |" in card.text
+    assert "$ flow-omni evaluate my-model recordings" in card.text
+    assert card.data.metrics == ["cer", "exact_match"] and card.data.model_name == "talker"
+    assert [one.metric_value for one in card.data.eval_results] == [0.03142, 0.5]
+    shutil.copy(results / "results.json", folder)  # those in the folder of the checkpoint are taken by themselves
+    assert ROW in card_of(folder).text
+
+
+def test_metrics_are_added_to_a_card_and_nothing_else_changes(folder, results):
+    path = write_model_card(folder, about="Ask me first.")
+    before = path.read_text()
+    assert add_results(folder, results) == path
+    card = ModelCard.load(path)
+    assert ROW in card.text and [one.metric_type for one in card.data.eval_results] == ["cer", "exact_match"]
+    section = re.compile(r"## Results\n.*?(?=## Limits)", re.DOTALL)
+    assert section.sub("", card.text) == section.sub("", ModelCard(before).text)
+    once = path.read_text()
+    add_results(folder, results)
+    assert path.read_text() == once
+
+
+def test_paths_of_the_machine_do_not_get_into_the_card(folder, tmp_path, monkeypatch):
+    (tmp_path / "openai" / "whisper-small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert hub_id_of("openai/whisper-small") is None  # a relative folder that looks like an id
+    base_models = {"audio_encoder": str(tmp_path), "language_model": "Qwen/Qwen2-0.5B-Instruct"}
+    card = card_of(folder, base_models=base_models, datasets=[str(tmp_path), "~/recordings", "me/recordings"])
     assert card.data.base_model == ["Qwen/Qwen2-0.5B-Instruct"]
     assert card.data.datasets == ["me/recordings"]
     assert str(tmp_path) not in str(card) and "~" not in str(card)
-    assert "- whisper: a checkpoint that is not on the Hub" in card.text
-    assert "$ flow-omni init --whisper whisper --llm Qwen/Qwen2-0.5B-Instruct --output 'my model'" in card.text
 
 
-def test_relative_folder_that_looks_like_an_id_is_no_id(folder, tmp_path, monkeypatch):
-    (tmp_path / "openai" / "whisper-small").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    assert base_model_of("openai/whisper-small") is None
-
-
-@pytest.mark.parametrize(
-    ("name", "hub_id"),
-    [
-        ("small", "openai/whisper-small"),
-        ("tiny.en", "openai/whisper-tiny.en"),
-        ("turbo", "openai/whisper-large-v3-turbo"),
-        ("small-talk", None),
-        ("model.pt", None),
-        ("owner/name/more", None),
-    ],
-)
-def test_names_of_openai_whisper_stand_for_their_ids(name, hub_id):
-    assert base_model_of(name) == hub_id
-
-
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        ("train /data/me/a.yaml", "train a.yaml"),
-        ("train recipes/a.yaml", "train recipes/a.yaml"),
-        ("train ../a.yaml out=~/runs/1/", "train a.yaml out=1/"),
-        (r"train C:\Users\me\a.yaml", "train a.yaml"),
-        ("train '/data/John Doe/a.yaml'", "train a.yaml"),
-        ("push folder me/talker", "push folder me/talker"),
-        ("ask https://example.org/a/b.wav", "ask https://example.org/a/b.wav"),
-        ("say it's /data/me/a", "say 'it'\"'\"'s' a"),
-    ],
-)
-def test_command_keeps_names_and_loses_folders(command, shown):
-    assert without_folders(command) == shown
-
-
-@pytest.mark.parametrize(
-    ("facts", "message"),
-    [
-        ({"languages": "English"}, "ISO 639"),
-        ({"license": "Apache 2.0"}, "'apache-2.0'"),
-        ({"model_id": "talker"}, "`owner/name`"),
-        ({"figures": [{"metric_type": "cer"}]}, "must hold `task_type`"),
-        ({"figures": [FIGURE | {"metric_value": float("nan")}]}, "leave it out"),
-        ({"figures": [FIGURE | {"dataset_name": "/data/me"}]}, "which is a path"),
-    ],
-)
-def test_wrong_fact_is_refused_and_nothing_is_written(folder, facts, message):
-    with pytest.raises(ValueError, match=message):
-        write_model_card(folder, **facts)
-    assert not (folder / "README.md").exists()
-
-
-# --- whom it belongs to
-
-
-def test_own_card_is_replaced_and_an_edited_one_is_not(folder):
+def test_an_existing_card_is_not_replaced_unless_asked(folder):
     path = write_model_card(folder)
-    write_model_card(folder, languages="en")
-    path.write_text(path.read_text() + "\nAsk me before you use it.\n")
-    edited = path.read_text()
+    path.write_text("# Mine\n")
     with pytest.raises(FileExistsError, match="overwrite=True"):
         write_model_card(folder)
-    assert path.read_text() == edited
+    assert path.read_text() == "# Mine\n"
     write_model_card(folder, overwrite=True)
-    assert "Ask me" not in path.read_text()
+    assert path.read_text() != "# Mine\n"
 
 
-@pytest.mark.parametrize("edit", [lambda text: text.replace("Not trained", "Trained"), lambda text: "# Mine\n"])
-def test_edit_anywhere_makes_the_card_its_authors(folder, edit):
+def test_a_card_is_named_later_and_nothing_else_changes(folder):
     path = write_model_card(folder)
-    path.write_text(edit(path.read_text()))
-    with pytest.raises(FileExistsError):
-        write_model_card(folder)
-
-
-def test_line_endings_are_no_edit(folder):
-    path = write_model_card(folder)
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    write_model_card(folder)
-
-
-def test_model_is_named_later_and_nothing_else_changes(folder):
-    path = write_model_card(folder, languages="en")
-    before = path.read_text()
+    before = path.read_text().replace("# Flow-Omni", "# Mine")
+    path.write_text(before)
     assert name_model_card(folder, "me/talker")
+    assert path.read_text() == before.replace("your-name/flow-omni", "me/talker")
     assert 'from_pretrained("me/talker")' in path.read_text()
-    assert path.read_text().splitlines()[:-1] == before.replace("your-name/flow-omni", "me/talker").splitlines()[:-1]
     assert not name_model_card(folder, "me/talker")
-    write_model_card(folder)  # still nobody's edit
 
 
-def test_naming_an_edited_card_leaves_it_edited(folder):
-    path = write_model_card(folder)
-    path.write_text(path.read_text().replace("# Flow-Omni", "# Mine"))
-    assert name_model_card(folder, "me/talker")
-    assert "# Mine" in path.read_text()
-    with pytest.raises(FileExistsError):
-        write_model_card(folder)
-
-
-# --- bad folders
-
-
-def test_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="save_pretrained"):
+def test_wrong_folders_ids_and_results_are_refused(folder, results, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no config.json"):
         write_model_card(tmp_path)
-    with pytest.raises(FileNotFoundError, match="write_model_card"):
-        name_model_card(tmp_path, "me/talker")
-
-
-def test_checkpoint_of_another_kind_is_refused(tmp_path):
+    for function in (lambda: name_model_card(tmp_path, "me/talker"), lambda: add_results(tmp_path, results)):
+        with pytest.raises(FileNotFoundError, match="write_model_card"):
+            function()
+    with pytest.raises(ValueError, match="write `owner/name`"):
+        write_model_card(folder, model_id="talker")
+    with pytest.raises(FileNotFoundError, match="output folder of `flow-omni evaluate`"):
+        write_model_card(folder, results=tmp_path)
+    (results / "results.json").write_text('{"headlines": [{}], "command": ""}')
+    with pytest.raises(ValueError, match="cannot be read as results"):
+        write_model_card(folder, results=results)
+    assert not (folder / "README.md").exists()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     with pytest.raises(ValueError, match="'qwen2'"):
         write_model_card(tmp_path)
 
 
-def test_truncated_weights_are_refused(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="is damaged"):
-        write_model_card(folder)
-
-
-@pytest.mark.parametrize(
-    ("number", "words"), [(None, "–"), (12, "12"), (1234, "1.2 k"), (1_234_567, "1.2 M"), (7_000_000_000, "7.0 B")]
-)
-def test_numbers_of_parameters_in_words(number, words):
-    assert in_words(number) == words
+def test_the_usage_runs(folder, tmp_path, monkeypatch):
+    path = write_model_card(folder, model_id="me/talker")
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+    with_package, remote_code, *usage = (block.replace("me/talker", str(folder)) for block in blocks)
+    assert len(usage) == 3 and "trust_remote_code=True" in remote_code
+    soundfile.write(tmp_path / "question.wav", tone(0.5), 16000)
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(with_package, scope)
+    scope["model"].generation_config.max_new_tokens = 12
+    for block in usage:
+        exec(block, scope)
+    assert {"spoken", "transcript", "reply"} <= set(scope)
+    assert soundfile.info("answer.wav").samplerate == 8000

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The vocoder: its inverse transform inverts, rows do not see each other, the future stays out of a causal one."""
+"""The vocoder: inverse transform, padded batches, gradients, precision, and streams whose chunks join to the whole."""
 
 import pytest
 import torch
@@ -25,7 +25,6 @@ from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import (
     hann_window,
     overlap_add,
 )
-from flow_omni.processing.feature_extraction_flow_omni import MelSpectrogram
 
 
 TINY = {
@@ -37,6 +36,16 @@ TINY = {
     "n_fft": 32,
     "hop_length": 8,
 }
+VARIANTS = (
+    {"causal": True},
+    {"causal": True, "num_lookahead_frames": 2},
+    {"causal": True, "num_lookahead_frames": 6},
+    {"causal": True, "kernel_size": 4, "num_lookahead_frames": 1},
+    {"causal": False},
+    # a hop that does not divide the window, and one of half a window
+    {"causal": True, "n_fft": 36, "hop_length": 10},
+    {"causal": False, "n_fft": 32, "hop_length": 16},
+)
 
 
 def tiny_vocoder(**options):
@@ -49,23 +58,39 @@ def tiny_vocoder(**options):
     return vocoder
 
 
+def all_variants():
+    for padding in ("center", "same"):
+        for options in VARIANTS:
+            yield tiny_vocoder(**options, padding=padding)
+
+
 def random_mel(batch_size=1, num_frames=20, seed=1):
     return torch.randn(batch_size, num_frames, TINY["num_mel_bins"], generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("padding", ["center", "same"])
-@pytest.mark.parametrize(("n_fft", "hop_length"), [(32, 8), (32, 16), (36, 10), (64, 2)])
-def test_inverse_transform_gives_back_the_waveform_of_a_forward_transform(n_fft, hop_length, padding):
+def stream_in_chunks(vocoder, mel, chunk_sizes):
+    with vocoder.stream() as stream:
+        chunks = [stream.push(chunk) for chunk in mel.split(chunk_sizes, dim=1)]
+        chunks.append(stream.finish())
+    return torch.cat(chunks, dim=1)
+
+
+# --- the inverse transform
+
+
+def test_inverse_transform_inverts_the_forward_transform():
     """A hop that does not divide the window is the case that overlapping by reshaping gets wrong first."""
-    torch.manual_seed(0)
-    config = FlowOmniVocoderConfig(n_fft=n_fft, hop_length=hop_length, padding=padding)
-    istft = FlowOmniVocoderInverseSTFT(config)
-    waveform = torch.randn(2, istft.num_samples(40), dtype=torch.float64)
-    padded = nn.functional.pad(waveform, (istft.num_trimmed_samples, istft.num_trimmed_samples), mode="reflect")
-    window = hann_window(n_fft).double()
-    spectrum = torch.stft(padded, n_fft, hop_length, window=window, center=False, return_complex=True).transpose(1, 2)
-    frames = frames_from_spectrum(spectrum.abs().log(), spectrum.angle(), window)
-    torch.testing.assert_close(istft.double()(frames), waveform)
+    for padding in ("center", "same"):
+        for n_fft, hop_length in ((32, 8), (32, 16), (36, 10), (64, 2)):
+            config = FlowOmniVocoderConfig(n_fft=n_fft, hop_length=hop_length, padding=padding)
+            istft = FlowOmniVocoderInverseSTFT(config)
+            waveform = torch.randn(2, istft.num_samples(40), dtype=torch.float64)
+            padded = nn.functional.pad(waveform, (istft.num_trimmed_samples,) * 2, mode="reflect")
+            window = hann_window(n_fft).double()
+            spectrum = torch.stft(padded, n_fft, hop_length, window=window, center=False, return_complex=True)
+            spectrum = spectrum.transpose(1, 2)
+            frames = frames_from_spectrum(spectrum.abs().log(), spectrum.angle(), window)
+            torch.testing.assert_close(istft.double()(frames), waveform)
 
 
 def test_overlap_add_sums_frames_at_every_hop():
@@ -74,46 +99,42 @@ def test_overlap_add_sums_frames_at_every_hop():
     assert overlap_add(frames[:, :0], hop_length=2).tolist() == [[0.0]]
 
 
-@pytest.mark.parametrize("options", [{}, {"padding": "same"}, {"causal": True}, {"causal": True, "kernel_size": 4}])
-def test_number_of_samples_is_foretold(options):
-    vocoder = tiny_vocoder(**options)
-    for num_frames in range(5):
-        assert vocoder(random_mel(2, num_frames)).shape == (2, vocoder.num_samples(num_frames))
+# --- whole utterances
 
 
-@pytest.mark.parametrize("padding", ["center", "same"])
-@pytest.mark.parametrize("options", [{}, {"causal": True, "num_lookahead_frames": 2}])
-def test_row_of_a_padded_batch_equals_the_row_alone(options, padding):
-    """Without zeros before every convolution, what the first one makes of the padding leaks back into the row."""
-    vocoder = tiny_vocoder(padding=padding, **options)
-    mel = random_mel(4, 20)
+def test_number_of_samples_follows_from_the_number_of_frames():
+    for vocoder in all_variants():
+        for num_frames in range(5):
+            assert vocoder(random_mel(2, num_frames)).shape == (2, vocoder.num_samples(num_frames))
+
+
+def test_row_of_a_padded_batch_equals_the_row_alone():
+    """Without zeros before every convolution, the first one's output at the padding leaks back into the row."""
     lengths = torch.tensor([20, 13, 1, 0])
-    for row, length in enumerate(lengths):
-        mel[row, length:] = float("nan")
-    waveforms = vocoder(mel, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        alone = vocoder(mel[row : row + 1, :length])[0]
-        torch.testing.assert_close(waveforms[row, : len(alone)], alone)
-        assert len(alone) == vocoder.num_samples(lengths)[row]
-        assert (waveforms[row, len(alone) :] == 0).all()
+    for padding in ("center", "same"):
+        for options in ({}, {"causal": True, "num_lookahead_frames": 2}):
+            vocoder, mel = tiny_vocoder(padding=padding, **options), random_mel(4, 20)
+            for row, length in enumerate(lengths):
+                mel[row, length:] = float("nan")
+            waveforms = vocoder(mel, lengths)
+            for row, length in enumerate(lengths.tolist()):
+                alone = vocoder(mel[row : row + 1, :length])[0]
+                torch.testing.assert_close(waveforms[row, : len(alone)], alone)
+                assert len(alone) == vocoder.num_samples(lengths)[row]
+                assert (waveforms[row, len(alone) :] == 0).all()
+    torch.testing.assert_close(vocoder(random_mel(2), [20, 20]), vocoder(random_mel(2)))
 
 
-def test_full_lengths_change_nothing():
-    vocoder = tiny_vocoder()
-    mel = random_mel(2)
-    torch.testing.assert_close(vocoder(mel, [20, 20]), vocoder(mel))
-
-
-@pytest.mark.parametrize("num_lookahead_frames", [0, 2])
-def test_causal_vocoder_hears_no_further_than_its_lookahead(num_lookahead_frames):
-    vocoder = tiny_vocoder(causal=True, num_lookahead_frames=num_lookahead_frames, padding="center")
+def test_causal_vocoder_sees_no_further_than_its_lookahead():
     mel, changed = random_mel(), random_mel()
     changed[:, 10:] += 1.0
-    first_frame = 10 - num_lookahead_frames
-    first_sample = first_frame * TINY["hop_length"] - TINY["n_fft"] // 2 + 1  # a Hann window starts with a zero
-    is_equal = vocoder(mel)[0] == vocoder(changed)[0]
-    assert is_equal[:first_sample].all()
-    assert not is_equal[first_sample]
+    for num_lookahead_frames in (0, 2):
+        vocoder = tiny_vocoder(causal=True, num_lookahead_frames=num_lookahead_frames, padding="center")
+        first_frame = 10 - num_lookahead_frames
+        first_sample = first_frame * TINY["hop_length"] - TINY["n_fft"] // 2 + 1  # a Hann window starts with a zero
+        is_equal = vocoder(mel)[0] == vocoder(changed)[0]
+        assert is_equal[:first_sample].all()
+        assert not is_equal[first_sample]
 
 
 def test_gradient_reaches_every_parameter_and_the_mel():
@@ -138,39 +159,18 @@ def test_magnitudes_beyond_the_bound_leave_the_gradient_finite():
     assert all(parameter.grad.isfinite().all() for parameter in vocoder.parameters())
 
 
-def test_a_batch_is_overfitted_by_its_mel_loss():
-    """The loss that a vocoder trains on goes through its waveform and back into the mel-spectrogram."""
-    torch.manual_seed(0)
-    vocoder = FlowOmniVocoder(FlowOmniVocoderConfig(**TINY))
-    mel_spectrogram = MelSpectrogram(8000, n_fft=32, hop_length=8, num_mel_bins=10)
-    mel = mel_spectrogram(torch.sin(torch.arange(400) * torch.tensor([[0.2], [0.9]])))
-    optimizer = torch.optim.AdamW(vocoder.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(200):
-        loss = nn.functional.l1_loss(mel_spectrogram(vocoder(mel)), mel)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.3 * losses[0]
-
-
 def test_save_and_load_give_the_same_samples(tmp_path):
     vocoder = tiny_vocoder(causal=True, num_lookahead_frames=3, padding="same")
     vocoder.save_pretrained(tmp_path)
     loaded = FlowOmniVocoder.from_pretrained(tmp_path)
     assert loaded.config.to_dict() == vocoder.config.to_dict() | {"_name_or_path": loaded.config._name_or_path}
     assert torch.equal(loaded(random_mel()), vocoder(random_mel()))
-    others = {path.suffix for path in tmp_path.iterdir() if path.name != "config.json"}
-    # the code travels with the weights
-    assert others == {".safetensors", ".py"}
 
 
-def test_what_a_checkpoint_lacks_is_initialised_as_in_a_fresh_model(tmp_path):
-    """`from_pretrained` builds on the meta device: whatever `_init_weights` forgets comes out as garbage."""
+def test_missing_weights_are_initialised_as_in_a_fresh_model(tmp_path):
+    """`from_pretrained` builds on the meta device: whatever `_init_weights` forgets is uninitialised memory."""
     vocoder = tiny_vocoder()
-    kept = {"backbone.embed.weight": vocoder.backbone.embed.weight}
-    vocoder.save_pretrained(tmp_path, state_dict=kept)
+    vocoder.save_pretrained(tmp_path, state_dict={"backbone.embed.weight": vocoder.backbone.embed.weight})
     loaded = FlowOmniVocoder.from_pretrained(tmp_path)
     assert torch.equal(loaded.backbone.embed.weight, vocoder.backbone.embed.weight)
     assert torch.equal(loaded.head.istft.window, hann_window(32))
@@ -180,8 +180,8 @@ def test_what_a_checkpoint_lacks_is_initialised_as_in_a_fresh_model(tmp_path):
     assert 0 < loaded.head.out.weight.std() < 0.03
 
 
-def test_bf16_weights_still_give_fp32_sound():
-    """The window, the magnitudes and the phases in bf16 would be heard: only weights and blocks may be rounded."""
+def test_bf16_weights_still_give_fp32_audio():
+    """The window, the magnitudes and the phases in bf16 would be audible: only weights and blocks may be rounded."""
     vocoder = tiny_vocoder().bfloat16()
     waveform = vocoder(random_mel())
     assert waveform.dtype == torch.float32
@@ -203,44 +203,33 @@ def test_autocast_leaves_the_head_in_fp32():
     torch.testing.assert_close(waveform, vocoder.head(hidden_states))
 
 
-@pytest.mark.parametrize("lengths", [None, torch.tensor([20, 5])])
-def test_forward_compiles_without_a_graph_break(lengths):
+def test_forward_compiles_without_a_graph_break():
     vocoder = tiny_vocoder()
     compiled = torch.compile(vocoder, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(random_mel(2), lengths), vocoder(random_mel(2), lengths))
+    for lengths in (None, torch.tensor([20, 5])):
+        torch.testing.assert_close(compiled(random_mel(2), lengths), vocoder(random_mel(2), lengths))
 
 
-@pytest.mark.parametrize(
-    "mel", [torch.zeros(1, 10, 20), torch.zeros(20, 10), torch.zeros(1, 20, 10, dtype=torch.long), torch.tensor(0.0)]
-)
-def test_mel_of_another_shape_or_type_is_refused(mel):
-    with pytest.raises(ValueError, match=r"num_mel_bins=10\), mel bands last"):
-        tiny_vocoder()(mel)
-
-
-def test_lengths_must_be_one_for_each_row():
+def test_mel_of_another_shape_or_type_is_refused():
+    vocoder = tiny_vocoder(causal=True)
+    whole = random_mel(num_frames=8)
+    for mel in (
+        torch.zeros(1, 10, 20),
+        torch.zeros(20, 10),
+        torch.zeros(1, 20, 10, dtype=torch.long),
+        torch.tensor(0.0),
+    ):
+        with pytest.raises(ValueError, match=r"num_mel_bins=10\), mel bands last"):
+            vocoder(mel)
+        # a stream is left as it was
+        with vocoder.stream() as stream:
+            first = stream.push(whole[:, :4])
+            with pytest.raises(ValueError, match="num_mel_bins=10"):
+                stream.push(mel)
+            waveform = torch.cat([first, stream.push(whole[:, 4:]), stream.finish()], dim=1)
+        torch.testing.assert_close(waveform, vocoder(whole), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="one number of frames for each row"):
-        tiny_vocoder()(random_mel(2), torch.tensor([3, 4, 5]))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_fft": 33}, r"`n_fft` \(33\) must be even"),
-        ({"hop_length": 17}, r"`hop_length` \(17\) may be at most half of `n_fft` \(32\)"),
-        ({"hop_length": 7, "padding": "same"}, r"`hop_length` \(7\) must be even"),
-        ({"kernel_size": 4}, r"`kernel_size` \(4\) must be odd"),
-        ({"num_lookahead_frames": 2}, "set `causal=True`"),
-        ({"num_lookahead_frames": 7, "causal": True}, r"between 0 and `kernel_size - 1` \(6\)"),
-        ({"num_lookahead_frames": -1, "causal": True}, r"\(-1\) must lie between 0"),
-        ({"hidden_size": 0}, "hidden_size"),
-        ({"padding": "valid"}, "padding"),
-        ({"hiden_size": 64}, "did you mean `hidden_size`"),
-    ],
-)
-def test_impossible_configuration_is_refused(options, message):
-    with pytest.raises(Exception, match=message):
-        FlowOmniVocoderConfig(**(TINY | options))
+        vocoder(random_mel(2), torch.tensor([3, 4, 5]))
 
 
 def test_published_size_is_the_default():
@@ -248,3 +237,75 @@ def test_published_size_is_the_default():
         vocoder = FlowOmniVocoder(FlowOmniVocoderConfig())
     assert vocoder.num_parameters() == 13_531_650
     assert vocoder.streaming_latency_frames == 29
+
+
+# --- streams
+
+
+def test_chunks_of_a_stream_join_to_the_whole():
+    chunkings = ([1] * 30, [4] * 10, [7, 1, 0, 12, 3, 1, 26], [50], [1], [2], [3], [1, 1], [1, 2], [0])
+    for vocoder in all_variants():
+        for chunk_sizes in chunkings:
+            mel = random_mel(num_frames=sum(chunk_sizes))
+            with torch.no_grad():
+                streamed, whole = stream_in_chunks(vocoder, mel, chunk_sizes), vocoder(mel)
+            torch.testing.assert_close(streamed, whole, atol=1e-5, rtol=1e-4, msg=f"{vocoder.config} {chunk_sizes}")
+
+
+def test_stream_lags_behind_by_its_latency_and_no_more():
+    for vocoder in all_variants():
+        num_samples, stream = 0, vocoder.stream()
+        for num_frames in range(1, 31):
+            num_samples += stream.push(random_mel(num_frames=1)).shape[1]
+            num_hops_ahead = num_samples / vocoder.config.hop_length - (num_frames - vocoder.streaming_latency_frames)
+            assert num_samples == 0 or 0 <= num_hops_ahead < 1
+
+
+def test_stream_computes_each_frame_once_in_every_layer():
+    """Computing a window of context again for each chunk would be right too, and many times slower."""
+    vocoder = tiny_vocoder()
+    num_computed = []
+    for block in vocoder.backbone.convnext:
+        block.pwconv1.register_forward_hook(lambda module, args, output: num_computed.append(output.shape[1]))
+    stream_in_chunks(vocoder, random_mel(num_frames=24), [1] * 24)
+    assert sum(num_computed) == 24 * len(vocoder.backbone.convnext)
+
+
+def test_stream_keeps_no_gradient_and_only_the_frames_it_needs():
+    stream = tiny_vocoder().stream()
+    for _ in range(3):
+        chunk = stream.push(random_mel(num_frames=40))
+    assert all(past.shape[1] == 6 for past in stream._context._past.values())
+    assert stream._overlap.shape == (2, 32 - 8)
+    assert chunk.shape[1] > 0 and not chunk.requires_grad
+
+
+def test_bf16_vocoder_streams_too():
+    vocoder, mel = tiny_vocoder(causal=True).bfloat16(), random_mel()
+    waveform = stream_in_chunks(vocoder, mel, [4] * 5)
+    assert waveform.dtype == torch.float32
+    assert (waveform - vocoder(mel)).square().mean() < 1e-2 * waveform.square().mean()
+
+
+def test_stream_takes_one_utterance_and_no_frames_after_its_end():
+    with tiny_vocoder().stream() as stream:
+        with pytest.raises(ValueError, match="3 rows: a stream carries one utterance"):
+            stream.push(random_mel(3))
+        stream.push(random_mel(num_frames=5))
+        stream.finish()
+    with pytest.raises(RuntimeError, match="finished after 5 frames"):
+        stream.push(random_mel(num_frames=1))
+    with pytest.raises(RuntimeError, match="finished already"):
+        stream.finish()
+
+
+def test_leaving_a_stream_without_its_end_is_an_error_unless_another_one_is_raised():
+    with pytest.raises(RuntimeError, match=r"5 frames without its end.*`finish\(\)`"):
+        with tiny_vocoder().stream() as stream:
+            stream.push(random_mel(num_frames=5))
+    with pytest.raises(KeyError, match="of the caller"):
+        with tiny_vocoder().stream() as stream:
+            stream.push(random_mel(num_frames=5))
+            raise KeyError("of the caller")
+    with tiny_vocoder().stream() as stream:
+        assert stream.num_frames == 0
