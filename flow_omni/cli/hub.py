@@ -240,10 +240,10 @@ def push(
         if (folder / "README.md").exists():
             name_model_card(folder, repo_id)
         else:
-            write_model_card(folder, model_id=repo_id)
-            note(
-                f"{folder / 'README.md'}: a model card was written. It calls the model untrained: edit it if it is not."
-            )
+            # what the Trainer leaves
+            is_trained = (folder / "trainer_state.json").exists()
+            write_model_card(folder, model_id=repo_id, is_trained=is_trained)
+            note(f"{folder / 'README.md'}: a model card was written. Read it, and push again if you change it.")
     try:
         with progress(f"Uploading {folder} …"):
             api = huggingface_hub.HfApi()
