@@ -264,7 +264,11 @@ def test_bad_audio_is_named_and_nothing_is_written(checkpoint):
     ):
         soundfile.write(f"{name}.wav", samples, 16000, subtype="FLOAT")
     messages = {"empty": "decode", "letter": "decode", "folder": "is a folder", "short": "at least 10 ms"}
-    messages |= {"nan": "16000 of 16000 samples", "loud": "between -1 and 1", "missing": "There is no audio file"}
+    messages |= {
+        "nan": "16000 of 16000 samples",
+        "loud": "largest sample is 30000",
+        "missing": "There is no audio file",
+    }
     for name, message in messages.items():
         for command in ("ask", "transcribe"):
             error = fails(command, f"{name}.wav", "-m", checkpoint)
@@ -381,6 +385,43 @@ def test_train_passes_recipe_and_overrides_on(monkeypatch):
     monkeypatch.setitem(sys.modules, "flow_omni.training.train", SimpleNamespace(train_recipe=train_recipe))
     succeeds("train", "align", "model=m", "learning_rate=3e-4", "--dry-run")
     assert calls == [(("align", ["model=m", "learning_rate=3e-4"]), {"dry_run": True, "fresh": False})]
+
+
+def test_evaluate_writes_a_report_and_prints_the_main_metrics(checkpoint):
+    rows = [{"id": str(n), "question_text": "Hi.", "answer_text": "Ho."} for n in range(2)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--asr", "none", "--tasks", "text_to_text", "--max-new-tokens", 8)
+    assert "text to text" in succeeds("evaluate", checkpoint, "rows.jsonl", "--output", "results", *options)
+    assert {"results.json", "report.md", "answers.jsonl"} <= {path.name for path in Path("results").iterdir()}
+    for arguments, message in (
+        (("rows.jsonl", "--output", "results", "--compare", "results"), "would be overwritten"),
+        (("rows.jsonl", "--columns", "question_text"), "OURS=THEIRS"),
+        (("rows.jsonl", "--tasks", "sing"), "'sing'"),
+        (("rows.jsonl", "--compare", "missing"), "'missing"),
+        (("a", "b", "rows.jsonl"), "Got 3 names"),
+    ):
+        assert message in fails("evaluate", *arguments)
+
+
+def test_prepare_validates_rows():
+    Path("rows.jsonl").write_text('{"id": "1", "ask": "Hi.", "answer_text": "Ho."}\n')
+    assert "1" in succeeds("prepare", "validate", "rows.jsonl", "--columns", "question_text=ask")
+    Path("bad.jsonl").write_text('{"id": "1", "question_text": 7}\n')
+    result = run("prepare", "validate", "bad.jsonl")
+    assert result.exit_code == 2 and "question_text" in result.stdout
+    assert "missing.jsonl" in fails("prepare", "validate", "missing.jsonl")
+
+
+def test_prepare_writes_a_manifest_for_each_split(monkeypatch):
+    def rows(source, split, counts):
+        counts["without transcript"] += 1
+        yield from ({"id": f"{source}-{n}", "question_text": "a"} for n in range(0 if split == "none" else 3))
+
+    monkeypatch.setattr("flow_omni.training.prepare.lccc_rows", rows)
+    result = run("prepare", "lccc", "corpus", "out", "--split", "train,test", "--limit", 2)
+    assert result.exit_code == 0 and "2 rows. Left out: 1 without transcript." in result.stderr
+    assert len(Path("out/test.jsonl").read_text().splitlines()) == 2
+    assert "No rows found" in fails("prepare", "lccc", "corpus", "out", "--split", "none")
 
 
 @pytest.fixture(scope="module")

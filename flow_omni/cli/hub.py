@@ -156,7 +156,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
         try:
             os.replace(new, folder)
         except OSError:
-            os.replace(old, folder)
+            if old.exists():
+                os.replace(old, folder)
             raise
 
 
@@ -177,7 +178,7 @@ def info(
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration
     from ..bundled import BUNDLED_CHECKPOINT
 
-    name = model or str(BUNDLED_CHECKPOINT)
+    name = os.path.expanduser(model or BUNDLED_CHECKPOINT)
     with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError, StrictDataclassError)):
         config = FlowOmniConfig.from_dict(read_config(name))
         with torch.device("meta"):
@@ -239,10 +240,10 @@ def push(
         if (folder / "README.md").exists():
             name_model_card(folder, repo_id)
         else:
-            write_model_card(folder, model_id=repo_id)
-            note(
-                f"{folder / 'README.md'}: a model card was written. It calls the model untrained: edit it if it is not."
-            )
+            # what the Trainer leaves
+            is_trained = (folder / "trainer_state.json").exists()
+            write_model_card(folder, model_id=repo_id, is_trained=is_trained)
+            note(f"{folder / 'README.md'}: a model card was written. Read it, and push again if you change it.")
     try:
         with progress(f"Uploading {folder} …"):
             api = huggingface_hub.HfApi()

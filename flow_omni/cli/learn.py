@@ -61,10 +61,20 @@ def train(
         flow-omni train finetune model=runs/align train_data=train.jsonl output_dir=runs/finetune
         flow-omni train align model=my-model "train_data={a.jsonl: 1, b.jsonl: 2}" output_dir=runs/align
     """
+    from ..hub_card import write_model_card
     from ..training.train import train_recipe
 
+    overrides = overrides or []
     with user_errors():
-        train_recipe(recipe, overrides or [], dry_run=dry_run, fresh=fresh)
+        trainer = train_recipe(recipe, overrides, dry_run=dry_run, fresh=fresh)
+    if trainer is None:
+        return
+    folder = Path(trainer.args.output_dir)
+    # of a vocoder alone there is no card
+    if (folder / "processor_config.json").exists() and not (folder / "README.md").exists():
+        line = shlex.join(["flow-omni", "train", recipe, *overrides])
+        write_model_card(folder, is_trained=True, command=line)
+    note(f"{folder}: trained for {trainer.state.global_step} steps, and saved.")
 
 
 def _add_corpus(name: str, splits: str, summary: str) -> None:
@@ -269,7 +279,7 @@ def evaluate(
         )
     path = write_report(output, compare or [])
     for metric in results.headlines:
-        write(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}\n")
+        write(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}".rstrip() + "\n")
     note(f"{path}: the report.")
 
 
