@@ -498,6 +498,7 @@ def test_decode_step_compiles_without_a_graph_break(model):
     torch.testing.assert_close(compiled.condition, expected.condition, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_module_but_the_vocoder_can_be_offloaded_to_the_disk(tmp_path):
     inputs, options = spoken_prompt([24], [3]), {"max_new_tokens": 10, "seed": 0, "flow_guidance_scale": 2.0}
     offloadable = (
