@@ -11,71 +11,119 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The Trainer: what it logs, what an optimizer step is the mean of, and that transformers' own ways keep working."""
+"""The Trainer: what trains, what an optimizer step is the mean of, and what it measures, averages and logs."""
+
+import json
 
 import pytest
 import torch
-from tiny import tiny_config, tiny_model, tiny_processor, training_batch
-from training_runs import (
+from safetensors.torch import load_file
+from tiny import tiny_model, training_batch
+from training_tools import (
+    ALL_BUT_VOCODER,
     DETERMINISTIC,
     assert_same_weights,
     encoded_examples,
+    in_processes,
+    losses_of,
     make_trainer,
-    text_batches,
+    rows_dataset,
+    train_together,
     weights_of,
 )
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.training.lora import LoraOptions, add_lora, load_lora
-from flow_omni.training.loss_shares import PARTS, count_targets
-from flow_omni.training.mel_statistics import MelStatistics, are_measured, measure
-from flow_omni.training.unused_modules import with_all_modalities
+from flow_omni.modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS, FlowOmniForSpeechGeneration
+from flow_omni.training.arguments import FlowOmniTrainingArguments
+from flow_omni.training.callbacks import EMA_FILE, EMACallback, TrainingDivergedError
+from flow_omni.training.trainer import LOSSES, save_final
 
 
 def deterministic_model(**changes):
     return tiny_model(speech=DETERMINISTIC | changes)
 
 
-def losses_logged(trainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+# What trains
 
 
-def test_it_trains_and_the_checkpoint_loads(tmp_path):
-    trainer = make_trainer(tmp_path)
+@pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
+def test_every_trainable_parameter_changes_and_every_frozen_one_does_not(tmp_path, head_type):
+    cases = [
+        ALL_BUT_VOCODER,
+        ["audio_adapter", "speech_inputs", "speech_decoder"],
+        ["audio_encoder"],
+        ["speech_decoder"],
+    ]
+    for modules in cases:
+        model = tiny_model(speech={"head_type": head_type, "condition_dropout": 0.5})
+        model.requires_grad_(False)
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        trainer = make_trainer(tmp_path, model, trainable_modules=modules, max_steps=3, weight_decay=0.1)
+        trainer.train()
+        changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+        prefixes = tuple(prefix for name in modules for prefix in MODULE_GROUPS[name])
+        expected = {name for name in before if name.startswith(prefixes) and "embed_positions" not in name}
+        # codes of a quantizer are fitted, not trained
+        assert changed == {name for name in expected if model.get_parameter(name).requires_grad}, modules
+        assert {name for name in expected if not model.get_parameter(name).requires_grad} == set(), modules
+
+
+def test_the_modules_to_train_are_checked(tmp_path):
+    cases = {
+        ("audio",): "`trainable_modules` names 'audio': the modules are audio_encoder",
+        ("vocoder", "audio_adapter"): "train it alone",
+    }
+    for modules, message in cases.items():
+        with pytest.raises(ValueError, match=message):
+            FlowOmniTrainingArguments(str(tmp_path), trainable_modules=list(modules), report_to="none")
+    for fields, message in (({"ema_decay": 1.0}, "`ema_decay` is 1.0"), ({"scheduled_sampling": 2}, "is 2: it must")):
+        with pytest.raises(ValueError, match=message):
+            FlowOmniTrainingArguments(str(tmp_path), report_to="none", **fields)
+
+
+def test_new_modules_have_a_learning_rate_of_their_own(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=1e-4, new_module_learning_rate=1e-2, weight_decay=0.1, max_steps=1)
     trainer.train()
-    trainer.save_final()
-    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
-    assert_same_weights(weights_of(trainer.model), weights_of(loaded))
-    assert (tmp_path / "processor_config.json").is_file()
+    rates = {}
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[parameter] = group["initial_lr"]
+    assert len(rates) == sum(weight.requires_grad for weight in trainer.model.parameters())
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad:
+            is_pretrained = name.startswith(("model.audio_encoder.", *MODULE_GROUPS["language_model"]))
+            assert rates[weight] == (1e-4 if is_pretrained else 1e-2), name
 
 
-def test_many_processes_hold_each_gradient_once(tmp_path):
-    """DDP's own default is a second copy of them all, in the buckets that it exchanges."""
-    assert make_trainer(tmp_path).accelerator.ddp_handler.gradient_as_bucket_view
+# The loss
+
+
+def test_the_loss_of_one_batch_is_that_of_the_model(tmp_path):
+    trainer = make_trainer(tmp_path, deterministic_model())
+    batch = training_batch(trainer.model.config)
+    loss = trainer.compute_loss(trainer.model.eval(), batch)
+    torch.testing.assert_close(loss, trainer.model(**batch).loss, check_dtype=False)
 
 
 def test_every_part_of_the_loss_is_logged_and_they_sum_to_it(tmp_path):
-    trainer = make_trainer(tmp_path)
+    trainer = make_trainer(tmp_path, tiny_model(ctc_loss_weight=0.5))
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert len(entries) == 4
+    assert len(entries) == 4 and set().union(*entries) >= set(LOSSES)
     for entry in entries:
-        total = sum(getattr(trainer.model.config, f"{name}_weight") * entry.get(name, 0.0) for name in PARTS)
+        total = sum(getattr(trainer.model.config, f"{name}_weight") * entry.get(name, 0.0) for name in LOSSES)
         assert total == pytest.approx(entry["loss"], rel=1e-4)
-    assert set().union(*entries) >= set(PARTS)
 
 
 @pytest.mark.parametrize("num_batches", [2, 4])
 def test_accumulated_batches_equal_one_big_batch(tmp_path, num_batches):
-    """Also where they have unequal numbers of text tokens and patches: a mean of means would differ."""
-    examples = encoded_examples(copies=1)
+    """Also with unequal numbers of text tokens and patches: a mean of means would differ."""
     runs = {}
     for accumulation in (1, num_batches):
         trainer = make_trainer(
             tmp_path,
             deterministic_model(),
-            examples,
+            encoded_examples(copies=1),
             per_device_train_batch_size=4 // accumulation,
             gradient_accumulation_steps=accumulation,
             max_steps=3,
@@ -85,50 +133,103 @@ def test_accumulated_batches_equal_one_big_batch(tmp_path, num_batches):
         )
         trainer.train()
         runs[accumulation] = trainer
-    assert losses_logged(runs[1]) == pytest.approx(losses_logged(runs[num_batches]), rel=1e-4)
+    assert losses_of(runs[1]) == pytest.approx(losses_of(runs[num_batches]), rel=1e-4)
     assert_same_weights(weights_of(runs[1].model), weights_of(runs[num_batches].model), rtol=1e-3, atol=1e-5)
 
 
-def test_the_trainers_loss_of_one_batch_is_the_models(tmp_path):
-    trainer = make_trainer(tmp_path, deterministic_model())
-    batch = training_batch(trainer.model.config)
-    trainer.model.eval()
-    loss = trainer.compute_loss(trainer.model, batch)
-    torch.testing.assert_close(loss, trainer.model(**batch).loss, check_dtype=False)
+@pytest.mark.parametrize(
+    "order, accumulation", [([0, 1, 2, 3], 1), pytest.param([0, 2, 1, 3], 2, marks=pytest.mark.slow)]
+)
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path, order, accumulation):
+    """Also if one process has audio input, or speech, and the other does not."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    size = {"per_device_train_batch_size": 2 // accumulation, "gradient_accumulation_steps": accumulation}
+    assert in_processes(train_together, str(two), order, num_processes=2, **size) == [0, 0]
+    train_together(str(one), order, per_device_train_batch_size=4)
+    logs = [json.loads((folder / "log.json").read_text()) for folder in (one, two)]
+    for name in ("loss", "text_loss", "state_loss", "speech_loss", "auxiliary_loss", "ctc_loss"):
+        losses = [[entry[name] for entry in log if name in entry] for log in logs]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 3, name
+    weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
+    assert_same_weights(*weights, rtol=1e-3, atol=1e-5)
+
+
+def test_scheduled_sampling_trains_on_predicted_patches(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, deterministic_model(), scheduled_sampling=1.0, bf16=True)
+    model, seen = trainer.model.train(), []
+    batch = training_batch(model.config)
+    patches = trainer._sampled_patches(batch)
+    states = batch["speech_states"]
+    targets = model.prepare_patches(batch["mel_labels"], states)
+    is_previous = torch.nn.functional.pad((states == model.config.generating_state_id)[:, :-1], (1, 0))
+    differs = (patches != torch.nn.functional.pad(targets[:, :-1], (0, 0, 1, 0))).any(dim=-1)
+    assert differs.any() and not differs[~is_previous].any()
+    monkeypatch.setattr(
+        model, "prepare_patches", lambda *args, call=model.prepare_patches: seen.append(args) or call(*args)
+    )
+    trainer.train()
+    assert seen and all(weight.grad is None or torch.isfinite(weight.grad).all() for weight in model.parameters())
+    assert all(torch.isfinite(torch.tensor(losses_of(trainer))))
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_gradient(tmp_path):
+    weights = []
+    for is_on in (False, True):
+        trainer = make_trainer(tmp_path, deterministic_model(), activation_checkpointing=is_on, max_steps=2)
+        trainer.train()
+        weights.append(weights_of(trainer.model))
+    assert_same_weights(*weights, rtol=1e-3, atol=1e-5)
+
+
+def test_batches_without_speech_train_and_evaluate(tmp_path):
+    """The Trainer would look for `mel_labels` and find these batches unlabelled."""
+    examples = [example for example in encoded_examples() if "mel_labels" not in example]
+    trainer = make_trainer(tmp_path, dataset=examples, eval_dataset=examples)
+    trainer.train()
+    assert "speech_loss" not in trainer.state.log_history[0] and "eval_text_loss" in trainer.evaluate()
+
+
+# Evaluation
 
 
 def test_evaluation_gives_the_means_over_all_targets(tmp_path):
     """Batches of one row and of all rows evaluate to the same."""
-    examples = encoded_examples(copies=1)
-    metrics = {}
+    metrics, examples = {}, encoded_examples(copies=1)
     for size in (1, 4):
         trainer = make_trainer(
             tmp_path, deterministic_model(), examples, eval_dataset=examples, per_device_eval_batch_size=size
         )
         metrics[size] = trainer.evaluate()
-    for name in ("loss", *PARTS):
+    for name in ("loss", *LOSSES):
         assert metrics[1][f"eval_{name}"] == pytest.approx(metrics[4][f"eval_{name}"], rel=1e-4), name
 
 
-def test_batches_without_speech_train(tmp_path):
-    """The Trainer would look for `mel_labels` and find these batches unlabelled."""
-    examples = [example for example in encoded_examples() if "mel_labels" not in example]
-    trainer = make_trainer(tmp_path, examples=examples, eval_dataset=examples)
-    trainer.train()
-    assert "speech_loss" not in trainer.state.log_history[0]
-    assert "eval_text_loss" in trainer.evaluate()
+def test_training_continues_as_if_there_had_been_no_evaluation(tmp_path):
+    """Evaluation draws noise too: the same every time, and not that of the next steps."""
+    alone = make_trainer(tmp_path, dataset=rows_dataset())
+    alone.train()
+    evaluated = make_trainer(
+        tmp_path,
+        dataset=rows_dataset(),
+        eval_dataset=rows_dataset(4),
+        eval_strategy="steps",
+        eval_steps=1,
+        generation_metrics=lambda model, step, trainer: {"score": float(step)},
+    )
+    evaluated.train()
+    assert_same_weights(weights_of(evaluated.model), weights_of(alone.model))
+    assert evaluated.evaluate()["eval_loss"] == evaluated.evaluate()["eval_loss"]
+    assert [entry["eval_score"] for entry in evaluated.state.log_history if "eval_score" in entry][:4] == [1, 2, 3, 4]
 
 
 def test_callbacks_and_schedulers_of_transformers_work(tmp_path):
-    examples = encoded_examples(copies=1)
     trainer = make_trainer(
         tmp_path,
-        eval_dataset=examples,
+        eval_dataset=encoded_examples(copies=1),
         eval_strategy="steps",
         eval_steps=1,
         save_strategy="steps",
         save_steps=1,
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model="loss",
         lr_scheduler_type="cosine",
@@ -138,313 +239,160 @@ def test_callbacks_and_schedulers_of_transformers_work(tmp_path):
     assert trainer.state.global_step == 2
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     assert rates[0] > rates[1]
-    losses = {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
-    best = min(losses, key=losses.get)
-    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
-    assert (tmp_path / f"checkpoint-{best}" / "model.safetensors").is_file()
 
 
-# Ready batches
+# The moving average
 
 
-def options_for_batches(**options):
-    return {"save_strategy": "steps", "save_steps": 3, "max_steps": 9, "gradient_accumulation_steps": 2} | options
+def test_the_average_follows_its_formula_and_moves_where_bf16_would_not():
+    model, callback = torch.nn.Linear(2, 2).to(torch.bfloat16), EMACallback(0.9)
+    torch.nn.init.ones_(model.weight)
+    state = type("State", (), {"global_step": 0})
+    callback.on_train_begin(None, state, None, model=model)
+    expected = model.weight.detach().float().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.weight += 0.01
+        callback.on_step_end(None, state, None, model=model)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach().float()
+    torch.testing.assert_close(callback.averages["weight"], expected)
+    own = model.weight.detach().clone()
+    with callback.applied_to(model):
+        assert not torch.equal(model.weight, own)
+    assert torch.equal(model.weight, own)
 
 
-def test_a_run_on_ready_batches_resumes_in_the_middle_of_an_epoch(tmp_path):
-    """Seven batches an epoch, two a step: the checkpoints lie within the first, the second and the third epoch."""
-    runs = {}
-    for name, checkpoint in {"whole": None, "resumed": str(tmp_path / "whole" / "checkpoint-6")}.items():
-        batches = text_batches(14, max_rows_per_batch=2)
-        assert len(batches) == 7
-        runs[name] = make_trainer(tmp_path / name, train_batches=batches, **options_for_batches())
-        runs[name].train(resume_from_checkpoint=checkpoint)
-    assert_same_weights(weights_of(runs["whole"].model), weights_of(runs["resumed"].model))
-    assert losses_logged(runs["whole"])[6:] == losses_logged(runs["resumed"])[6:]
-    assert runs["whole"].state.epoch == runs["resumed"].state.epoch == pytest.approx(18 / 7)
-
-
-def test_a_run_that_is_resumed_at_another_rate_trains_at_that(tmp_path):
-    """As the error for a loss that is no number tells to do: the rate of the checkpoint took its place in silence."""
-    options = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "linear"}
-    make_trainer(tmp_path, learning_rate=1e-3, weight_decay=0.0, **options).train()
-    resumed = make_trainer(tmp_path, learning_rate=1e-5, weight_decay=0.1, **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    rates = [entry["learning_rate"] for entry in resumed.state.log_history if "loss" in entry]
-    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-5, 0.25e-5])
-    assert max(group["weight_decay"] for group in resumed.optimizer.param_groups) == 0.1
-
-
-@pytest.mark.parametrize("schedule, rates", [("linear", [0.5e-3, 0.25e-3]), ("constant", [1e-3, 1e-3])])
-def test_the_first_step_of_a_run_that_is_extended_is_taken_at_its_own_rate(tmp_path, schedule, rates):
-    """It was taken at the rate that the old schedule had ended with: at none."""
-    options = {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
-    make_trainer(tmp_path, lr_scheduler_type="linear", max_steps=2, **options).train()
-    resumed = make_trainer(tmp_path, lr_scheduler_type=schedule, max_steps=4, **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    logged = [entry["learning_rate"] for entry in resumed.state.log_history if "loss" in entry]
-    assert logged == pytest.approx([1e-3, 0.5e-3, *rates])
-
-
-@pytest.mark.parametrize("save_steps, steps, saved", [(0.5, 12, [6, 12]), (3, 10, [6, 9, 10])])
-def test_how_often_a_resumed_run_saves_logs_and_evaluates_is_its_own(tmp_path, save_steps, steps, saved):
-    """All were those of the checkpoint: an extended run saved more often than it was told, or as often as before."""
-    first = tmp_path / "first"
-    make_trainer(first, max_steps=4, save_strategy="steps", save_steps=0.5).train()
-    options = {"save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 0.5, "logging_steps": 2}
-    options |= {"max_steps": steps, "save_steps": save_steps, "eval_dataset": encoded_examples(1)}
-    resumed = make_trainer(tmp_path / "resumed", **options)
-    resumed.train(resume_from_checkpoint=str(first / "checkpoint-4"))
-    assert sorted(int(path.name.partition("-")[2]) for path in (tmp_path / "resumed").glob("checkpoint-*")) == saved
-    log = resumed.state.log_history
-    assert [entry["step"] for entry in log if "eval_loss" in entry] == [steps // 2, steps]
-    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2, 3, 4, *range(6, steps + 1, 2)]
-
-
-def test_a_schedule_that_multiplies_goes_on_where_it_was(tmp_path):
-    """Its factors are of the last rate, not of the first one."""
-
-    def trainer():
-        model = tiny_model()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-        schedule = torch.optim.lr_scheduler.MultiplicativeLR(optimizer, lambda step: 0.5)
-        return make_trainer(tmp_path, model, optimizers=(optimizer, schedule), save_strategy="steps", save_steps=2)
-
-    trainer().train()
-    resumed = trainer()
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    logged = [entry["learning_rate"] for entry in resumed.state.log_history if "loss" in entry]
-    assert logged == pytest.approx([1e-3, 0.5e-3, 0.25e-3, 0.125e-3])
-
-
-class CountingSGD(torch.optim.SGD):
-    """Counts its steps in its groups, among the options, as schedule-free optimizers do."""
-
-    def __init__(self, params, lr: float, momentum: float):
-        super().__init__(params, lr=lr, momentum=momentum)
-        self.defaults["count"] = 0
-        for group in self.param_groups:
-            group["count"] = 0
-
-    def step(self, closure=None):
-        for group in self.param_groups:
-            group["count"] += 1
-        return super().step(closure)
-
-
-def test_what_an_optimizer_counts_goes_on_where_it_was_and_what_it_is_told_is_new(tmp_path):
-    """The count began anew with each resumption, and with it the averages of schedule-free optimizers."""
-
-    def trainer(momentum: float):
-        model = tiny_model()
-        optimizer = CountingSGD(model.parameters(), lr=1e-3, momentum=momentum)
-        return make_trainer(tmp_path, model, optimizers=(optimizer, None), save_strategy="steps", save_steps=2)
-
-    trainer(momentum=0.9).train()
-    resumed = trainer(momentum=0.5)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    (group,) = resumed.optimizer.param_groups
-    assert (group["count"], group["momentum"]) == (4, 0.5)
-
-
-@pytest.mark.parametrize("is_tied", [True, False])
-def test_resuming_complains_of_nothing(tmp_path, caplog, is_tied):
-    """Of a tied text head the Trainer would say that it is missing from the checkpoint."""
-
-    def trainer():
-        model = tiny_model(text={"tie_word_embeddings": is_tied})
-        return make_trainer(tmp_path, model, save_strategy="steps", save_steps=2)
-
-    trainer().train()
-    caplog.clear()
-    trainer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert "missing" not in caplog.text and "unexpected" not in caplog.text
-
-
-def test_epochs_of_ready_batches_become_steps(tmp_path):
-    batches = text_batches(14, max_rows_per_batch=2)
+def test_the_final_model_and_the_evaluation_use_the_average(tmp_path):
     trainer = make_trainer(
-        tmp_path, train_batches=batches, max_steps=-1, num_train_epochs=2, gradient_accumulation_steps=2
-    )
+        tmp_path, deterministic_model(), ema_decay=0.9, eval_dataset=encoded_examples(1), learning_rate=1e-2,
+        save_strategy="steps", save_steps=4,
+    )  # fmt: skip
     trainer.train()
-    assert trainer.state.global_step == 7
+    metrics = trainer.evaluate()
+    save_final(trainer)
+    average = load_file(tmp_path / "checkpoint-4" / EMA_FILE)
+    final = FlowOmniForSpeechGeneration.from_pretrained(tmp_path)
+    for name, value in average.items():
+        assert torch.equal(final.get_parameter(name), value), name
+    assert not torch.equal(final.state_head.weight, trainer.model.state_head.weight)
+    assert (tmp_path / "processor_config.json").is_file()
+    again = make_trainer(tmp_path, final, eval_dataset=encoded_examples(1)).evaluate()
+    assert again["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
 
 
-def test_no_steps_and_no_epochs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`num_train_epochs` is 0, and `max_steps` -1: one of them must be above 0"):
-        make_trainer(tmp_path, train_batches=text_batches(), max_steps=-1, num_train_epochs=0)
+# The stop on NaN
 
 
-def test_training_goes_on_as_if_nobody_had_evaluated(tmp_path):
-    """Evaluation draws noise too: it must not be that of the steps behind it."""
-    alone = make_trainer(tmp_path)
-    alone.train()
-    watched = make_trainer(tmp_path, eval_dataset=encoded_examples(1), eval_strategy="steps", eval_steps=1)
-    watched.train()
-    assert_same_weights(weights_of(watched.model), weights_of(alone.model))
-    assert watched.evaluate()["eval_loss"] == watched.evaluate()["eval_loss"]
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_path):
+    model = tiny_model()
+    trainer = make_trainer(tmp_path, model, rows_dataset())
+    torch.nn.init.constant_(model.state_head.weight, torch.nan)
+    before = weights_of(model)["lm_head.weight"]
+    with pytest.raises(TrainingDivergedError, match=r"The loss at step 1 is nan \(.*state_loss nan.*rows row-\d"):
+        trainer.train()
+    assert torch.equal(weights_of(model)["lm_head.weight"], before)
 
 
-def test_every_evaluation_is_on_the_same_batches(tmp_path):
-    eval_batches = text_batches(6, max_rows_per_batch=2, shuffle=False)
-    trainer = make_trainer(tmp_path, train_batches=text_batches(2), eval_batches=eval_batches)
-    assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
+    for is_on in (True, False):
+        model = tiny_model()
+        trainer = make_trainer(tmp_path, model, stop_on_nan=is_on, max_steps=1)
+        model.state_head.weight.register_hook(lambda gradient: gradient * torch.inf)
+        before = weights_of(model)
+        if is_on:
+            with pytest.raises(TrainingDivergedError, match="The gradient at step 1 is not finite"):
+                trainer.train()
+            assert_same_weights(weights_of(model), before)
+        else:
+            trainer.train()
 
 
-def test_measuring_leaves_ready_batches_where_they_were(tmp_path):
-    batches = text_batches(14, max_rows_per_batch=2)
-    trainer = make_trainer(tmp_path, train_batches=batches, mel_statistics_batches=3)
-    before = batches.state_dict()
-    trainer.measure_mel_statistics()
-    assert batches.state_dict() == before
+# Mel statistics
 
 
-# The mel statistics
-
-
-def test_mel_statistics_are_those_of_the_spoken_frames_alone():
-    config = tiny_config()
-    batch = training_batch(config)
-    batch["mel_labels"][1, 2:] = 1e6  # padding: the second row says two patches
-    frames = torch.cat([batch["mel_labels"][0].flatten(0, 1), batch["mel_labels"][1, :2].flatten(0, 1)])
-    frames = frames.clamp(min=config.speech_config.mel_floor)
-    statistics = measure([batch], tiny_model().mel_normalizer, config.generating_state_id)
-    torch.testing.assert_close(statistics.mean.float(), frames.mean(dim=0))
-    torch.testing.assert_close(statistics.std.float(), frames.std(dim=0, correction=0))
-
-
-def test_mel_statistics_of_parts_add_up():
-    frames = torch.randn(40, 5) * 3 - 2
-    whole, parts = MelStatistics(5, -7.0), MelStatistics(5, -7.0)
-    whole.add(frames)
-    parts.add(frames[:13])
-    parts.add(frames[13:])
-    torch.testing.assert_close(whole.mean, parts.mean)
-    torch.testing.assert_close(whole.std, parts.std)
-
-
-def test_a_band_that_never_varies_is_not_divided_by_nothing():
-    statistics = MelStatistics(3, -7.0)
-    statistics.add(torch.full((10, 3), -16.0))
-    assert (statistics.std > 0).all()
-    assert (statistics.mean == -7.0).all()
+def spoken_frames(trainer):
+    state_id, frames = trainer.model.config.generating_state_id, []
+    for batch in trainer.get_train_dataloader():
+        for row, patches in zip(batch["speech_states"], batch.get("mel_labels", [])):
+            frames.append(patches[: int((row == state_id).sum())].flatten(0, 1))
+    return torch.cat(frames).clamp(min=trainer.model.config.speech_config.mel_floor)
 
 
 def test_mel_statistics_are_measured_before_the_first_step_and_kept_afterwards(tmp_path):
+    trainer = make_trainer(tmp_path, mel_statistics_batches=100, save_strategy="steps", save_steps=2)
+    normalizer = trainer.model.mel_normalizer
+    frames = spoken_frames(trainer)
+    trainer.train()
+    torch.testing.assert_close(normalizer.mean, frames.mean(dim=0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(normalizer.std, frames.std(dim=0, correction=0).clamp(min=0.05), rtol=1e-3, atol=1e-3)
+    other = make_trainer(tmp_path, trainer.model, encoded_examples(1)[1:2], mel_statistics_batches=100)
+    before = normalizer.mean.clone()
+    other.train()
+    assert torch.equal(normalizer.mean, before)
+
+
+def test_bands_that_were_silent_are_measured_when_a_voice_reaches_them(tmp_path):
     model = tiny_model()
-    assert not are_measured(model.mel_normalizer)
-    make_trainer(tmp_path, model, mel_statistics_batches=100, max_steps=1).train()
-    assert are_measured(model.mel_normalizer)
+    model.mel_normalizer.mean.fill_(1.0)
+    model.mel_normalizer.mean[5:] = model.config.speech_config.mel_floor
+    model.mel_normalizer.std[5:] = 0.05
+    trainer = make_trainer(tmp_path, model, mel_statistics_batches=100)
+    frames = spoken_frames(trainer)
+    trainer.train()
+    assert torch.equal(model.mel_normalizer.mean[:5], torch.ones(5))
+    torch.testing.assert_close(model.mel_normalizer.mean[5:], frames.mean(dim=0)[5:], rtol=1e-4, atol=1e-4)
+
+
+def test_codebooks_are_fitted_before_the_first_step(tmp_path):
+    model = deterministic_model()
+    before = model.speech_head.quantizer.codebooks.detach().clone()
+    make_trainer(tmp_path, model, mel_statistics_batches=100, max_steps=1, learning_rate=1e-9).train()
+    assert not torch.allclose(model.speech_head.quantizer.codebooks, before, atol=0.1)
+
+
+class NoteRandomState(TrainerCallback):
+    """Notes the state of the random numbers, and the batches, as training meets them."""
+
+    def on_step_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.state, self.batches = torch.get_rng_state(), list(train_dataloader.batch_sampler)
+
+
+def test_measuring_leaves_no_trace_in_training(tmp_path):
+    notes = []
+    for num_batches in (0, 3):
+        notes.append(NoteRandomState())
+        dataset = rows_dataset()
+        options = {"max_steps": 1, "mel_statistics_batches": num_batches, "callbacks": [notes[-1]]}
+        make_trainer(tmp_path, dataset=dataset, **options).train()
+    assert torch.equal(notes[0].state, notes[1].state) and notes[0].batches == notes[1].batches
+
+
+def test_a_decoder_that_does_not_train_keeps_its_mel_statistics(tmp_path):
+    model = tiny_model()
     before = model.mel_normalizer.mean.clone()
-    text_only = [example for example in encoded_examples() if "mel_labels" not in example]
-    make_trainer(tmp_path, model, text_only, mel_statistics_batches=100, max_steps=1).train()
+    make_trainer(tmp_path, model, trainable_modules=["audio_adapter"], mel_statistics_batches=3, max_steps=1).train()
     assert torch.equal(model.mel_normalizer.mean, before)
 
 
-def test_a_band_that_was_silent_so_far_is_measured_when_a_voice_reaches_it(tmp_path):
-    model = tiny_model()
-    normalizer = model.mel_normalizer
-    normalizer.mean.fill_(-1.0), normalizer.std.fill_(2.0)
-    normalizer.mean[3], normalizer.std[3] = -7.0, 0.05
-    make_trainer(tmp_path, model, mel_statistics_batches=100, max_steps=1).train()
-    others = torch.arange(len(normalizer.mean)) != 3
-    assert (normalizer.mean[others] == -1.0).all() and (normalizer.std[others] == 2.0).all()
-    patches = torch.cat([example["mel_labels"] for example in encoded_examples() if "mel_labels" in example])
-    assert normalizer.normalize(patches)[..., 3].abs().max() < 10
-
-
-def test_the_codebooks_of_the_baseline_are_fitted_before_the_first_step(tmp_path):
-    model = tiny_model(speech={"head_type": "residual_vq", "codebook_size": 4})
-    trainer = make_trainer(tmp_path, model, mel_statistics_batches=100)
-    patches = [example["mel_labels"] for example in encoded_examples() if "mel_labels" in example]
-
-    def error() -> float:
-        normalized = model.mel_normalizer.normalize(torch.cat(patches)).flatten(1)
-        quantizer = model.speech_head.quantizer
-        levels = zip(quantizer.codebooks, quantizer.encode(normalized).unbind(dim=1))
-        return (sum(codebook[codes] for codebook, codes in levels) - normalized).abs().mean().item()
-
-    before = error()
-    trainer.measure_mel_statistics()
-    assert error() < 0.6 * before
-
-
-def test_measuring_does_not_change_what_is_trained_on(tmp_path):
-    """The statistics aside, a run that measures them draws the same batches and the same noise."""
-    seen = {}
-    for num_batches in (0, 100):
-
-        class Watch(TrainerCallback):
-            def on_step_end(self, args, state, control, num_batches=num_batches, **kwargs):
-                seen.setdefault(num_batches, []).append(torch.random.get_rng_state())
-
-        trainer = make_trainer(tmp_path, mel_statistics_batches=num_batches, callbacks=[Watch()])
-        trainer.train()
-    assert all(torch.equal(first, second) for first, second in zip(seen[0], seen[100]))
-
-
-# LoRA
-
-
-def test_a_lora_run_resumes_and_loads(tmp_path):
-    tiny_model().save_pretrained(tmp_path / "base")
-
-    def trainer_of(folder, **options):
-        model = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "base")
-        adapted = add_lora(model, "finetune", LoraOptions(rank=2), base=tmp_path / "base")
-        options |= {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2}
-        return make_trainer(tmp_path / folder, adapted, **options)
-
-    whole = trainer_of("whole")
-    whole.train()
-    resumed = trainer_of("resumed")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-    assert_same_weights(weights_of(whole.model), weights_of(resumed.model))
-    frozen = [name for name, weight in resumed.model.named_parameters() if "embed_positions" in name]
-    assert frozen and not any(dict(resumed.model.named_parameters())[name].requires_grad for name in frozen)
-    loaded = load_lora(tmp_path / "resumed" / "checkpoint-4")
-    batch = training_batch(loaded.config, seed=3)
-    with torch.no_grad():
-        assert torch.equal(loaded.eval()(**batch).loss, whole.model.eval()(**batch).loss)
-
-
-@pytest.mark.parametrize("rank", [3, None])
-def test_a_run_with_other_adapters_or_none_does_not_take_up_those_of_a_checkpoint(tmp_path, rank):
-    adapted = add_lora(tiny_model(), "align", LoraOptions(rank=2))
-    make_trainer(tmp_path, adapted, max_steps=2, save_strategy="steps", save_steps=2).train()
-    model = tiny_model() if rank is None else add_lora(tiny_model(), "align", LoraOptions(rank=rank))
-    with pytest.raises(ValueError, match="checkpoint-2' do not fit the model .*LoRA options that it was written with"):
-        make_trainer(tmp_path, model).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-
-
-# Many processes: batches that every module has a part in
-
-
-@pytest.mark.parametrize("without", [("mel_labels",), ("input_features", "input_features_mask"), "both"])
-def test_a_batch_that_lacks_sound_reaches_every_module_and_its_loss_stays(without):
-    model = deterministic_model()
-    processor = tiny_processor(model.config)
-    lacks_speech, lacks_audio = (
-        "mel_labels" in without or without == "both",
-        "input_features" in without or without == "both",
+@pytest.mark.slow
+def test_every_task_can_be_learnt(tmp_path):
+    model = tiny_model(
+        text={"hidden_size": 64, "intermediate_size": 128},
+        speech={"patch_noise": 0.1, "patch_dropout": 0.0, "head_hidden_size": 64},
     )
-    examples = [
-        example
-        for example in encoded_examples()
-        if ("mel_labels" in example) != lacks_speech and bool(example["input_features"]) != lacks_audio
-    ]
-    batch = dict(processor.collate(examples))
-    counts = count_targets(batch, model.config)
-    full = with_all_modalities(batch, model.config)
-    outputs, expected = model(**full), model(**batch)
-    for name, count in zip(PARTS, counts):
-        if count > 0:
-            torch.testing.assert_close(outputs[name], expected[name], rtol=1e-4, atol=1e-5)
-    outputs.loss.backward()
-    unused = {name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None}
-    assert unused == {"speech_head.empty_condition"}  # no condition is dropped here
-
-
-def test_a_batch_with_both_kinds_of_sound_stays_as_it_is():
-    batch = training_batch(tiny_config())
-    assert all(with_all_modalities(batch, tiny_config())[name] is tensor for name, tensor in batch.items())
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        encoded_examples(1),
+        per_device_train_batch_size=4,
+        max_steps=400,
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        mel_statistics_batches=4,
+        ema_decay=0.9,
+        eval_dataset=encoded_examples(1),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert metrics["eval_text_loss"] < 0.05 and metrics["eval_state_loss"] < 0.05 and metrics["eval_speech_loss"] < 1.0

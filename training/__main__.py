@@ -11,9 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""`python -m flow_omni.training RECIPE …` is `flow-omni train RECIPE …`, for `accelerate launch -m`."""
+"""`python -m flow_omni.training RECIPE …`, for `accelerate launch -m`."""
 
-from .train_command import main
+from .train import main
 
 
 main()

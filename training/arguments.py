@@ -11,113 +11,195 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The arguments of the Trainer: those of transformers, with what this model needs as defaults, and a few more."""
+"""The arguments of a training run, and recipes: YAML files of these arguments with `key=value` overrides."""
 
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+import yaml
 from accelerate.utils import get_int_from_env
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 
-from .stages import STAGES
+from ..modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS
+
+
+# How YAML writes that there is no value.
+NOTHING = ("", "~", "null")
+
+
+@dataclass
+class ModelArguments:
+    """The model to start from. Fields of mappings hold them as YAML ([`structured`])."""
+
+    model: str | None = None  # a folder or a Hub id; for the vocoder recipe also a vocoder alone
+    config_overrides: str | None = None  # fields of its config that only training reads: {patch_noise: 0.2}
+    lora: str | None = None  # fields of peft.LoraConfig: {r: 16, lora_alpha: 32} trains adapters on the language model
+    attn_implementation: str | None = None  # as for `from_pretrained`; on a CPU, `eager` trains faster
+
+
+@dataclass
+class DataArguments:
+    """The rows, and how they become examples. Fields of lists and mappings hold them as YAML ([`structured`])."""
+
+    train_data: str | None = None  # as [`load_rows`] takes it: a source, a list, or {source: times per epoch}
+    eval_data: str | None = None
+    train_split: str | None = None
+    eval_split: str | None = None
+    columns: str | None = None  # our name to the dataset's name of a column
+    streaming: bool = False  # reads training rows as they are needed; `max_steps` must be set
+    tasks: str | None = None  # the weight of each task among those that a row offers
+    text_layout: Literal["leading", "timed", "auto"] = "leading"
+    ctc_labels: bool = False  # transcripts of spoken questions for the CTC loss
+    augmentation: str | None = None  # fields of [`Augmentation`], for spoken questions
+    max_example_length: int | None = None  # longer examples are skipped; `max_positions_per_batch` by default
+    max_skipped_fraction: float = 0.1  # more unreadable rows than this stop the run
+    num_eval_questions: int = 16  # rows of `eval_data` that the model answers at each evaluation
+    asr_model: str | None = None  # transcribes spoken answers: `own`, `whisper:NAME`, or a model on the Hub
+    eval_language: str = "en"  # of the ASR model and the text normaliser
+    eval_max_new_tokens: int = 400
+    segment_seconds: float = 1.0  # of the recordings that a vocoder trains on
 
 
 @dataclass
 class FlowOmniTrainingArguments(TrainingArguments):
-    r"""
-    [`~transformers.TrainingArguments`], and:
+    """[`~transformers.TrainingArguments`] and those of [`FlowOmniTrainer`] and [`VocoderTrainer`]."""
 
-    Args:
-        stage (`str`, *optional*):
-            `"align"`, `"finetune"`, `"understand"`, `"listen"` or `"speak"`: what trains. `None` leaves it as the parameters'
-            `requires_grad` says.
-        new_parts_learning_rate (`float`, *optional*):
-            Learning rate of the adapter, the speech transformer and the heads, which begin at random; `learning_rate` is then
-            that of the language model and the encoder. `None` gives all the same.
-        muon (`bool`, *optional*, defaults to `False`):
-            Trains the matrices inside the model by Muon, and the rest by AdamW, unless the Trainer is given another optimizer.
-            Steps take longer, and each goes further. Torch has it from 2.9 on.
-        ema_decay (`float`, *optional*):
-            Keeps a moving average of the weights, for example with 0.999; evaluation and the final model use it.
-        mel_statistics_batches (`int`, *optional*, defaults to 200):
-            Batches over which the mel statistics are measured before the first step, unless the model has some; of one that
-            has, only those of bands that were silent so far. 0 leaves all as they are.
-        stop_on_nan (`bool`, *optional*, defaults to `True`):
-            Whether a loss or gradient that is not finite stops the run, with the batch saved.
-    """
+    # names of `MODULE_GROUPS`: these are trained and all others frozen; `vocoder` is trained alone
+    trainable_modules: list[str] | None = None
+    max_positions_per_batch: int = 4096  # rows times positions of the longest row, padding included, per process
+    new_module_learning_rate: float | None = None  # of adapter, speech inputs and decoder, which start at random
+    # up to this fraction of a row's previous patches are the model's own predictions; costs a second forward pass
+    scheduled_sampling: float = 0.0
+    ema_decay: float | None = None  # such as 0.999: evaluation and the final model use a moving average of the weights
+    mel_statistics_batches: int = 200  # measured on before the first step, unless the model has mel statistics
+    stop_on_nan: bool = True  # a loss or gradient that is not finite stops the run
+    mel_loss_weight: float = 15.0  # this and the following: of the vocoder
+    stft_loss_weight: float = 1.0
+    adversarial_loss_weight: float = 0.0  # 0: no discriminators
+    feature_loss_weight: float = 2.0
+    adversarial_start: int = 0  # optimizer steps before the discriminators are used
+    discriminator_channels: int = 32
 
-    stage: str | None = field(default=None, metadata={"help": f"What trains: {', '.join(STAGES)}."})
-    new_parts_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of what no pretrained model has brought."}
-    )
-    muon: bool = field(default=False, metadata={"help": "Train matrices by Muon, and the rest by AdamW."})
-    ema_decay: float | None = field(default=None, metadata={"help": "Decay of the moving average of the weights."})
-    mel_statistics_batches: int = field(default=200, metadata={"help": "Batches to measure the mel statistics on."})
-    stop_on_nan: bool = field(default=True, metadata={"help": "Stop where the loss is not finite."})
-
-    # The collator makes the model's inputs: there are no columns to remove.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep as it is."})
-    # All rows have text labels. Of those that the Trainer would find by itself, text answers have no `mel_labels`, and it
-    # would take their batches for unlabelled.
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Keep as it is."})
-    # Logits of all steps of all batches would fill the memory, for metrics that need generation anyway.
-    prediction_loss_only: bool = field(default=True, metadata={"help": "Keep as it is."})
-    # `stop_on_nan` looks at every loss; the filter would hide it behind the mean of those before.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
-    # Every batch reaches every module (`unused_modules.py`), so that DDP need not look for those it does not.
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Keep as it is."})
+    remove_unused_columns: bool = False  # the collator makes the model's inputs
+    # every row has text labels; text answers have no `mel_labels`, and would be taken for unlabelled
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    prediction_loss_only: bool = True  # the logits of all positions would fill the memory
+    logging_nan_inf_filter: bool = False  # the filter would hide the losses that `stop_on_nan` is for
+    ddp_find_unused_parameters: bool | None = False  # every batch reaches every module (`TrainingCollator`)
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
-            # else a recipe that says `bf16` would be refused on a CPU, which can do it well
-            self.use_cpu = True
-        if self.use_cpu and self.ddp_backend is None and num_processes_launched() > 1:
-            # a process by itself would wait for others if it were told how to talk to them
+            self.use_cpu = True  # recipes say `bf16`, which is refused on a CPU otherwise
+        if self.use_cpu and self.ddp_backend is None and get_int_from_env(["WORLD_SIZE", "PMI_SIZE"], 1) > 1:
             self.ddp_backend = "gloo"
         super().__post_init__()
-        if self.accelerator_config.dispatch_batches is None:
-            # A stream of examples: each process makes its own batches. One that makes them for all cuts them in pieces, and ours,
-            # whose tensors have as many rows as they have sounds, cannot be cut.
-            self.accelerator_config.dispatch_batches = False
         if self.n_gpu > 1:
             raise ValueError(
-                f"This one process sees {self.n_gpu} GPUs, and would cut each batch in as many pieces, which parts questions from their "
-                f"sound. Start a process for each: `accelerate launch --num_processes {self.n_gpu} -m flow_omni.training …`, or let it "
-                "see one: `CUDA_VISIBLE_DEVICES=0`."
+                f"One process sees {self.n_gpu} GPUs and would cut batches apart from their audio: start one process per GPU, or "
+                "set CUDA_VISIBLE_DEVICES=0."
             )
-        if self.stage is not None and self.stage not in STAGES:
-            raise ValueError(f"`stage` is {self.stage!r}: it must be one of {', '.join(map(repr, STAGES))}, or None.")
-        if self.new_parts_learning_rate is not None and self.new_parts_learning_rate <= 0:
+        modules = self.trainable_modules or []
+        for name in modules:
+            if name not in MODULE_GROUPS:
+                raise ValueError(f"`trainable_modules` names {name!r}: the modules are {', '.join(MODULE_GROUPS)}.")
+        if "vocoder" in modules and len(modules) > 1:
             raise ValueError(
-                f"`new_parts_learning_rate` is {self.new_parts_learning_rate}: it must be positive, or None for `learning_rate`."
+                "No loss of the model reaches the vocoder: train it alone (`trainable_modules: [vocoder]`)"
             )
-        if self.muon:
-            self._check_muon()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` is {self.ema_decay}: it must lie between 0 and 1, for example 0.999.")
-        if self.mel_statistics_batches < 0:
-            raise ValueError(
-                f"`mel_statistics_batches` is {self.mel_statistics_batches}: it must be a number of batches, 0 or more."
-            )
-
-    def _check_muon(self) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise ValueError(f"torch {torch.__version__} has no Muon: install 2.9 or newer, or leave `muon` out.")
-        if self.optim_args is not None or self.optim != type(self).optim:
-            raise ValueError(
-                f"`muon` brings an AdamW of its own, and `optim` is {str(self.optim.value)!r}, `optim_args` {self.optim_args!r}: "
-                "leave either `muon` or these out."
-            )
-
-    def loader_options(self) -> dict[str, Any]:
-        """Who makes the batches of this process, and how far ahead, as `BatchOptions` has it."""
-        options = {"num_workers": self.dataloader_num_workers}
-        if self.dataloader_prefetch_factor is not None:
-            options["prefetch_factor"] = self.dataloader_prefetch_factor
-        return options | {"pin_memory": self.dataloader_pin_memory and self.device.type == "cuda"}
+            raise ValueError(f"`ema_decay` is {self.ema_decay}: it must be between 0 and 1, for example 0.999.")
+        if not 0 <= self.scheduled_sampling <= 1:
+            raise ValueError(f"`scheduled_sampling` is {self.scheduled_sampling}: it must be between 0 and 1.")
 
 
-def num_processes_launched() -> int:
-    """How many processes a launcher (torchrun, accelerate, MPI) has started, by what it tells them; 1 without any."""
-    return get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
+Arguments = tuple[ModelArguments, DataArguments, FlowOmniTrainingArguments]
+
+
+class RecipeParser(HfArgumentParser):
+    """Reads recipes. Types are checked by argparse, whose errors are raised and not printed."""
+
+    def __init__(self):
+        kinds = (ModelArguments, DataArguments, FlowOmniTrainingArguments)
+        super().__init__(kinds, allow_abbrev=False, add_help=False)
+        self.keys = [item.name for kind in kinds for item in dataclasses.fields(kind)]
+
+    def error(self, message: str):
+        raise ValueError(f"The recipe is invalid: {message}.")
+
+    def parse(self, name: str, overrides: Sequence[str] = ()) -> Arguments:
+        """The arguments of a recipe (a YAML file, or the name of a packaged one) after `key=value` overrides."""
+        values, given = read_recipe(name), {}
+        for override in overrides:
+            key, separator, value = override.partition("=")
+            if not separator:
+                raise ValueError(f"`{override}` is not an override: write `key=value`, such as `learning_rate=1e-4`.")
+            given[key.strip()] = load_yaml(value) if value.startswith(("{", "[")) else value
+        # a recipe's `max_steps` would win over epochs, and other schedules refuse the options of the recipe's own
+        for key, dependent in (("num_train_epochs", "max_steps"), ("lr_scheduler_type", "lr_scheduler_kwargs")):
+            if key in given:
+                values.pop(dependent, None)
+        values |= given
+        for key in ("model", "train_data", "output_dir"):
+            if values.get(key) in (None, *NOTHING):
+                raise ValueError(f"`{key}` is missing: set it in the recipe, or with `{key}=…`.")
+        if values.get("eval_data") in (None, *NOTHING):
+            values["eval_strategy"] = "no"
+        tokens = []
+        for key, value in values.items():
+            if key not in self.keys:
+                close = difflib.get_close_matches(key, self.keys, n=1)
+                hint = f"did you mean `{close[0]}`?" if close else "see `flow_omni/training/arguments.py`."
+                raise ValueError(f"The recipe has the unknown key `{key}`: {hint}")
+            if value in NOTHING:
+                continue
+            if self._option_string_actions[f"--{key}"].nargs == "+":
+                tokens += [f"--{key}", *(value if isinstance(value, list) else [value])]
+            else:
+                tokens.append(f"--{key}={value if isinstance(value, str) else json.dumps(typed(value))}")
+        return self.parse_args_into_dataclasses(tokens, look_for_args_file=False)
+
+
+def structured(value: str | None) -> Any:
+    """The list or mapping in an argument that may hold one; any other text as it is."""
+    return typed(load_yaml(value)) if value is not None and value.startswith(("{", "[")) else value
+
+
+def typed(value: Any) -> Any:
+    """Strings of [`load_yaml`] that are numbers, truth values or null as such."""
+    if isinstance(value, Mapping):
+        return {key: typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def load_yaml(text: str) -> Any:
+    """YAML with every scalar as a string: YAML 1.1 itself takes `1e-4` for text and `no` for false."""
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{text:.80}` is not YAML: {' '.join(str(error).split())}") from error
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The keys and values of a recipe file, or of one that comes with the package."""
+    path, packaged = Path(name).expanduser(), resources.files(__package__) / "recipes"
+    if not path.is_file():
+        names = sorted(entry.name.removesuffix(".yaml") for entry in packaged.iterdir())
+        if name not in names:
+            raise ValueError(f"There is no recipe '{name}': name a file, or one of {', '.join(names)}.")
+        path = packaged / f"{name}.yaml"
+    values = load_yaml(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"'{path}' must hold a mapping of keys to values.")
+    return values

@@ -11,311 +11,349 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The Trainer: transformers' own, with losses that are means over a whole step, and every part of them logged."""
+"""The Trainer: transformers' own, with length batching, losses weighted by their targets, and atomic checkpoints."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import islice
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
 from torch import nn
-from transformers import TrainerCallback
-from transformers.utils import logging
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
-from ..hub_card import name_model_card, write_model_card
-from ..hub_card.card_files import CARD_NAME
-from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from . import mel_statistics
+from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
+from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, MODULE_GROUPS, shift_patches
+from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration as Model
 from .arguments import FlowOmniTrainingArguments
-from .batch_trainer import BatchTrainer
-from .batches import Batches, TrainingCollator
-from .ema import ExponentialMovingAverage
-from .learning_rates import new_parameters, set_learning_rate
-from .lora import freeze_inside
-from .loss_shares import PARTS, LossParts, count_targets, loss_of_parts, shares_of
-from .muon import MuonAndAdamW, inner_matrices
-from .sharding import shard_by_layers
-from .stages import freeze_for
-from .unused_modules import with_all_modalities
+from .batching import LengthBatchSampler, StreamedBatches, TrainingCollator
+from .callbacks import EMACallback, MelStatisticsCallback, SetEpochCallback, StopOnNaNCallback, check_finite
+from .examples import ExampleDataset
 
 
-logger = logging.get_logger(__name__)
+# The parts of the loss, as the model's outputs and its config (with `_weight`) name them.
+LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "ctc_loss")
+NEW_MODULES = ("audio_adapter", "speech_inputs", "speech_decoder")
+STAGING = ".unfinished"  # nothing that looks for checkpoints finds one that is being written
 
 
-class FlowOmniTrainer(BatchTrainer):
+class FlowOmniTrainer(Trainer):
     """
-    Args:
-        train_batches, eval_batches ([`Batches`], *optional*):
-            Ready batches in the place of `train_dataset` and `eval_dataset`, as `training.batches.make_batches` makes
-            them: under a budget of steps, each process its own share.
-        generation_metrics (`Callable`, *optional*):
-            Called with the model, the step and this Trainer at each evaluation, returns what it measured by generation
-            (`training.generation_metrics.GenerationMetrics`).
-        kwargs:
-            As [`~transformers.Trainer`] has them. `processing_class` is the [`FlowOmniProcessor`]; `train_dataset` holds
-            examples as `processor.encode_training_example` makes them.
+    [`~transformers.Trainer`] for the speech model. `processing_class` is the processor; a dataset is an [`ExampleDataset`],
+    [`StreamedBatches`], or has items that `processor.encode_training_example` returned. `generation_metrics(model, step,
+    trainer)` is called at each evaluation and returns metrics of generated answers.
     """
+
+    # each loss is a mean over the targets of the whole optimizer step: there is nothing left to divide
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         args: FlowOmniTrainingArguments,
-        train_batches: Batches | None = None,
-        eval_batches: Batches | None = None,
         generation_metrics: Callable[..., dict[str, float]] | None = None,
         **kwargs: Any,
     ):
-        check_what_is_passed(model, args, kwargs)
-        processor = kwargs.get("processing_class")
-        if kwargs.get("data_collator") is None and processor is not None:
-            kwargs["data_collator"] = TrainingCollator(processor)
-        if args.stage is not None:
-            _freeze(model, args.stage)
-        super().__init__(model, args, train_batches, eval_batches, **kwargs)
+        if args.trainable_modules is not None:
+            freeze(model, args.trainable_modules)
+        if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
+            kwargs["data_collator"] = TrainingCollator(kwargs["processing_class"], all_modalities=args.world_size > 1)
+        super().__init__(model, args, **kwargs)
         self.generation_metrics = generation_metrics
-        self.parts, self._shares = LossParts(), deque()
-        self.ema = ExponentialMovingAverage(args.ema_decay) if args.ema_decay is not None else None
-        if self.is_fsdp_enabled:
-            shard_by_layers(self.accelerator.state.fsdp_plugin, self.flow_omni)
-        if self.ema is not None and self.is_fsdp_enabled:
-            raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
-        if args.muon and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise ValueError(
-                "`muon` needs whole matrices, and FSDP and DeepSpeed cut them in shards: leave one of the two out."
-            )
+        self.losses, self.num_targets, self.skipped = LossMeans(), None, set()
+        self.ema = EMACallback(args.ema_decay) if args.ema_decay is not None else None
+        self.add_callback(SetEpochCallback())
+        self.add_callback(MelStatisticsCallback(self))
         if self.ema is not None:
-            self.add_callback(_AverageWeights(self.ema))
+            self.add_callback(self.ema)
+        if args.stop_on_nan:
+            self.add_callback(StopOnNaNCallback())
+        if self.is_fsdp_enabled:
+            if self.ema is not None:
+                raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
+            layers = (
+                model.model.audio_encoder.layers,
+                model.model.language_model.layers,
+                model.speech_transformer.layers,
+            )
+            names = {type(layer).__name__ for stack in layers for layer in stack}
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(names)
 
     @property
-    def flow_omni(self) -> FlowOmniForSpeechGeneration:
-        """The model itself, without what DDP, FSDP or peft have put around it."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if hasattr(model, "peft_config") else model
+    def flow_omni(self) -> Model:
+        """The model without the wrappers of DDP and FSDP."""
+        return self.accelerator.unwrap_model(self.model)
 
-    # Data
+    def get_train_dataloader(self) -> DataLoader:
+        if isinstance(self.train_dataset, StreamedBatches):
+            # each process batches its own part of the stream; a worker without a part would have nothing to do
+            num_workers = min(self.args.dataloader_num_workers, self.train_dataset.rows.num_shards)
+            return DataLoader(self.train_dataset, batch_size=None, num_workers=num_workers)
+        return self._length_batches(self.train_dataset) or super().get_train_dataloader()
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
-        if not resume_from_checkpoint:
-            self.measure_mel_statistics()
-            if self.ema is not None:
-                self.ema.start(self.model)
-        return super().train(resume_from_checkpoint, **kwargs)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._length_batches(dataset, shuffle=False) or super().get_eval_dataloader(eval_dataset)
 
-    def measure_mel_statistics(self) -> None:
-        """
-        Measures the mel statistics over some batches. A model that has been trained under others keeps them, but for bands that
-        were silent; a voice that does not train keeps them all.
-        """
-        normalizer = self.flow_omni.mel_normalizer
-        num_batches, bands = self.args.mel_statistics_batches, mel_statistics.bands_to_measure(normalizer)
-        trains_voice = any(parameter.requires_grad for parameter in self.flow_omni.speech_head.parameters())
-        if num_batches == 0 or not bands.any() or not trains_voice:
-            return
-        state_id, quantizer = (
-            self.flow_omni.config.generating_state_id,
-            getattr(self.flow_omni.speech_head, "quantizer", None),
+    def _length_batches(self, dataset: Any, shuffle: bool = True) -> DataLoader | None:
+        if not isinstance(dataset, ExampleDataset):
+            return None
+        args = self.args
+        sampler = LengthBatchSampler(dataset, args.max_positions_per_batch, args.world_size, shuffle)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+            prefetch_factor=args.dataloader_prefetch_factor,
         )
-        with self._first_batches(num_batches) as batches:
-            statistics = mel_statistics.measure(batches, normalizer, state_id)
-        statistics.reduce(self._sum_over_processes)
-        mel_statistics.store(statistics, normalizer, bands)
-        logger.info(f"Measured {int(bands.sum())} mel bands on {int(statistics.count):,} frames.")
-        if quantizer is not None and bands.all():
-            with self._first_batches(num_batches) as batches:
-                mel_statistics.fit_codebooks(quantizer, batches, normalizer, state_id)
-            # each process has seen its own share: all go on with the first one's
-            broadcast(quantizer.codebooks.data)
-
-    @contextmanager
-    def _first_batches(self, num_batches: int) -> Iterator[Iterable[dict[str, torch.Tensor]]]:
-        """Batches to look at before training, which then begins as if nobody had."""
-        batches = self.train_batches.batches if self.train_batches is not None else None
-        position = batches.state_dict() if batches is not None else None
-        with torch.random.fork_rng(devices=[]):
-            # of ready batches one epoch at the most, not the endless one
-            yield islice(self.get_train_dataloader() if batches is None else batches, num_batches)
-        if batches is not None:
-            batches.load_state_dict(position)
-
-    # The optimizer
+        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's, or Muon; with a learning rate of their own for the new parts, if one was given."""
-        is_given, rate = self.optimizer is not None, self.args.new_parts_learning_rate
-        if self.args.muon and self.optimizer_cls_and_kwargs is None:
-            self.optimizer_cls_and_kwargs = (
-                MuonAndAdamW,
-                {
-                    "matrices": inner_matrices(self.flow_omni),
-                    "lr": self.args.learning_rate,
-                    "betas": (self.args.adam_beta1, self.args.adam_beta2),
-                    "eps": self.args.adam_epsilon,
-                },
-            )
-        optimizer = super().create_optimizer(model)
-        if rate is not None and not is_given:
-            set_learning_rate(optimizer, new_parameters(self.flow_omni), rate)
+        """The Trainer's, with groups of their own for the new modules if these have a learning rate."""
+        optimizer, rate = super().create_optimizer(model), self.args.new_module_learning_rate
+        if rate is not None:
+            prefixes = tuple(prefix for name in NEW_MODULES for prefix in MODULE_GROUPS[name])
+            new = {parameter for name, parameter in self.flow_omni.named_parameters() if name.startswith(prefixes)}
+            for group in list(optimizer.param_groups):
+                moved = [parameter for parameter in group["params"] if parameter in new]
+                group["params"] = [parameter for parameter in group["params"] if parameter not in new]
+                if moved:
+                    optimizer.add_param_group({**group, "params": moved, "lr": rate})
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
-    # The loss
-
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """The batches of the next optimizer step; what each of their losses counts for is worked out here."""
+        """The batches of the next optimizer step. Their targets are counted here, over all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            counts = [count_targets(batch, self.flow_omni.config) for batch in batches]
-            total = self._sum_over_processes(torch.stack(counts).sum(dim=0))
-            self._shares = deque(zip(counts, shares_of(counts, total, self.args.world_size)))
+            counts = torch.stack([count_targets(batch, self.flow_omni.config) for batch in batches]).sum(dim=0)
+            self.num_targets = self.sum_over_processes(counts)
         return batches, num_items
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
-        config, batch = self.flow_omni.config, dict(inputs)
-        if model.training and self._shares:
-            counts, shares = self._shares.popleft()
-        else:
-            counts = count_targets(batch, config)
-            shares = (counts > 0).double()
-        if self.args.world_size > 1:
-            batch = with_all_modalities(batch, config)
-        outputs = model(**batch)
-        loss = loss_of_parts(outputs, config, shares)
-        self.parts.add(outputs, counts)
+        """
+        The weighted sum of the losses. In training each is a mean over its targets in all micro-batches and processes of
+        the optimizer step: a mean of means would weigh a target more the fewer others its batch has.
+        """
+        inputs, config = dict(inputs), self.flow_omni.config
+        ids, skipped = inputs.pop("ids", None), inputs.pop("skipped", ())
+        counts = total = count_targets(inputs, config)
         if model.training:
-            losses = {name: outputs[name] for name in PARTS if outputs.get(name) is not None}
-            self._check_finite(loss, inputs, losses)
+            self._check_skipped(skipped)
+            if self.args.scheduled_sampling > 0 and "mel_labels" in inputs:
+                inputs["previous_patches"] = self._sampled_patches(inputs)
+            if self.num_targets is not None:
+                total = self.num_targets / self.args.world_size  # DDP takes the mean over processes
+        outputs = model(**inputs)
+        losses = {name: outputs[name] for name in LOSSES if outputs.get(name) is not None}
+        shares = dict(zip(LOSSES, torch.where(total > 0, counts / total, 0.0).tolist()))
+        loss = sum(getattr(config, f"{name}_weight") * shares[name] * value for name, value in losses.items())
+        self.losses.add(losses, dict(zip(LOSSES, counts.tolist())))
+        if model.training and self.args.stop_on_nan:
+            check_finite(loss, losses, ids, self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
 
-    # What is logged
+    def _sampled_patches(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Scheduled sampling: the previous patches, some of them predicted by the model from the true ones."""
+        model, states = self.flow_omni, inputs["speech_states"]
+        with torch.no_grad():
+            targets = shift_patches(model.prepare_patches(inputs["mel_labels"], states))
+            condition = model(**inputs, use_cache=False).condition
+            predicted = shift_patches(model.predict_patches(condition, states)).to(targets)
+        # the weights that autocast has cast without a graph must not serve the pass with one
+        torch.clear_autocast_cache()
+        fraction = torch.rand(len(targets), 1, 1, device=targets.device) * self.args.scheduled_sampling
+        is_predicted = torch.rand(*targets.shape[:2], 1, device=targets.device) < fraction
+        return torch.where(is_predicted, predicted, targets)
+
+    def _check_skipped(self, skipped: list[str]) -> None:
+        """Counts the rows whose audio turned out to be broken when it was decoded."""
+        self.skipped.update(skipped)
+        limit = getattr(self.train_dataset, "max_skipped_fraction", 1.0)
+        if self.skipped and len(self.skipped) > max(1, limit * len(self.train_dataset)):
+            raise ValueError(f"Too many rows could not be read, see `max_skipped_fraction`: {', '.join(self.skipped)}")
+
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.args.world_size == 1:
+            return tensor
+        return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, with each part of the loss as a mean over its targets since the last time."""
         if "loss" in logs and "learning_rate" in logs:
-            logs = logs | self.parts.means(self._sum_over_processes)
-            self.parts.reset()
-            if self.args.new_parts_learning_rate is not None:
-                logs["new_parts_learning_rate"] = self.lr_scheduler.get_last_lr()[-1]
+            logs |= self.losses.pop_means(self.sum_over_processes)
+            if self.skipped:
+                logs["skipped_rows"] = len(self.skipped)
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
-        """The Trainer's, with every part of the loss as a mean over all its targets, and what generation shows."""
-        training_parts, self.parts = self.parts, LossParts()
-        with self._averaged():
+        """
+        The Trainer's, with the averaged weights if there are, losses as means over all targets, and metrics of generated
+        answers. Its random numbers are the same at each evaluation, and training continues as if there had been none.
+        """
+        training_losses, self.losses = self.losses, LossMeans()
+        devices = [] if self.args.device.type == "cpu" else [self.args.device]
+        with torch.random.fork_rng(devices), self._averaged_weights():
+            torch.manual_seed(self.args.seed + self.args.process_index)
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
             generated = {}
             if self.generation_metrics is not None:
                 generated = self.generation_metrics(self.flow_omni, self.state.global_step, self)
-        means = self.parts.means(self._sum_over_processes)
-        self.parts = training_parts
-        config = self.flow_omni.config
+        means, self.losses = self.losses.pop_means(self.sum_over_processes), training_losses
         if means:
-            loss = sum(getattr(config, f"{name}_weight") * mean for name, mean in means.items())
-            means = {"loss": loss} | means
-        means |= generated
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+            config = self.flow_omni.config
+            means["loss"] = sum(getattr(config, f"{name}_weight") * mean for name, mean in means.items())
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in (means | generated).items()})
         return output
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Within it the weights are their moving average, if one is kept."""
-        is_kept = self.ema is not None and self.ema.averages
-        return self.ema.applied_to(self.model) if is_kept else nullcontext()
-
-    # What is saved
+    def _averaged_weights(self):
+        return self.ema.applied_to(self.flow_omni) if self.ema is not None and self.ema.averages else nullcontext()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """
-        The Trainer's, with the moving average as the weights, if one is kept. Checkpoints have both: the weights to go on with,
-        and their average in a file beside them.
-        """
-        if not self.is_writing_checkpoint:
-            with self._averaged():
-                super().save_model(output_dir, _internal_call)
-            return
-        super().save_model(output_dir, _internal_call)
-        if self.ema is not None and self.args.should_save:
-            self.ema.save(output_dir)
+        """The Trainer's. A checkpoint holds the weights to continue with, a final model their average if there is one."""
+        is_checkpoint = Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
+        with nullcontext() if is_checkpoint else self._averaged_weights():
+            super().save_model(output_dir, _internal_call)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Flow-Omni's own, where the Trainer's would take its place. One that is there, edited perhaps, only gets the model's id."""
-        if not self.is_world_process_zero():
-            return
-        folder = Path(self.args.output_dir)
-        if not (folder / CARD_NAME).is_file():
-            write_model_card(folder, is_trained=True)
-        if self.hub_model_id is not None:
-            name_model_card(folder, self.hub_model_id)
-
-    # Checkpoints
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.ema is not None and checkpoint is not None:
-            self.ema.load(checkpoint, self.model)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        try:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"The weights in '{resume_from_checkpoint}' do not fit the model ({reason} …): resume with the model and the "
-                "LoRA options that it was written with, or begin anew (`--fresh`)."
-            ) from error
-        if self.args.stage is not None:
-            # peft lets everything train that it loads
-            _freeze(self.model, self.args.stage)
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with staged_checkpoint(self) as folder:
+            super()._save_checkpoint(model, trial)
+            if self.ema is not None and self.args.should_save:
+                self.ema.save(folder)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # a tied text head is not saved twice, and its absence is no reason to worry anybody
-        tied = set(self.flow_omni.all_tied_weights_keys)
-        missing = [name for name in load_result.missing_keys if name not in tied]
-        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self.ema is not None:
-            self.ema.load(self.state.best_model_checkpoint, self.model)
-
-    def load_checkpoint(self, checkpoint: str | os.PathLike) -> None:
-        super().load_checkpoint(checkpoint)
-        if self.ema is not None:
-            self.ema.load(checkpoint, self.model)
+        """Raises instead: a run that continues with some fresh weights is not the same run."""
+        missing = set(load_result.missing_keys) - set(self.flow_omni.all_tied_weights_keys)
+        if missing or load_result.unexpected_keys:
+            names = sorted(missing | set(load_result.unexpected_keys))
+            raise ValueError(
+                f"The checkpoint does not fit the model: {len(names)} weights are missing or unexpected, such as {names[0]}. "
+                "Resume with the model and the LoRA options of the run, or use `--fresh`."
+            )
 
 
-def check_what_is_passed(model: nn.Module | None, args: FlowOmniTrainingArguments, options: Mapping[str, Any]) -> None:
-    """Raises for options of the Trainer that it would take, and that our own losses make no use of."""
-    if model is None or options.get("model_init") is not None:
-        raise ValueError(
-            "`model_init` is given, or no `model`: what is frozen, and the mel statistics, are of one model. Pass `model`, and make "
-            "a Trainer for each trial of a search."
-        )
-    if options.get("compute_loss_func") is not None:
-        raise ValueError(
-            "`compute_loss_func` is given, and the loss has parts that it would not see: weight these in the model's config "
-            "(`speech_loss_weight` and so on), or override `compute_loss`."
-        )
-    if args.label_smoothing_factor != 0:
-        raise ValueError(
-            f"`label_smoothing_factor` is {args.label_smoothing_factor}: no part of the loss is smoothed. Leave it at 0."
-        )
-    if options.get("compute_metrics") is not None:
-        # else there are no predictions to call it with; see `FlowOmniTrainingArguments` for what they cost
-        args.prediction_loss_only = False
+def freeze(model: Model, trainable_modules: Sequence[str]) -> None:
+    """Sets `requires_grad` of every parameter by its group. Of a language model with LoRA, the adapters alone are trained."""
+    trained = tuple(prefix for name in trainable_modules for prefix in MODULE_GROUPS[name])
+    frozen = ["model.audio_encoder.embed_positions."]  # fixed sinusoids
+    if model.config.speech_config.condition_dropout == 0:
+        frozen.append("speech_head.empty_condition")  # not used, which DDP would wait for
+    has_lora = any(".lora_" in name for name, _ in model.named_parameters())
+    for name, parameter in model.named_parameters():
+        is_trained = name.startswith(trained) and not name.startswith(tuple(frozen))
+        if has_lora and name.startswith(MODULE_GROUPS["language_model"]):
+            is_trained = ".lora_" in name
+        parameter.requires_grad_(is_trained)
 
 
-class _AverageWeights(TrainerCallback):
-    def __init__(self, ema: ExponentialMovingAverage):
-        self.ema = ema
+def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor:
+    """What each of `LOSSES` is a mean over: text tokens, weights of the states, patches (twice), CTC labels: (5,)"""
+    counts = torch.zeros(len(LOSSES), dtype=torch.float64)
+    names = ("labels", "state_labels", "audio_labels")
+    is_target = {name: batch[name] != IGNORE_INDEX for name in names if name in batch}
+    if "labels" in batch:
+        counts[0] = is_target["labels"][:, 1:].sum()
+    if "state_labels" in batch:
+        weights = torch.tensor(config.state_class_weights, dtype=torch.float64)
+        counts[1] = weights[batch["state_labels"][:, 1:][is_target["state_labels"][:, 1:]].cpu()].sum()
+    if "mel_labels" in batch:
+        # the row of silence that fills up a batch has states but no state labels
+        is_patch = batch["speech_states"] == config.generating_state_id
+        counts[2:4] = (is_patch & is_target.get("state_labels", is_patch)).sum()
+    if "audio_labels" in batch:
+        counts[4] = is_target["audio_labels"].sum()
+    return counts
 
-    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.ema.update(model)
+
+class LossMeans:
+    """Losses as means over their targets, between two entries of the log."""
+
+    def __init__(self, names: Sequence[str] = LOSSES):
+        self.names, self.sums = names, torch.zeros(2, len(names), dtype=torch.float64)
+
+    def add(self, losses: Mapping[str, torch.Tensor], counts: Mapping[str, float]) -> None:
+        for index, name in enumerate(self.names):
+            if name in losses and counts[name] > 0:
+                self.sums[0, index] += losses[name].item() * counts[name]
+                self.sums[1, index] += counts[name]
+
+    def pop_means(self, sum_over_processes: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        sums, counts = sum_over_processes(self.sums).tolist()
+        self.sums = torch.zeros_like(self.sums)
+        return {name: total / count for name, total, count in zip(self.names, sums, counts) if count > 0}
 
 
-def _freeze(model: nn.Module, stage: str) -> None:
-    if hasattr(model, "peft_config"):
-        freeze_inside(model, stage)
-    else:
-        freeze_for(model, stage)
+@contextmanager
+def staged_checkpoint(trainer: Trainer) -> Iterator[Path]:
+    """
+    Within it, [`Trainer._save_checkpoint`] writes to a folder aside (yielded here), which is renamed when it is complete: a
+    run that is killed at any moment leaves whole checkpoints only. Old ones are then deleted, each renamed first.
+    """
+    run_folder, name = Path(trainer.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    staging, final = run_folder / STAGING, run_folder / name
+    if trainer.args.should_save:
+        shutil.rmtree(staging, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer._get_output_dir = lambda trial: os.fspath(staging)
+    try:
+        yield staging / name
+    finally:
+        del trainer._get_output_dir
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        state = trainer.state
+        if state.best_model_checkpoint == os.fspath(staging / name):
+            state.best_model_checkpoint = os.fspath(final)
+            state.save_to_json(os.fspath(staging / name / TRAINER_STATE_NAME))
+        discard(final, staging)
+        publish(staging / name, final)
+        limit, checkpoints = trainer.args.save_total_limit or 0, sort_checkpoints(os.fspath(run_folder))
+        kept = {*checkpoints[-1:], state.best_model_checkpoint}
+        surplus = [path for path in checkpoints if path not in kept]
+        for path in surplus[: max(0, len(checkpoints) - max(limit, len(kept - {None})))] if limit > 0 else []:
+            discard(Path(path), staging)
+        shutil.rmtree(staging, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Renames a complete file or folder, after its content has reached the disk."""
+    for path in (*staged.rglob("*"), staged) if staged.is_dir() else (staged,):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    os.replace(staged, final)
+
+
+def discard(folder: Path, staging: Path) -> None:
+    """Removes a checkpoint from view at once, and then its files."""
+    if folder.exists():
+        os.replace(folder, staging / f"removed-{folder.name}")
+        shutil.rmtree(staging / f"removed-{folder.name}", ignore_errors=True)
+
+
+def save_final(trainer: Trainer, model: Any = None) -> None:
+    """Saves the trained model and its processor to `output_dir`; each file appears when it is complete."""
+    folder = Path(trainer.args.output_dir)
+    staged = folder / STAGING / "final"
+    if trainer.args.should_save:
+        shutil.rmtree(staged, ignore_errors=True)
+    if model is None:
+        trainer.save_model(os.fspath(staged), _internal_call=True)
+    if trainer.args.should_save:
+        for part in () if model is None else (model, trainer.processing_class):
+            if part is not None:
+                part.save_pretrained(staged)
+        for path in sorted(staged.rglob("*")):
+            if path.is_file():
+                (folder / path.relative_to(staged)).parent.mkdir(parents=True, exist_ok=True)
+                publish(path, folder / path.relative_to(staged))
+        shutil.rmtree(folder / STAGING, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()

@@ -1,0 +1,177 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Batches: similar lengths under a budget, the same in every run, and every row in its turn."""
+
+import itertools
+
+import pytest
+import torch
+from tiny import tiny_config, tiny_model, tiny_processor
+from training_tools import DETERMINISTIC, encoded_examples, make_trainer, rows_dataset, spoken_rows
+
+from flow_omni.training.batching import LengthBatchSampler, StreamedBatches, TrainingCollator, bucket
+from flow_omni.training.data import load_rows, write_rows
+from flow_omni.training.examples import ExampleBuilder, ExampleDataset
+from flow_omni.training.trainer import LOSSES, count_targets, freeze
+
+
+def text_dataset(num_rows: int = 200, **options) -> ExampleDataset:
+    rows = [{"id": f"{n}", "question_text": "a", "answer_text": "b" * (1 + n * n % 97)} for n in range(num_rows)]
+    return ExampleDataset(rows, ExampleBuilder(tiny_processor(tiny_config()), **options))
+
+
+def test_an_epoch_has_every_row_once_within_the_budget():
+    dataset = text_dataset()
+    sampler = LengthBatchSampler(dataset, max_positions=900)
+    lengths = dict(dataset.draw(0))
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert sorted(draw.index for batch in batches for draw in batch) == list(range(200))
+        for batch in batches:
+            longest = max(next(iter(dataset.lengths[draw.index].values())) for draw in batch)
+            assert len(batch) * longest <= 900
+        padded = sum(len(b) * max(dataset.lengths[d.index][d.task] for d in b) for b in batches)
+        assert sum(lengths.values()) / padded > 0.85
+
+
+def test_batches_depend_on_seed_and_epoch_alone():
+    samplers = [LengthBatchSampler(text_dataset(seed=seed), 900) for seed in (0, 0, 1)]
+    first, again, other = (list(sampler) for sampler in samplers)
+    assert first == again != other
+    samplers[0].set_epoch(1)
+    assert list(samplers[0]) != first
+    sets = [{frozenset(draw.index for draw in batch) for batch in batches} for batches in (first, list(samplers[0]))]
+    assert len(sets[0] & sets[1]) < len(sets[0]) / 2, "rows of similar length should change places between epochs"
+
+
+def test_every_epoch_has_the_same_number_of_batches_whatever_tasks_are_drawn():
+    """The Trainer counts the batches of the first epoch only, and finds its place by them when it resumes."""
+    dataset = rows_dataset(30)
+    sampler = LengthBatchSampler(dataset, max_positions=200)
+    tasks = set()
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) and all(batches)
+        tasks |= {draw.task for batch in batches for draw in batch}
+    assert len(tasks) == 6
+
+
+def test_processes_share_the_epoch_of_one():
+    dataset = text_dataset(50)
+    alone = list(LengthBatchSampler(dataset, 900))
+    together = list(LengthBatchSampler(dataset, 900, num_processes=4))
+    assert together[: len(alone)] == alone and len(together) % 4 == 0
+    assert together[len(alone) :] == [[]] * (len(together) - len(alone))
+
+
+def test_without_shuffling_the_order_is_that_of_lengths():
+    batches = list(LengthBatchSampler(text_dataset(50), 900, shuffle=False))
+    assert batches == list(LengthBatchSampler(text_dataset(50, seed=4), 900, shuffle=False))
+
+
+def test_lengths_are_rounded_up_by_an_eighth_at_most():
+    for length in range(1, 5000):
+        assert length <= bucket(length) <= max(length, 1.125 * length)
+    assert bucket(4096) == 4096
+
+
+def test_rows_that_come_twice_per_epoch_may_train_two_tasks():
+    rows = load_rows_mixed(spoken_rows(4), times=2)
+    draws = [draw for draw, _ in ExampleDataset(rows, ExampleBuilder(tiny_processor(tiny_config()))).draw(0)]
+    assert len(draws) == 8 and len({(draw.index, draw.task) for draw in draws}) > 4
+
+
+def load_rows_mixed(rows, times):
+    from flow_omni.training.data import MixedRows
+
+    return MixedRows([rows], [times])
+
+
+def test_a_row_that_cannot_be_decoded_is_left_out_and_told():
+    processor = tiny_processor(tiny_config())
+    collate, (example, *_) = TrainingCollator(processor), encoded_examples(1)
+    batch = collate([example | {"id": "good"}, {"id": "bad", "error": "bad: no such file"}])
+    assert batch["ids"] == ["good"] and batch["skipped"] == ["bad: no such file"] and len(batch["input_ids"]) == 1
+    alone = collate([{"id": "bad", "error": "bad: no such file"}])
+    assert count_targets(alone, tiny_config()).sum() == 0
+
+
+@pytest.mark.parametrize("indices", [[0], [1], [2], [0, 2], []])
+def test_a_batch_that_lacks_a_modality_reaches_every_module_and_keeps_its_losses(indices):
+    """DDP and FSDP wait for the gradients of every module."""
+    model = tiny_model(speech=DETERMINISTIC).train()
+    freeze(model, ["audio_encoder", "audio_adapter", "language_model", "speech_inputs", "speech_decoder"])
+    examples = [encoded_examples(1)[index] for index in indices]
+    full = TrainingCollator(tiny_processor(model.config), all_modalities=True)(examples)
+    full = {name: value for name, value in full.items() if name not in ("ids", "skipped")}
+    outputs, counts = model(**full), count_targets(full, model.config)
+    if examples:
+        batch = {
+            k: v for k, v in TrainingCollator(tiny_processor(model.config))(examples).items() if torch.is_tensor(v)
+        }
+        expected = model(**batch)
+        assert counts.tolist() == count_targets(batch, model.config).tolist()
+        for name, count in zip(LOSSES, counts):
+            if count > 0:
+                torch.testing.assert_close(outputs[name], expected[name], rtol=1e-4, atol=1e-5)
+    sum(outputs[name] for name in LOSSES if outputs.get(name) is not None).backward()
+    assert not [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+
+
+def test_batches_with_all_modalities_stay_as_they_are():
+    processor = tiny_processor(tiny_config())
+    examples = encoded_examples(1)
+    for all_modalities in (False, True):
+        assert len(TrainingCollator(processor, all_modalities)(examples)["input_ids"]) == len(examples)
+
+
+# Streams
+
+
+def stream(tmp_path, num_rows=30, **options):
+    for part in range(2):
+        rows = [
+            {"id": f"{part}-{n}", "question_text": "a", "answer_text": "b" * (1 + n)} for n in range(num_rows // 2)
+        ]
+        write_rows(tmp_path / f"part{part}.jsonl", rows)
+    rows = load_rows(str(tmp_path / "part*.jsonl"), streaming=True)
+    processor = tiny_processor(tiny_config())
+    builder = ExampleBuilder(processor, {"text_to_text": 1})
+    return StreamedBatches(rows, TrainingCollator(processor), 300, builder=builder, max_length=300, **options)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_stream_is_read_round_after_round_within_the_budget(tmp_path, num_workers):
+    trainer = make_trainer(tmp_path / "run", dataset=stream(tmp_path), dataloader_num_workers=num_workers)
+    ids = []
+    for batch in itertools.islice(trainer.get_train_dataloader(), 40):
+        assert batch["input_ids"].numel() <= 300
+        ids += batch["ids"]
+    assert len(set(ids)) == 30
+    rounds = [ids.count(id_) for id_ in set(ids)]
+    assert max(rounds) - min(rounds) <= 1 + num_workers
+
+
+def test_a_run_on_a_stream_trains_and_resumes(tmp_path):
+    runs = [make_trainer(tmp_path, dataset=stream(tmp_path), save_strategy="steps", save_steps=2) for _ in range(2)]
+    runs[0].train()
+    runs[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [run.state.global_step for run in runs] == [4, 4]
+    with pytest.raises(ValueError, match="None of 30 rows can be used for the tasks say"):
+        dataset = stream(tmp_path)
+        dataset.options["builder"] = ExampleBuilder(tiny_processor(tiny_config()), {"say": 1})
+        next(iter(dataset))
