@@ -22,12 +22,10 @@ import pytest
 import soundfile
 from sounds import frequency_of, tone
 
-from flow_omni.training.manifest import write_rows
+from flow_omni.training.data import audio_of, check_row, write_rows
 from flow_omni.training.prepare import aishell1_rows, json_streams, lccc_rows, validate_rows, wenetspeech_rows
 from flow_omni.training.prepare.json_streams import stream_array
 from flow_omni.training.prepare.lccc import clean
-from flow_omni.training.row_checks import check_row
-from flow_omni.training.rows import audio_of
 
 
 @pytest.fixture

@@ -25,13 +25,12 @@ import pytest
 import soundfile
 from sounds import frequency_of, pitch_of
 
-from flow_omni.training.manifest import load_rows
+from flow_omni.training.data import WORD, RowError, load_rows, words_of
 from flow_omni.training.prepare import SynthesisError, list_voices, speak_dialogues, validate_rows
 from flow_omni.training.prepare.espeak import EspeakSynthesizer
 from flow_omni.training.prepare.flite import FliteSynthesizer
 from flow_omni.training.prepare.piper import PiperSynthesizer
 from flow_omni.training.prepare.synthesis import Speech, word_onsets
-from flow_omni.training.rows import WORD, RowError, words_of
 
 
 ROWS = [{"id": str(n), "question_text": f"how much is {n}", "answer_text": f"it is {n} coins"} for n in range(37)]

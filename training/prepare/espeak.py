@@ -20,7 +20,7 @@ from itertools import count, takewhile
 
 import numpy as np
 
-from ..rows import words_of
+from ..data import words_of
 from .synthesis import Speech, SynthesisError, check_text, word_onsets
 
 

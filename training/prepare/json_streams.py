@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..manifest import open_text
+from ..data import open_text
 
 
 CHUNK_CHARACTERS = 2**20

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..manifest import open_text
-from ..rows import CJK
+from ..data import CJK, open_text
 from .json_streams import stream_array
 
 

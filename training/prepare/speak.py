@@ -30,8 +30,7 @@ import numpy as np
 
 from ...processing.audio_io import write_audio
 from ..augmentation import generator_of
-from ..manifest import load_rows, write_rows
-from ..rows import RowError, has
+from ..data import RowError, has, load_rows, write_rows
 from .espeak import EspeakSynthesizer
 from .flite import FliteSynthesizer
 from .piper import PiperSynthesizer

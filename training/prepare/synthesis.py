@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..rows import WORD
+from ..data import WORD
 
 
 class SynthesisError(ValueError):

@@ -18,10 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..lengths import audio_seconds
-from ..manifest import raw_rows
-from ..row_checks import check_row
-from ..rows import RowError, tasks_of, word_times_of
+from ..data import RowError, audio_seconds, check_row, raw_rows, tasks_of, word_times_of
 
 
 @dataclass
