@@ -117,10 +117,11 @@ _add_corpus(
 
 def _counted(rows: Iterator[dict], bar: Any, path: Path) -> Iterator[dict]:
     """The rows, of which there must be one: an empty manifest would only be noticed in training."""
-    for row in rows:
+    number = 0
+    for number, row in enumerate(rows, start=1):
         bar.update(1)
         yield row
-    if bar.n == 0:
+    if number == 0:
         raise ValueError(f"No rows found for '{path}': check the folder of the corpus, and the split.")
 
 
