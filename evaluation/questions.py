@@ -26,9 +26,8 @@ from tqdm import tqdm
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from ..processing.audio_io import load_audio
-from ..training.manifest import load_rows
+from ..training.data import TASKS, RowError, audio_of, conversation_of, has, load_rows, spec_of, tasks_of
 from ..training.metrics import Question
-from ..training.rows import TASKS, RowError, audio_of, conversation_of, has, spec_of, tasks_of
 
 
 logger = logging.getLogger(__name__)

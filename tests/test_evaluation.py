@@ -27,7 +27,7 @@ from flow_omni.evaluation.questions import EvaluationQuestion, language_code, la
 from flow_omni.evaluation.results import ANSWERS_FILE, Results, ResultsError
 from flow_omni.evaluation.sweeps import GENERATION_SWEEPS, SWEEPS, sweep_points, sweep_questions
 from flow_omni.training.augmentation import change_tempo
-from flow_omni.training.rows import TASKS, RowError
+from flow_omni.training.data import TASKS, RowError
 
 
 RATE = 16000  # of questions
