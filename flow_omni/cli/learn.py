@@ -117,11 +117,12 @@ _add_corpus(
 
 def _counted(rows: Iterator[dict], bar: Any, path: Path) -> Iterator[dict]:
     """The rows, of which there must be one: an empty manifest would only be noticed in training."""
-    number = 0
-    for number, row in enumerate(rows, start=1):
+    is_empty = True
+    for row in rows:
+        is_empty = False
         bar.update(1)
         yield row
-    if number == 0:
+    if is_empty:
         raise ValueError(f"No rows found for '{path}': check the folder of the corpus, and the split.")
 
 
