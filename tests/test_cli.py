@@ -129,6 +129,7 @@ def test_help_and_errors_in_arguments_do_not_wait_for_torch():
         assert not imported & {"torch", "transformers", "huggingface_hub", "numpy", "soundfile", "matplotlib"}
 
 
+@pytest.mark.slow
 def test_answering_imports_neither_matplotlib_nor_what_training_needs(checkpoint):
     program = f"import sys; from flow_omni.cli.app import app; app({['ask', QUESTION, '-m', str(checkpoint)]}, standalone_mode=False)"
     program += (
