@@ -31,7 +31,7 @@ from .common import UserError, check_parent, load_model, note, progress, read_co
 # Pickles, hidden files, and what training leaves in its output folder.
 NOT_UPLOADED = [
     *("*.bin", "*.pt", "*.pth", "*.pkl", ".*", "**/.*"),
-    *("checkpoint-*/**", "earlier-*/**", "diverged-step-*/**", "runs/**", "adapters/README.md"),
+    *("checkpoint-*/**", "earlier-*/**", "runs/**", "adapters/README.md"),
 ]
 
 

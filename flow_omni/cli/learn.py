@@ -117,10 +117,12 @@ _add_corpus(
 
 def _counted(rows: Iterator[dict], bar: Any, path: Path) -> Iterator[dict]:
     """The rows, of which there must be one: an empty manifest would only be noticed in training."""
+    is_empty = True
     for row in rows:
+        is_empty = False
         bar.update(1)
         yield row
-    if bar.n == 0:
+    if is_empty:
         raise ValueError(f"No rows found for '{path}': check the folder of the corpus, and the split.")
 
 
