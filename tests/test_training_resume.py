@@ -90,6 +90,9 @@ def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been(tmp_path, uninterru
     """Rows are shuffled, gradients accumulated, later epochs begun; the kill may hit a half-written checkpoint."""
     assert in_processes(run_to_the_end, str(tmp_path), place) == [-signal.SIGKILL]
     assert place == "discard@2" or not (tmp_path / "checkpoint-6").exists()
+    if place == "optimizer.pt@4":
+        assert get_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+        assert (tmp_path / STAGING / "checkpoint-4" / "optimizer.pt").read_bytes() == b"half of a file"
     save_final(run_to_the_end(str(tmp_path)))
     assert_same_end(tmp_path, uninterrupted)
     average = load_file(uninterrupted / "checkpoint-6" / EMA_FILE)["state_head.weight"]
@@ -111,12 +114,6 @@ def test_two_processes_resume_after_one_was_killed(tmp_path, uninterrupted_toget
     assert not (tmp_path / "checkpoint-6").exists()
     assert in_processes(run_together, str(tmp_path), num_processes=2) == [0, 0]
     assert_same_end(tmp_path, uninterrupted_together, num_processes=2)
-
-
-def test_a_checkpoint_that_is_being_written_is_not_taken_for_one(tmp_path):
-    assert in_processes(run_to_the_end, str(tmp_path), "optimizer.pt@4") == [-signal.SIGKILL]
-    assert get_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert (tmp_path / STAGING / "checkpoint-4" / "optimizer.pt").read_bytes() == b"half of a file"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -221,7 +218,7 @@ def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path):
     )
 
 
-@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("is_tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_resuming_raises_for_weights_that_do_not_fit_and_warns_of_nothing(tmp_path, caplog, is_tied):
     """Of a tied text head the Trainer would say that it is missing from the checkpoint."""
 

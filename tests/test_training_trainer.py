@@ -14,6 +14,11 @@
 """The Trainer: what trains, what an optimizer step is the mean of, and what it measures, averages and logs."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +27,7 @@ from tiny import tiny_model, training_batch
 from training_tools import (
     ALL_BUT_VOCODER,
     DETERMINISTIC,
+    FOR_SHARDS,
     assert_same_weights,
     encoded_examples,
     in_processes,
@@ -115,7 +121,7 @@ def test_every_part_of_the_loss_is_logged_and_they_sum_to_it(tmp_path):
         assert total == pytest.approx(entry["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("num_batches", [2, 4])
+@pytest.mark.parametrize("num_batches", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_accumulated_batches_equal_one_big_batch(tmp_path, num_batches):
     """Also with unequal numbers of text tokens and patches: a mean of means would differ."""
     runs = {}
@@ -152,6 +158,35 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path, order, accumulat
         assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 3, name
     weights = [load_file(folder / "model.safetensors") for folder in (one, two)]
     assert_same_weights(*weights, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_shards_train_as_one_process_does_resume_and_save_plain_checkpoints(tmp_path):
+    """As its users launch it: by accelerate, with the file that comes with the package."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--config_file"]
+    command += [
+        str(root / "training/accelerate/fsdp.yaml"),
+        str(root / "tests/training_tools.py"),
+        str(tmp_path / "two"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+    def launch() -> dict[str, torch.Tensor]:
+        subprocess.run(command, env=environment, check=True, timeout=300)
+        return load_file(tmp_path / "two" / "model.safetensors")
+
+    two = launch()
+    shutil.rmtree(tmp_path / "two" / "checkpoint-3")
+    assert_same_weights(launch(), two)
+    train_together(str(tmp_path / "one"), per_device_train_batch_size=4, **FOR_SHARDS)
+    one = load_file(tmp_path / "one" / "model.safetensors")
+    # gathered, the tied weights are two
+    assert_same_weights({name: two[name] for name in one}, one, rtol=1e-3, atol=1e-5)
+    for folder in (tmp_path / "two", tmp_path / "two" / "checkpoint-2"):
+        config = FlowOmniForSpeechGeneration.from_pretrained(folder).config
+        assert config.architectures == ["FlowOmniForSpeechGeneration"]
+        assert not [name for name in config.auto_map.values() if "FSDP" in name] and not list(folder.glob("_fsdp*"))
 
 
 def test_scheduled_sampling_trains_on_predicted_patches(tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ from flow_omni.training.trainer import FlowOmniTrainer, save_final
 # Without noise of the model's own, two ways to compute the same loss agree.
 DETERMINISTIC = {"head_type": "residual_vq", "patch_noise": 0.0, "patch_dropout": 0.0, "condition_dropout": 0.0}
 DROPOUT = {"text": {"attention_dropout": 0.2}, "audio": {"dropout": 0.2, "attention_dropout": 0.1}}
+FOR_SHARDS = {"optim": "adamw_torch", "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 2}
 ALL_BUT_VOCODER = ["audio_encoder", "audio_adapter", "language_model", "speech_inputs", "speech_decoder"]
 
 
@@ -279,7 +280,7 @@ def train_together(folder: str, examples: list[int] | None = None, **options: An
     dataset = [encoded_examples(1)[index] for index in examples or range(4)] * 3
     defaults = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "train_sampling_strategy": "sequential"}
     trainer = make_trainer(folder, tiny_model(speech=DETERMINISTIC), dataset, **(defaults | options))
-    trainer.train()
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if os.path.isdir(folder) else None)
     save_final(trainer)
     if trainer.is_world_process_zero():
         (Path(folder) / "log.json").write_text(json.dumps(trainer.state.log_history))
@@ -290,3 +291,26 @@ def run_together(folder: str, kill_at: str = "", **options: Any) -> None:
     """[`run_to_the_end`] on several processes, of which the second may be killed."""
     trainer = run_to_the_end(folder, kill_at if os.environ.get("RANK") == "1" else "", **options)
     trainer.end()
+
+
+# FSDP
+
+
+def take_processes_for_gpus() -> None:
+    """accelerate shards on GPUs alone: it is told that processes on the CPU are some."""
+    from accelerate.state import DistributedType, PartialState
+
+    original = PartialState.__init__
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if self.distributed_type is DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = init
+
+
+if __name__ == "__main__":
+    take_processes_for_gpus()
+    train_together(sys.argv[1], **FOR_SHARDS, ddp_backend="gloo")
+    os._exit(0)

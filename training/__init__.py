@@ -11,4 +11,4 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How the model learns: data, collation, the Trainer and its stages."""
+"""Training: rows, examples, batches, the Trainer, recipes, and the preparation of corpora."""

@@ -32,8 +32,7 @@ from .augmentation import Augmentation
 logger = logging.getLogger(__name__)
 
 UNREADABLE = (ValueError, TypeError, OSError, RuntimeError)
-# Positions of a chat message around its text: only an estimate is needed.
-TURN_LENGTH = 8
+TURN_LENGTH = 8  # positions of a chat message around its text, about
 
 
 class ExampleBuilder:

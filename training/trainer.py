@@ -186,7 +186,7 @@ class FlowOmniTrainer(Trainer):
         return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The Trainer's, with each part of the loss as a mean over its targets since the last time."""
+        """The Trainer's, with each part of the loss as a mean over its targets."""
         if "loss" in logs and "learning_rate" in logs:
             logs |= self.losses.pop_means(self.sum_over_processes)
             if self.skipped:
@@ -219,8 +219,11 @@ class FlowOmniTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The Trainer's. A checkpoint holds the weights to continue with, a final model their average if there is one."""
         is_checkpoint = Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
+        model, wrapped = self.flow_omni, type(self.flow_omni)
+        model.__class__ = Model  # FSDP makes a class of its own, whose code would be saved
         with nullcontext() if is_checkpoint else self._averaged_weights():
             super().save_model(output_dir, _internal_call)
+        model.__class__ = wrapped
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with staged_checkpoint(self) as folder:

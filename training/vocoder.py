@@ -221,7 +221,6 @@ class VocoderTrainer(Trainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The Trainer's, with the parts of the loss."""
         if "loss" in logs and "learning_rate" in logs:
             logs |= self.losses.pop_means(lambda sums: self.accelerator.reduce(sums.to(self.args.device)).cpu())
         super().log(logs, *args, **kwargs)
