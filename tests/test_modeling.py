@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The model: its losses, its streams, its ears, and what transformers' users do with any model."""
+"""The model: its losses, its streams, its audio encoder, and what transformers' users do with any model."""
 
 import pytest
 import torch

@@ -61,10 +61,10 @@ def init(
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
-    from transformers import AutoTokenizer
 
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration, FlowOmniProcessor, FlowOmniSpeechConfig
     from ..hub_card import write_model_card
+    from ..modeling_flow_omni.convert_flow_omni import load_tokenizer
 
     folder = _check_new_folder(output, overwrite)
     speech_fields, fields = parse_fields(speech_config or []), parse_fields(config or [])
@@ -82,7 +82,7 @@ def init(
             dtype=None if dtype == "auto" else getattr(torch, dtype),
             **fields,
         )
-        processor = FlowOmniProcessor.from_parts(AutoTokenizer.from_pretrained(llm), model.config)
+        processor = FlowOmniProcessor.from_parts(load_tokenizer(llm), model.config)
     _align_special_tokens(model.generation_config, processor)
     with progress(f"Saving {output} …"), _replacing(folder) as temporary:
         model.save_pretrained(temporary)

@@ -137,7 +137,7 @@ def _bar(name: str) -> Any:
 def speak(
     manifest: Annotated[str, typer.Argument(help="Rows with question_text and answer_text.", show_default=False)],
     output: Output,
-    synthesizer: Annotated[str, typer.Option(help="espeak, flite, piper, or for Mandarin pinyin.")] = "espeak",
+    synthesizer: Annotated[str, typer.Option(help="espeak, flite or piper.")] = "espeak",
     answer_voice: Annotated[str | None, option(help="Voice of the answers. Default: that of the language.")] = None,
     question_voices: Annotated[str | None, option(help="Voices of the questions: a,b,c. Default: all others.")] = None,
     language: Annotated[str, typer.Option(help="Language of the voices.")] = "en",
