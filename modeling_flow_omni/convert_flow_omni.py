@@ -29,6 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import cached_file, logging
 
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniVocoderConfig
+from .import_ctranslate2 import MODEL_FILE, load_ctranslate2_whisper
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 
 
@@ -52,10 +53,8 @@ def assemble_from_pretrained_parts(
     with _naming("Whisper", whisper):
         audio_config, encoder_weights = load_whisper_encoder(whisper)
     with _naming("language model", llm):
-        precision = {"dtype": dtype} if dtype is not None else {}
-        language_model, info = AutoModelForCausalLM.from_pretrained(llm, output_loading_info=True, **precision)
-        _check_complete(llm, info["missing_keys"])
-        tokenizer = AutoTokenizer.from_pretrained(llm)
+        language_model = load_language_model(llm, dtype)
+        tokenizer = load_tokenizer(llm)
     with _naming("vocoder", vocoder):
         vocos = load_vocos(vocoder) if vocoder is not None else None
 
@@ -166,6 +165,36 @@ def _load_quietly(
     return model
 
 
+# --- the language model
+
+
+def load_language_model(llm: str | os.PathLike, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+    """The causal LLM of a folder, of the Hub or of a GGUF file, whose weights are dequantised."""
+    source, options = _gguf_options(llm)
+    if dtype is not None:
+        options["dtype"] = dtype
+    language_model, info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    _check_complete(llm, info["missing_keys"])
+    # of a GGUF file, whose weights are plain now: with it the model could not be saved
+    if hasattr(language_model.config, "quantization_config") and "gguf_file" in options:
+        del language_model.config.quantization_config
+    return language_model
+
+
+def load_tokenizer(llm: str | os.PathLike):
+    """The tokenizer of a causal LLM, as [`load_language_model`] finds it."""
+    source, options = _gguf_options(llm)
+    return AutoTokenizer.from_pretrained(source, **options)
+
+
+def _gguf_options(llm: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+    """A GGUF file as transformers wants it: the folder, and the name of the file."""
+    folder, name = os.path.split(os.fspath(llm))
+    if name.endswith(".gguf"):
+        return folder or ".", {"gguf_file": name}
+    return os.fspath(llm), {}
+
+
 # --- Whisper
 
 
@@ -190,6 +219,9 @@ def load_whisper_encoder(whisper: str | os.PathLike) -> tuple[WhisperConfig, dic
     whisper = os.fspath(whisper)
     if os.path.isfile(whisper):
         return _from_openai_file(whisper)
+    if os.path.isfile(os.path.join(whisper, MODEL_FILE)):
+        model = load_ctranslate2_whisper(whisper)
+        return model.config, model.model.encoder.state_dict()
     if not os.path.isdir(whisper) and "/" not in whisper:
         return _from_openai_name(whisper)
     config = AutoConfig.from_pretrained(whisper)
@@ -336,4 +368,10 @@ def read_vocos_config(parts: dict[str, Any]) -> FlowOmniVocoderConfig:
     )
 
 
-__all__ = ["assemble_from_pretrained_parts", "load_vocos", "load_whisper_encoder"]
+__all__ = [
+    "assemble_from_pretrained_parts",
+    "load_language_model",
+    "load_tokenizer",
+    "load_vocos",
+    "load_whisper_encoder",
+]

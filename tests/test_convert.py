@@ -23,18 +23,15 @@ import torch
 import whisper
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from tiny import AUDIO_FIELDS, SPEECH_FIELDS, TEXT_FIELDS, VOCODER_FIELDS, byte_level_tokenizer, spoken_prompt
+from tiny import SPEECH_FIELDS, VOCODER_FIELDS, byte_level_tokenizer, spoken_prompt
+from tiny_parts import save_llm, save_vocos, save_whisper, vocos_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerFast,
-    WhisperConfig,
-    WhisperForConditionalGeneration,
     WhisperModel,
 )
-from vocos import Vocos
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import LANGUAGE_MODEL_FAMILIES, FlowOmniVocoderConfig
 from flow_omni.modeling_flow_omni.convert_flow_omni import load_vocos
@@ -46,55 +43,12 @@ from flow_omni.processing.feature_extraction_flow_omni import FlowOmniFeatureExt
 SPEECH_CONFIG = {name: SPEECH_FIELDS[name] for name in ("frames_per_step", "num_hidden_layers", "head_hidden_size")}
 
 
-def save_whisper(folder):
-    torch.manual_seed(0)
-    config = WhisperConfig(**AUDIO_FIELDS, vocab_size=100, pad_token_id=0)
-    WhisperForConditionalGeneration(config).save_pretrained(folder)
-    return folder
-
-
-def save_llm(folder, model_type="qwen2", num_embeddings=264, tokenizer=None, **fields):
-    """A causal language model and its tokenizer in a folder, as they are published."""
-    torch.manual_seed(2)
-    fields = {**TEXT_FIELDS, "vocab_size": num_embeddings, **fields}
-    fields.pop("model_type")
-    AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**fields)).save_pretrained(folder)
-    (tokenizer or byte_level_tokenizer()).save_pretrained(folder)
-    return folder
-
-
 def tokenizer_without_audio_token() -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: index for index, character in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
-
-
-def vocos_config(padding="center"):
-    """`config.yaml` of the published layout, at a tiny size."""
-    mel = {"sample_rate": 16000, "n_fft": 64, "hop_length": 16, "n_mels": 12, "padding": padding}
-    backbone = {"input_channels": 12, "dim": 16, "intermediate_dim": 24, "num_layers": 2}
-    head = {"dim": 16, "n_fft": 64, "hop_length": 16, "padding": padding}
-    return {
-        "feature_extractor": {"class_path": "vocos.feature_extractors.MelSpectrogramFeatures", "init_args": mel},
-        "backbone": {"class_path": "vocos.models.VocosBackbone", "init_args": backbone},
-        "head": {"class_path": "vocos.heads.ISTFTHead", "init_args": head},
-    }
-
-
-def save_vocos(folder, config=None):
-    """Writes a Vocos with random weights in the published layout; returns it as the `vocos` package loads it."""
-    folder.mkdir(exist_ok=True)
-    config_path = folder / "config.yaml"
-    config_path.write_text(yaml.safe_dump(config or vocos_config()))
-    torch.manual_seed(0)
-    vocos = Vocos.from_hparams(str(config_path)).eval()
-    with torch.no_grad():
-        for parameter in vocos.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    torch.save(vocos.state_dict(), folder / "pytorch_model.bin")
-    return vocos
 
 
 def assemble(whisper, llm, **kwargs) -> FlowOmniForSpeechGeneration:

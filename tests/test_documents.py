@@ -11,20 +11,26 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The documents keep their word: their Python runs, their commands parse, and the files they name are there."""
+"""The documents do what they say: snippets run, commands parse, links and files exist."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 import typer
-from test_importing_vocos import publish
-from tiny import AUDIO_FIELDS, TEXT_FIELDS, byte_level_tokenizer, tiny_model, tiny_processor
-from transformers import Qwen2Config, Qwen2ForCausalLM, WhisperConfig, WhisperForConditionalGeneration
+from accelerate.commands.config.config_args import load_config_from_file
+from tiny import tiny_model, tiny_processor
+from tiny_parts import save_llm, save_vocos, save_whisper
+from transformers import GenerationConfig
+from typer.testing import CliRunner
 
 from flow_omni.cli.app import app
 from flow_omni.hub_card import write_model_card
@@ -32,63 +38,88 @@ from flow_omni.hub_card import write_model_card
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
-    path
-    for pattern in ("*.md", "docs/*.md", "flow_omni/**/*.md", "hub_card/*.md", "benchmarks/*.md", "training/*.md")
-    for path in ROOT.glob(pattern)
+    path for pattern in ("*.md", "docs/*.md", "flow_omni/**/*.md", "hub_card/*.md") for path in ROOT.glob(pattern)
 )
-WHISPER, LLM, VOCODER = "openai/whisper-small", "Qwen/Qwen2-0.5B-Instruct", "charactr/vocos-mel-24khz"
+WHISPER, VOCODER = "openai/whisper-small", "charactr/vocos-mel-24khz"
+LLMS = "Qwen/Qwen2-0.5B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct"
+# what makes a run of the guide short
+SMALL = (
+    "max_positions_per_batch=400",
+    "num_eval_questions=2",
+    "eval_max_new_tokens=12",
+    "segment_seconds=0.3",
+    "per_device_train_batch_size=2",
+)
+SHORT = ("max_steps=2", "save_steps=2", "dataloader_num_workers=0", "bf16=false", "use_cpu=true", "report_to=none")
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-# A file or folder of the repository, as documents write it: with a slash, or of a kind that lies at the top.
-FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
+FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?")
 LOCAL_FOLDER = re.compile(r"(?<![\w.:/<])/(?:home|root|tmp|work|usr|opt|mnt|var|srv|Users)\b|[A-Z]:\\")
 
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+def snippets(path: Path, language: str) -> list[str]:
+    return [body for kind, body in FENCE.findall(path.read_text(encoding="utf-8")) if kind == language]
 
 
-def snippets(text: str, language: str) -> list[str]:
-    return [body for kind, body in FENCE.findall(text) if kind == language]
+def commands(path: Path) -> list[list[str]]:
+    """The `flow-omni` commands of a document, one after another."""
+    lines = "".join(snippets(path, "bash")).splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("flow-omni ")]
 
 
-def run_snippets(text: str, name: str, replaced: dict[str, Path]) -> dict:
+def run_snippets(path: Path, replaced: dict[str, Path]) -> dict:
     """Runs the Python of a document from top to bottom, as a reader would, and returns what it leaves behind."""
     namespace = {}
-    for number, body in enumerate(snippets(text, "python"), start=1):
+    for number, body in enumerate(snippets(path, "python"), start=1):
         for hub_id, folder in replaced.items():
             body = body.replace(f'"{hub_id}"', repr(str(folder)))
-        exec(compile(body, f"<snippet {number} of {name}>", "exec"), namespace)
+        exec(compile(body, f"<snippet {number} of {path.name}>", "exec"), namespace)
     return namespace
 
 
 @pytest.fixture
-def desk(tmp_path, monkeypatch):
-    """A folder to work in, with a question in it."""
-    rng = np.random.default_rng(0)
-    soundfile.write(tmp_path / "question.wav", rng.standard_normal(8000).astype(np.float32) * 0.1, 16000)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def parts(tmp_path):
-    """Tiny random parts in the formats of those that the README names."""
-    torch.manual_seed(0)
-    folders = {hub_id: tmp_path / "hub" / hub_id for hub_id in (WHISPER, LLM, VOCODER)}
-    whisper = WhisperForConditionalGeneration(WhisperConfig(**AUDIO_FIELDS, vocab_size=100, pad_token_id=0))
-    whisper.save_pretrained(folders[WHISPER])
-    llm = Qwen2ForCausalLM(Qwen2Config(**TEXT_FIELDS))
-    llm.generation_config.max_new_tokens = 12  # random words have no end
-    llm.save_pretrained(folders[LLM])
-    byte_level_tokenizer().save_pretrained(folders[LLM])
-    folders[VOCODER].mkdir(parents=True)
-    publish(folders[VOCODER])
+    """Tiny parts instead of those that the documents name."""
+    folders = {hub_id: tmp_path / "hub" / hub_id.replace("/", "-") for hub_id in (WHISPER, VOCODER, *LLMS)}
+    save_whisper(folders[WHISPER])
+    folders[VOCODER].parent.mkdir(exist_ok=True)
+    save_vocos(folders[VOCODER])
+    for name in LLMS:
+        save_llm(folders[name])
+        GenerationConfig(max_new_tokens=12).save_pretrained(folders[name])  # random weights do not end a text
     return folders
 
 
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A working folder with what the documents take for granted: recordings, manifests and a model."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(4):
+        for side in ("question", "answer"):
+            waveform = rng.standard_normal(4000 + 500 * index).astype(np.float32) * 0.1
+            soundfile.write(f"{side}{index}.wav", waveform, 16000)
+        text = {"question_text": f"what is {index}", "answer_text": f"it is {index}"}
+        rows.append(
+            {"id": str(index), "question_audio": f"question{index}.wav", "answer_audio": f"answer{index}.wav"} | text
+        )
+    soundfile.write("question.wav", rng.standard_normal(8000).astype(np.float32) * 0.1, 16000)
+    soundfile.write("answer.wav", rng.standard_normal(8000).astype(np.float32) * 0.1, 16000)
+    for name in ("train", "eval", "test"):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("recordings.csv").write_text("file,sentence\nquestion0.wav,what is 0\n")
+    model = tiny_model()
+    model.generation_config.max_new_tokens = 12
+    model.save_pretrained("my-model")
+    tiny_processor(model.config).save_pretrained("my-model")
+    return tmp_path
+
+
 def test_python_of_the_readme_runs(desk, parts):
-    left = run_snippets((ROOT / "README.md").read_text(), "README.md", parts)
+    left = run_snippets(ROOT / "README.md", parts)
     assert soundfile.info("answer.wav").samplerate == left["processor"].sampling_rate
     assert len(left["spoken"]) > 0 and len(left["speech"]) > 0
     assert isinstance(left["written"], str) and isinstance(left["reply"], str)
@@ -97,61 +128,110 @@ def test_python_of_the_readme_runs(desk, parts):
 
 @pytest.mark.parametrize("vocoder", [{}, None], ids=["with vocoder", "without"])
 def test_python_of_the_model_card_runs(desk, vocoder):
-    checkpoint = desk / "checkpoint"
     model = tiny_model() if vocoder is not None else tiny_model(vocoder=None)
     model.generation_config.max_new_tokens = 12
-    model.save_pretrained(checkpoint)
-    tiny_processor(model.config).save_pretrained(checkpoint)
-    card = write_model_card(checkpoint).read_text()
-    left = run_snippets(card, "the model card", {"your-name/flow-omni": checkpoint})
+    model.save_pretrained("checkpoint")
+    tiny_processor(model.config).save_pretrained("checkpoint")
+    Path("answer.wav").unlink()
+    left = run_snippets(write_model_card("checkpoint"), {"your-name/flow-omni": desk / "checkpoint"})
     assert isinstance(left["reply"], str)
-    assert (desk / "answer.wav").exists() == (vocoder is not None)
+    assert Path("answer.wav").exists() == (vocoder is not None)
 
 
-@each_document
-def test_commands_are_understood(path):
-    commands = typer.main.get_command(app).commands
+def test_python_of_the_training_guide_runs(desk):
+    run_snippets(ROOT / "docs" / "training.md", {})
+    assert Path("runs", "mine").is_dir()
+
+
+def test_python_of_the_evaluation_guide_runs(desk):
+    run_snippets(ROOT / "docs" / "evaluation.md", {})
+    assert Path("results", "report.md").is_file() and Path("results", "results.json").is_file()
+
+
+def test_commands_of_the_training_guide_run(desk, parts, monkeypatch):
+    uploads = []
+    hub = SimpleNamespace(
+        create_repo=lambda repo_id, **options: f"https://hub/{repo_id}",
+        upload_folder=lambda repo_id, **options: uploads.append(repo_id),
+    )
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
+    done = set()
+    for arguments in commands(ROOT / "docs" / "training.md"):
+        done.add(arguments[0])
+        if arguments[0] == "init":
+            local = parts | {"my-model": desk / "assembled"}
+            arguments = [str(local.get(argument, argument)) for argument in arguments]
+            arguments += ["--speech-config", "head_hidden_size=32"]
+        elif arguments[0] == "train" and "--dry-run" not in arguments:
+            arguments = [*arguments, *SMALL, *SHORT]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, f"{arguments}: {result.output} {result.exception!r}"
+    assert done == {"prepare", "init", "train", "push"}
+    for run in ("align", "align-lora", "finetune", "listen", "speak", "vocoder"):
+        assert (desk / "runs" / run / "model.safetensors").is_file(), run
+    assert (desk / "runs" / "align-lora" / "adapters" / "adapter_model.safetensors").is_file()
+    assert (desk / "assembled" / "model.safetensors").is_file()
+    assert uploads == ["your-name/your-model"]
+
+
+@pytest.mark.slow
+def test_launches_of_the_training_guide_run_on_two_processes(desk):
+    blocks = [block for block in snippets(ROOT / "docs" / "training.md", "bash") if "-m flow_omni.training" in block]
+    assert len(blocks) == 2
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for number, block in enumerate(blocks):
+        script = (
+            block.rstrip().replace('ddp.yaml"', 'ddp.yaml" --num_processes 2').replace("runs/align", f"runs/{number}")
+        )
+        script += " " + shlex.join([*SMALL, *SHORT])
+        result = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert (desk / "runs" / str(number) / "model.safetensors").is_file()
+
+
+def test_accelerate_reads_the_configs_of_the_package():
+    """It refuses keys that it does not know."""
+    for name, kind, num_processes in (("single", "NO", 1), ("ddp", "MULTI_GPU", 8), ("fsdp", "FSDP", 8)):
+        config = load_config_from_file(str(ROOT / "training" / "accelerate" / f"{name}.yaml"))
+        assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, num_processes, "no")
+        assert f"`{name}.yaml`" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_commands_parse():
+    known = typer.main.get_command(app).commands
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for line in "".join(snippets(path.read_text(), "console")).splitlines():
-        if "{{" in line:
-            continue  # a template's, which the command that is recorded fills
-        assert line.startswith("$ "), f"{line!r} is no command: what a command prints is no part of these documents."
-        program, *arguments = shlex.split(line.removeprefix("$ "))
-        if program == "make":
-            assert arguments[0] in targets
-        else:
-            assert program == "flow-omni"
-            commands[arguments[0]].make_context(arguments[0], arguments[1:])
+    for path in DOCUMENTS:
+        if path.name == "tiny.md":
+            continue  # it quotes the command line of an earlier version
+        for line in "".join(snippets(path, "console")).splitlines():
+            if "{{" in line:
+                continue  # of the template of the model card
+            assert line.startswith("$ "), f"{path.name}: {line!r} is not a command"
+            program, *arguments = shlex.split(line.removeprefix("$ "))
+            if program == "make":
+                assert arguments[0] in targets, line
+            elif program == "flow-omni":
+                known[arguments[0]].make_context(arguments[0], arguments[1:])
 
 
-@each_document
-def test_links_lead_to_files(path):
-    for target in LINK.findall(path.read_text()):
-        if not target.startswith(("http://", "https://", "#", "{{")) and "{{" not in target:
-            assert (path.parent / target.partition("#")[0]).exists(), target
+def test_links_lead_to_files():
+    for path in DOCUMENTS:
+        for target in LINK.findall(path.read_text(encoding="utf-8")):
+            if not target.startswith(("http://", "https://", "#")) and "{{" not in target:
+                assert (path.parent / target.partition("#")[0]).exists(), f"{path.name}: {target}"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "AGENTS.md", "docs/design.md"])
-def test_files_that_are_named_exist(name):
-    text = FENCE.sub("", (ROOT / name).read_text())
-    named = [
-        code for code in CODE.findall(text) if FILE.fullmatch(code) and "/" in code and not code.startswith(".venv/")
-    ]
-    missing = [file for file in named if not (ROOT / file).exists()]
-    assert not missing
+def test_files_that_are_named_exist():
+    for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "docs/design.md", "docs/training.md"):
+        text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
+        named = [code for code in CODE.findall(text) if FILE.fullmatch(code) and re.match(r"[a-z_]+/", code)]
+        folders = [path.name for path in ROOT.iterdir() if path.is_dir()]
+        missing = [code for code in named if code.split("/")[0] in folders and not (ROOT / code).exists()]
+        assert not missing, f"{name}: {missing}"
 
 
-def test_map_names_every_file_that_travels_with_a_checkpoint():
-    text = (ROOT / "AGENTS.md").read_text()
-    files = [path for folder in ("modeling_flow_omni", "processing") for path in (ROOT / folder).glob("[a-z]*.py")]
-    assert not [path.name for path in files if f"`{path.relative_to(ROOT)}`" not in text]
-
-
-@each_document
-def test_no_path_of_a_machine_is_in_a_document(path):
-    assert not LOCAL_FOLDER.findall(path.read_text())
-
-
-def test_picture_is_a_picture_and_names_no_machine():
-    text = (ROOT / "docs" / "streams.svg").read_text()
-    assert "<svg" in text and not LOCAL_FOLDER.findall(text)
+def test_no_path_of_a_machine_is_in_a_document():
+    for path in [*DOCUMENTS, ROOT / "docs" / "streams.svg"]:
+        assert not LOCAL_FOLDER.findall(path.read_text(encoding="utf-8")), path.name

@@ -57,9 +57,9 @@ def learnt():
     processor = tiny_processor(model.config)
     examples = conversations(processor)
     batch = processor.prepare_training_inputs(list(examples.values()))
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3, weight_decay=0.0)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    for _ in range(400):
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=4e-3, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    for _ in range(200):
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()

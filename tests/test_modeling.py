@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The model: its losses, its streams, its ears, and what transformers' users do with any model."""
+"""The model: its losses, its streams, its audio encoder, and what transformers' users do with any model."""
 
 import pytest
 import torch
@@ -498,6 +498,7 @@ def test_decode_step_compiles_without_a_graph_break(model):
     torch.testing.assert_close(compiled.condition, expected.condition, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_any_module_but_the_vocoder_can_be_offloaded_to_the_disk(tmp_path):
     inputs, options = spoken_prompt([24], [3]), {"max_new_tokens": 10, "seed": 0, "flow_guidance_scale": 2.0}
     offloadable = (

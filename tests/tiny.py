@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Tiny models with random weights, their inputs, and a tokenizer of bytes: under a million parameters, built in no time."""
+"""Tiny models with random weights, their inputs, and a tokenizer of bytes: under a million parameters."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -11,191 +11,119 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the world does to speech on its way to a microphone: rooms, noises, loudness, telephones, speeds and pitches."""
+"""Augmentation of recorded speech: noise, rooms, telephone band, clipping, gain, speed, tempo and pitch."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.random import Generator
 
 from ..processing.audio_io import resample
 
 
-Noise = Literal["white", "pink", "brown", "hum", "babble"]
+Speech = Sequence[np.ndarray]
 
-# How steeply the power of a noise falls with frequency f: 1 / f ** exponent.
-EXPONENTS: dict[str, float] = {"white": 0.0, "pink": 1.0, "brown": 2.0}
-NOISES = (*EXPONENTS, "hum", "babble")
-# Talkers of a babble: fewer are understood, more are a rustle.
-NUM_TALKERS = 5
-# Decay of sound by 60 dB, as a power of e.
-SIXTY_DECIBELS = 3.0 * np.log(10.0)
+NOISES = ("white", "pink", "babble")
+NUM_TALKERS = 5  # of babble: fewer are intelligible, more sound like stationary noise
 TELEPHONE_BAND = (300.0, 3400.0)
-MU_LAW = 255.0
 
 
 def add_noise(
-    waveform: np.ndarray,
-    rate: int,
-    snr_db: float,
-    kind: Noise,
-    generator: np.random.Generator,
-    speech: Sequence[np.ndarray] = (),
+    waveform: np.ndarray, rate: int, snr_db: float, kind: str, generator: Generator, speech: Speech = ()
 ) -> np.ndarray:
     """
-    The waveform `(num_samples,)` with noise, so many decibels below what is loud in it.
-
-    Args:
-        snr_db (`float`):
-            How much louder the speech is, pauses not counted.
-        kind (`str`):
-            `"white"`, `"pink"` (rain), `"brown"` (wind), `"hum"` (mains) or `"babble"` (people).
-        speech (`list[np.ndarray]`):
-            Recordings of other people at the same rate, for babble.
+    The waveform `(num_samples,)` with noise of a kind of `NOISES`, at a signal-to-noise ratio that does not count the
+    pauses. Babble mixes parts of `speech`, recordings of other speakers at the same rate.
     """
-    noise = make_noise(kind, len(waveform), rate, generator, speech)
-    scale = np.sqrt(loud_power(waveform) / max(mean_power(noise), 1e-12)) * 10.0 ** (-snr_db / 20.0)
-    return _float32(waveform + scale * noise)
-
-
-def make_noise(
-    kind: Noise, num_samples: int, rate: int, generator: np.random.Generator, speech: Sequence[np.ndarray] = ()
-) -> np.ndarray:
-    """Noise of a kind, of any loudness: (num_samples,)"""
-    if kind == "hum":
-        return _hum(num_samples, rate, generator)
+    if kind not in NOISES or (kind == "babble" and len(speech) == 0):
+        raise ValueError(f"The noise is {kind!r}: it must be one of {', '.join(NOISES)}; babble needs `speech`.")
     if kind == "babble":
-        return _babble(num_samples, generator, speech)
-    if kind not in EXPONENTS:
-        raise ValueError(f"The noise is {kind!r}: it must be one of {', '.join(NOISES)}.")
-    size = _fast_size(num_samples)
-    spectrum = np.fft.rfft(generator.standard_normal(size, dtype=np.float32))
-    # nothing below 20 Hz, where brown noise would have all its power and nobody hears it
-    frequencies = np.maximum(np.fft.rfftfreq(size, 1.0 / rate), 20.0)
-    return np.fft.irfft(spectrum * frequencies ** (-EXPONENTS[kind] / 2.0), size)[:num_samples]
-
-
-def _hum(num_samples: int, rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Mains: 50 or 60 Hz with overtones."""
-    time = np.arange(num_samples) / rate
-    mains = generator.choice([50.0, 60.0])
-    phases = generator.uniform(0.0, 2.0 * np.pi, 8)
-    levels = generator.uniform(0.2, 1.0, 8) / np.arange(1, 9)
-    overtones = np.arange(1, 9)[:, None] * (2.0 * np.pi * mains) * time
-    return (levels[:, None] * np.sin(overtones + phases[:, None])).sum(axis=0)
-
-
-def _babble(num_samples: int, generator: np.random.Generator, speech: Sequence[np.ndarray]) -> np.ndarray:
-    """Several people at once, each from somewhere in what they say."""
-    if len(speech) == 0:
-        raise ValueError("Babble is made of speech, and none was given: pass recordings of other people as `speech`.")
-    babble = np.zeros(num_samples)
-    for index in generator.integers(len(speech), size=NUM_TALKERS):
-        talker = np.roll(speech[index], generator.integers(len(speech[index])))
-        level = generator.uniform(0.5, 1.0) / np.sqrt(max(loud_power(talker), 1e-12))
-        babble += level * np.resize(talker, num_samples)
-    return babble
+        noise = np.zeros(len(waveform))
+        for index in generator.integers(len(speech), size=NUM_TALKERS):
+            talker = np.roll(speech[index], generator.integers(len(speech[index])))
+            level = generator.uniform(0.5, 1.0) / np.sqrt(max(speech_power(talker), 1e-12))
+            noise += level * np.resize(talker, len(waveform))
+    else:
+        noise = generator.standard_normal(_fft_size(len(waveform)))
+        if kind == "pink":
+            # power falls with 1 / frequency, but not below 20 Hz, which is inaudible
+            frequencies = np.maximum(np.fft.rfftfreq(len(noise), 1.0 / rate), 20.0)
+            noise = np.fft.irfft(np.fft.rfft(noise) / np.sqrt(frequencies), len(noise))
+        noise = noise[: len(waveform)]
+    scale = np.sqrt(speech_power(waveform) / max(mean_power(noise), 1e-12)) * 10.0 ** (-snr_db / 20.0)
+    return _in_full_scale(waveform + scale * noise)
 
 
 def add_room(
-    waveform: np.ndarray,
-    rate: int,
-    rt60: float,
-    generator: np.random.Generator,
-    direct_to_reverberant_db: float = 6.0,
+    waveform: np.ndarray, rate: int, rt60: float, generator: Generator, direct_to_reverberant_db: float = 6.0
 ) -> np.ndarray:
     """
-    The waveform as it sounds in a room, as loud as before: what arrives directly comes undelayed, then single reflections,
-    then a dense tail. What would sound after the end is cut.
-
-    Args:
-        rt60 (`float`):
-            Seconds in which sound fades by 60 dB: 0.15 in a car, 0.4 in a living room, 0.7 in a classroom.
-        direct_to_reverberant_db (`float`, *optional*, defaults to 6.0):
-            How much louder the direct sound is than all that follows: less, the farther away.
+    The waveform with reverberation that decays by 60 dB in `rt60` seconds (car 0.15, living room 0.4, classroom 0.7): six
+    early reflections and a tail of noise. The power stays the same and the direct sound is not delayed.
     """
     if rt60 <= 0:
         raise ValueError(f"`rt60` is {rt60}: it must be a number of seconds above 0.")
-    response = generator.standard_normal(max(2, round(rt60 * rate)), dtype=np.float32).astype(np.float64)
-    time = np.arange(len(response)) / rate
-    # the tail is dense only after about 20 ms, when sound has met several walls
-    response *= np.minimum(time / 0.02, 1.0)
-    first = generator.integers(round(0.002 * rate), max(3, min(round(0.04 * rate), len(response))), 6)
-    response[first] += generator.choice([-1.0, 1.0], 6) * generator.uniform(1.0, 4.0, 6)
-    response *= np.exp(-SIXTY_DECIBELS * time / rt60)
-    response[0] = 0.0
-    response *= 10.0 ** (-direct_to_reverberant_db / 20.0) / max(np.sqrt((response**2).sum()), 1e-12)
+    time = np.arange(max(2, round(rt60 * rate))) / rate
+    # the tail is dense only after about 20 ms
+    response = generator.standard_normal(len(time)) * np.minimum(time / 0.02, 1.0)
+    early = generator.integers(round(0.002 * rate), max(3, min(round(0.04 * rate), len(time))), 6)
+    response[early] += generator.choice([-1.0, 1.0], 6) * generator.uniform(1.0, 4.0, 6)
+    response *= 10.0 ** (-3.0 * time / rt60)
+    response *= 10.0 ** (-direct_to_reverberant_db / 20.0) / np.sqrt((response**2).sum())
     response[0] = 1.0
-    size = _fast_size(len(waveform) + len(response))
+    size = _fft_size(len(waveform) + len(response))
     wet = np.fft.irfft(np.fft.rfft(waveform, size) * np.fft.rfft(response, size), size)[: len(waveform)]
-    return _float32(wet * np.sqrt(mean_power(waveform) / max(mean_power(wet), 1e-12)))
+    return _in_full_scale(wet * np.sqrt(mean_power(waveform) / max(mean_power(wet), 1e-12)))
 
 
-def change_gain(waveform: np.ndarray, gain_db: float) -> np.ndarray:
-    """Louder or softer, but not beyond full scale."""
-    return _float32(waveform * 10.0 ** (gain_db / 20.0))
-
-
-def telephone_band(
-    waveform: np.ndarray, rate: int, band: tuple[float, float] = TELEPHONE_BAND, codec: bool = True
-) -> np.ndarray:
-    """What a telephone leaves: no lows, no highs, and with its codec the 8-bit samples (mu-law) at 8 kHz."""
-    spectrum = np.fft.rfft(waveform)
+def telephone_band(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """The waveform from 300 to 3400 Hz, the band of a telephone."""
     frequencies = np.fft.rfftfreq(len(waveform), 1.0 / rate)
-    # slopes, as steep edges would ring
-    rises, falls = (np.clip((frequencies - edge) / (0.2 * edge) + 0.5, 0.0, 1.0) for edge in band)
-    narrow = _float32(np.fft.irfft(spectrum * rises * (1.0 - falls), len(waveform)))
-    if not codec:
-        return narrow
-    line = np.clip(resample(narrow, rate, 8000), -1.0, 1.0)
-    coded = np.round(np.sign(line) * np.log1p(MU_LAW * np.abs(line)) / np.log1p(MU_LAW) * 127.0) / 127.0
-    decoded = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(MU_LAW)) / MU_LAW
-    return _float32(resample(decoded.astype(np.float32), 8000, rate)[: len(waveform)])
+    # sloping edges: steep ones would ring
+    low, high = (np.clip((frequencies - edge) / (0.2 * edge) + 0.5, 0.0, 1.0) for edge in TELEPHONE_BAND)
+    return _in_full_scale(np.fft.irfft(np.fft.rfft(waveform) * low * (1.0 - high), len(waveform)))
 
 
 def clip(waveform: np.ndarray, level: float) -> np.ndarray:
-    """The peaks cut off at a part of the largest one."""
-    if not 0.0 < level <= 1.0:
-        raise ValueError(f"`level` is {level}: it must be above 0 and at most 1.")
+    """The waveform clipped at a fraction of its largest sample."""
     limit = level * np.abs(waveform).max(initial=0.0)
-    return _float32(np.clip(waveform, -limit, limit))
+    return _in_full_scale(np.clip(waveform, -limit, limit))
 
 
 def change_speed(waveform: np.ndarray, rate: int, factor: float) -> np.ndarray:
-    """Played so many times as fast, as a tape: the pitch and the size of the speaker change with it."""
-    _check_factor("factor", factor)
-    return _float32(resample(waveform, round(rate * factor), rate))
+    """The waveform played `factor` times as fast; pitch and formants change with it."""
+    return _in_full_scale(resample(waveform, round(rate * factor), rate))
 
 
 def change_tempo(waveform: np.ndarray, rate: int, factor: float) -> np.ndarray:
-    """Said so many times as fast at the same pitch, by a phase vocoder."""
-    _check_factor("factor", factor)
-    size, window_seconds = len(waveform), 0.04
-    width = 2 ** round(np.log2(window_seconds * rate))
+    """The waveform `factor` times as fast at the same pitch, by a phase vocoder."""
+    if not 0.25 <= factor <= 4.0:
+        raise ValueError(f"`factor` is {factor}: it must be between 0.25 and 4; 1 changes nothing.")
+    width = 2 ** round(np.log2(0.04 * rate))
     hop, window = width // 4, np.hanning(width + 1)[:-1]
     padded = np.pad(waveform, (width, 2 * width))
     spectra = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, width)[::hop] * window)
-    at = np.arange(0.0, len(spectra) - 1, factor)
-    # rounding may put the last one on the end
-    before = np.minimum(at.astype(int), len(spectra) - 2)
-    part = (at - before)[:, None]
-    magnitudes = (1.0 - part) * np.abs(spectra[before]) + part * np.abs(spectra[before + 1])
-    # by how much each phase advances from frame to frame, whichever pace the frames are read at
+    positions = np.arange(0.0, len(spectra) - 1, factor)
+    before = np.minimum(positions.astype(int), len(spectra) - 2)  # rounding may reach the last frame
+    weight = (positions - before)[:, None]
+    magnitudes = (1.0 - weight) * np.abs(spectra[before]) + weight * np.abs(spectra[before + 1])
+    # phases advance from frame to frame as in the input, at whichever pace the frames are read
     advances = np.angle(spectra[before + 1]) - np.angle(spectra[before])
-    phases = np.angle(spectra[:1]) + np.concatenate([np.zeros_like(advances[:1]), np.cumsum(advances, axis=0)[:-1]])
+    phases = np.angle(spectra[:1]) + np.cumsum(advances, axis=0) - advances
     frames = np.fft.irfft(magnitudes * np.exp(1j * phases), width) * window
     stretched = np.zeros(len(frames) * hop + width)
     for index, frame in enumerate(frames):
         stretched[index * hop : index * hop + width] += frame
-    # the overlapping squares of the window add up to 1.5
     start = round(0.5 * width * (1.0 + 1.0 / factor))
-    return _float32(stretched[start : start + round(size / factor)] / 1.5)
+    # the overlapping squares of the window add up to 1.5
+    return _in_full_scale(stretched[start : start + round(len(waveform) / factor)] / 1.5)
 
 
 def shift_pitch(waveform: np.ndarray, rate: int, semitones: float) -> np.ndarray:
-    """As long as before, but higher (or lower, below zero), and so are the formants: a smaller speaker."""
+    """The waveform at another pitch, as long as before. The formants are shifted as well."""
     factor = 2.0 ** (semitones / 12.0)
     shifted = change_speed(change_tempo(waveform, rate, 1.0 / factor), rate, factor)
     return np.pad(shifted, (0, max(0, len(waveform) - len(shifted))))[: len(waveform)]
@@ -204,63 +132,51 @@ def shift_pitch(waveform: np.ndarray, rate: int, semitones: float) -> np.ndarray
 @dataclass(frozen=True)
 class Augmentation:
     """
-    How often which of these happens to a sound, and how strongly. Everything is drawn by a key, such as the id of a row:
-    the same key meets the same, in any order and process.
-
-    Attributes:
-        share: of the sounds, how many are changed at all. The shares below are of these.
-        speed_share, speeds: another speaker, see [`change_speed`].
-        room_share, rooms, distances_db: a room, by its `rt60` in seconds, see [`add_room`].
-        noise_share, noises, snrs_db: noises, see [`add_noise`]; babble only where other speech is given.
-        telephone_share: a telephone.
-        clip_share, clip_levels: an overdriven microphone.
-        gain_share, peaks_db: another loudness, by its largest sample; 0 is full scale.
-        seed: decides the draw.
+    How often each effect is applied, and its range. Draws depend on `seed` and the key alone, such as the id of a row:
+    the same key gives the same result in any order and any process.
     """
 
-    share: float = 0.6
+    share: float = 0.6  # of the waveforms that are changed at all; the shares below are of these
     speed_share: float = 0.4
     speeds: tuple[float, float] = (0.88, 1.14)
     room_share: float = 0.5
-    rooms: tuple[float, float] = (0.15, 0.7)
-    distances_db: tuple[float, float] = (0.0, 12.0)
+    rooms: tuple[float, float] = (0.15, 0.7)  # rt60 in seconds
+    distances_db: tuple[float, float] = (0.0, 12.0)  # direct-to-reverberant ratio
     noise_share: float = 0.7
-    noises: tuple[Noise, ...] = NOISES
+    noises: tuple[str, ...] = NOISES  # babble only if `speech` is passed to `augment`
     snrs_db: tuple[float, float] = (5.0, 30.0)
-    telephone_share: float = 0.1
     clip_share: float = 0.05
     clip_levels: tuple[float, float] = (0.3, 0.9)
+    telephone_share: float = 0.1
     gain_share: float = 1.0
-    peaks_db: tuple[float, float] = (-26.0, -1.0)
+    peaks_db: tuple[float, float] = (-26.0, -1.0)  # of the largest sample; 0 is full scale
     seed: int = 0
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("share") and not 0.0 <= value <= 1.0:
-                raise ValueError(f"`{field.name}` is {value}: it must be between 0 and 1.")
-            if field.name in ("speeds", "rooms", "distances_db", "snrs_db", "clip_levels", "peaks_db"):
+        for name, value in vars(self).items():
+            if name.endswith("share") and not 0.0 <= value <= 1.0:
+                raise ValueError(f"`{name}` is {value}: it must be between 0 and 1.")
+            if name in ("speeds", "rooms", "distances_db", "snrs_db", "clip_levels", "peaks_db"):
                 if len(value) != 2 or value[0] > value[1]:
-                    raise ValueError(f"`{field.name}` is {value}: it must be two numbers, the smaller one first.")
+                    raise ValueError(f"`{name}` is {value}: it must be two numbers, the smaller one first.")
         if unknown := set(self.noises) - set(NOISES):
             raise ValueError(f"`noises` holds {sorted(unknown)[0]!r}: choose from {', '.join(NOISES)}.")
 
     @property
     def longest(self) -> float:
-        """How many times as long as before a sound is at most."""
+        """The largest factor by which a waveform gets longer."""
         return 1.0 / min(1.0, self.speeds[0]) if self.share > 0.0 and self.speed_share > 0.0 else 1.0
 
-    def augment(self, waveform: np.ndarray, rate: int, key: Any, speech: Sequence[np.ndarray] = ()) -> np.ndarray:
-        """The waveform `(num_samples,)` as it happens to be heard; `speech` is that of other people, for babble."""
+    def augment(self, waveform: np.ndarray, rate: int, key: Any, speech: Speech = ()) -> np.ndarray:
+        """The augmented waveform; `speech` holds recordings of other speakers at the same rate, for babble."""
         generator = generator_of(self.seed, key)
         if generator.random() >= self.share:
             return waveform
         if generator.random() < self.speed_share:
             waveform = change_speed(waveform, rate, generator.uniform(*self.speeds))
         if generator.random() < self.room_share:
-            waveform = add_room(
-                waveform, rate, generator.uniform(*self.rooms), generator, generator.uniform(*self.distances_db)
-            )
+            rt60, distance_db = generator.uniform(*self.rooms), generator.uniform(*self.distances_db)
+            waveform = add_room(waveform, rate, rt60, generator, distance_db)
         noises = [noise for noise in self.noises if noise != "babble" or len(speech) > 0]
         if noises and generator.random() < self.noise_share:
             kind = noises[generator.integers(len(noises))]
@@ -270,13 +186,13 @@ class Augmentation:
         if generator.random() < self.telephone_share:
             waveform = telephone_band(waveform, rate)
         if generator.random() < self.gain_share:
-            peak_db = 20.0 * np.log10(max(float(np.abs(waveform).max(initial=0.0)), 1e-4))
-            waveform = change_gain(waveform, generator.uniform(*self.peaks_db) - peak_db)
+            peak = max(float(np.abs(waveform).max(initial=0.0)), 1e-4)
+            waveform = _in_full_scale(waveform * 10.0 ** (generator.uniform(*self.peaks_db) / 20.0) / peak)
         return waveform
 
 
-def generator_of(*key: Any) -> np.random.Generator:
-    """Randomness that depends on the key alone: on no state, no process, no order."""
+def generator_of(*key: Any) -> Generator:
+    """A random generator that depends on the key alone."""
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big"))
 
 
@@ -284,25 +200,17 @@ def mean_power(waveform: np.ndarray) -> float:
     return float(np.mean(np.square(waveform, dtype=np.float64))) if len(waveform) else 0.0
 
 
-def loud_power(waveform: np.ndarray, num_samples: int = 256) -> float:
-    """The mean power where something is said: of the stretches that are at most 30 dB below the loudest."""
-    whole = len(waveform) // num_samples * num_samples
-    if whole == 0:
-        return mean_power(waveform)
-    powers = np.square(waveform[:whole], dtype=np.float64).reshape(-1, num_samples).mean(axis=1)
+def speech_power(waveform: np.ndarray) -> float:
+    """The mean power without pauses: over blocks of 256 samples at most 30 dB below the loudest one."""
+    blocks = waveform[: len(waveform) // 256 * 256].reshape(-1, 256)
+    powers = np.square(blocks, dtype=np.float64).mean(axis=1) if len(blocks) else np.array([mean_power(waveform)])
     return float(powers[powers >= 1e-3 * powers.max()].mean())
 
 
-def _float32(waveform: np.ndarray) -> np.ndarray:
-    """In full scale: what is louder is turned down as a whole, as clipping is an effect of its own."""
+def _in_full_scale(waveform: np.ndarray) -> np.ndarray:
+    """float32, attenuated as a whole if it exceeds full scale: clipping is an effect of its own."""
     return (waveform / max(1.0, float(np.abs(waveform).max(initial=0.0)))).astype(np.float32)
 
 
-def _fast_size(num_samples: int) -> int:
-    """A size whose Fourier transform is fast."""
+def _fft_size(num_samples: int) -> int:
     return 1 << max(1, num_samples - 1).bit_length()
-
-
-def _check_factor(name: str, factor: float) -> None:
-    if not 0.25 <= factor <= 4.0:
-        raise ValueError(f"`{name}` is {factor}: it must be between 0.25 and 4, with 1 for no change.")

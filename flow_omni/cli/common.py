@@ -206,6 +206,7 @@ def load_model(name: str | None, device: str | None = None, dtype: str = "auto")
                 # A second thread gains nothing for this small model; waiting for it on a busy machine takes most of the time.
                 torch.set_num_threads(1)
         else:
+            name = os.path.expanduser(name)
             read_config(name)
             damages = (KeyError, RuntimeError, SafetensorError, StrictDataclassError)
             with user_errors(f"Cannot load '{name}': ", " Copy, download or assemble it again.", also=damages):
@@ -237,7 +238,7 @@ def read_config(name: str) -> dict[str, Any]:
     """The fields of a checkpoint's `config.json`, in a folder or on the Hub."""
     from transformers import PreTrainedConfig
 
-    path = Path(name).expanduser()
+    path = Path(name)
     if not path.is_dir() and (path.exists() or name.startswith((".", "~", os.sep)) or name.count("/") != 1):
         found = "is a file" if path.exists() else "is not a folder"
         raise UserError(f"'{name}' {found}: pass the folder of a checkpoint, or a Hub id, `owner/name`.")

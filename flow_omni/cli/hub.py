@@ -31,7 +31,7 @@ from .common import UserError, check_parent, load_model, note, progress, read_co
 # Pickles, hidden files, and what training leaves in its output folder.
 NOT_UPLOADED = [
     *("*.bin", "*.pt", "*.pth", "*.pkl", ".*", "**/.*"),
-    *("checkpoint-*/**", "earlier-*/**", "diverged-step-*/**", "runs/**", "adapters/README.md"),
+    *("checkpoint-*/**", "earlier-*/**", "runs/**", "adapters/README.md"),
 ]
 
 
@@ -61,10 +61,10 @@ def init(
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
-    from transformers import AutoTokenizer
 
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration, FlowOmniProcessor, FlowOmniSpeechConfig
     from ..hub_card import write_model_card
+    from ..modeling_flow_omni.convert_flow_omni import load_tokenizer
 
     folder = _check_new_folder(output, overwrite)
     speech_fields, fields = parse_fields(speech_config or []), parse_fields(config or [])
@@ -82,7 +82,7 @@ def init(
             dtype=None if dtype == "auto" else getattr(torch, dtype),
             **fields,
         )
-        processor = FlowOmniProcessor.from_parts(AutoTokenizer.from_pretrained(llm), model.config)
+        processor = FlowOmniProcessor.from_parts(load_tokenizer(llm), model.config)
     _align_special_tokens(model.generation_config, processor)
     with progress(f"Saving {output} …"), _replacing(folder) as temporary:
         model.save_pretrained(temporary)
@@ -156,7 +156,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
         try:
             os.replace(new, folder)
         except OSError:
-            os.replace(old, folder)
+            if old.exists():
+                os.replace(old, folder)
             raise
 
 
@@ -177,7 +178,7 @@ def info(
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration
     from ..bundled import BUNDLED_CHECKPOINT
 
-    name = model or str(BUNDLED_CHECKPOINT)
+    name = os.path.expanduser(model or BUNDLED_CHECKPOINT)
     with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError, StrictDataclassError)):
         config = FlowOmniConfig.from_dict(read_config(name))
         with torch.device("meta"):
@@ -239,10 +240,10 @@ def push(
         if (folder / "README.md").exists():
             name_model_card(folder, repo_id)
         else:
-            write_model_card(folder, model_id=repo_id)
-            note(
-                f"{folder / 'README.md'}: a model card was written. It calls the model untrained: edit it if it is not."
-            )
+            # what the Trainer leaves
+            is_trained = (folder / "trainer_state.json").exists()
+            write_model_card(folder, model_id=repo_id, is_trained=is_trained)
+            note(f"{folder / 'README.md'}: a model card was written. Read it, and push again if you change it.")
     try:
         with progress(f"Uploading {folder} …"):
             api = huggingface_hub.HfApi()

@@ -61,10 +61,20 @@ def train(
         flow-omni train finetune model=runs/align train_data=train.jsonl output_dir=runs/finetune
         flow-omni train align model=my-model "train_data={a.jsonl: 1, b.jsonl: 2}" output_dir=runs/align
     """
+    from ..hub_card import write_model_card
     from ..training.train import train_recipe
 
+    overrides = overrides or []
     with user_errors():
-        train_recipe(recipe, overrides or [], dry_run=dry_run, fresh=fresh)
+        trainer = train_recipe(recipe, overrides, dry_run=dry_run, fresh=fresh)
+    if trainer is None:
+        return
+    folder = Path(trainer.args.output_dir)
+    # of a vocoder alone there is no card
+    if (folder / "processor_config.json").exists() and not (folder / "README.md").exists():
+        line = shlex.join(["flow-omni", "train", recipe, *overrides])
+        write_model_card(folder, is_trained=True, command=line)
+    note(f"{folder}: trained for {trainer.state.global_step} steps, and saved.")
 
 
 def _add_corpus(name: str, splits: str, summary: str) -> None:
@@ -107,10 +117,12 @@ _add_corpus(
 
 def _counted(rows: Iterator[dict], bar: Any, path: Path) -> Iterator[dict]:
     """The rows, of which there must be one: an empty manifest would only be noticed in training."""
+    is_empty = True
     for row in rows:
+        is_empty = False
         bar.update(1)
         yield row
-    if bar.n == 0:
+    if is_empty:
         raise ValueError(f"No rows found for '{path}': check the folder of the corpus, and the split.")
 
 
@@ -125,7 +137,7 @@ def _bar(name: str) -> Any:
 def speak(
     manifest: Annotated[str, typer.Argument(help="Rows with question_text and answer_text.", show_default=False)],
     output: Output,
-    synthesizer: Annotated[str, typer.Option(help="espeak, flite, piper, or for Mandarin pinyin.")] = "espeak",
+    synthesizer: Annotated[str, typer.Option(help="espeak, flite or piper.")] = "espeak",
     answer_voice: Annotated[str | None, option(help="Voice of the answers. Default: that of the language.")] = None,
     question_voices: Annotated[str | None, option(help="Voices of the questions: a,b,c. Default: all others.")] = None,
     language: Annotated[str, typer.Option(help="Language of the voices.")] = "en",
@@ -269,7 +281,7 @@ def evaluate(
         )
     path = write_report(output, compare or [])
     for metric in results.headlines:
-        write(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}\n")
+        write(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}".rstrip() + "\n")
     note(f"{path}: the report.")
 
 

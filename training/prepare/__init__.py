@@ -11,11 +11,22 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Corpora as they are published, read as rows."""
+"""Training data: rows of the corpora of the paper, spoken rows of written dialogues, and validation."""
 
-from .aishell1 import read_aishell1
-from .lccc import read_lccc
-from .wenetspeech import read_wenetspeech
+from .aishell1 import aishell1_rows
+from .lccc import lccc_rows
+from .speak import list_voices, speak_dialogues
+from .synthesis import SynthesisError
+from .validate import validate_rows
+from .wenetspeech import wenetspeech_rows
 
 
-__all__ = ["read_aishell1", "read_lccc", "read_wenetspeech"]
+__all__ = [
+    "SynthesisError",
+    "aishell1_rows",
+    "lccc_rows",
+    "list_voices",
+    "speak_dialogues",
+    "validate_rows",
+    "wenetspeech_rows",
+]
