@@ -81,14 +81,12 @@ def load_ctranslate2_whisper(folder: str | Path) -> WhisperForConditionalGenerat
         )
     weights = {name: torch.from_numpy(values.astype(np.float32)) for name, values in variables.items()}
     settings = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    model = WhisperForConditionalGeneration(_config_of(weights))
-    _, unexpected = model.load_state_dict(dict(_rename(weights)), strict=False)
-    missing = set(model.state_dict()) - {name for name, _ in _rename(weights)} - {"proj_out.weight"}
-    if missing or unexpected:
-        raise ValueError(
-            f"{folder} does not hold a whole Whisper: {len(missing)} weights are missing and {len(unexpected)} unknown, such as "
-            f"`{min([*missing, *unexpected])}`. Convert it again."
-        )
+    try:
+        model = WhisperForConditionalGeneration(_config_of(weights))
+        # the projection is the embedding of the tokens
+        model.load_state_dict({"proj_out.weight": weights["decoder/embeddings/weight"], **dict(_rename(weights))})
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{folder} does not hold a whole Whisper ({error}): convert it again.") from error
     model.generation_config = _generation_config_of(model.config, settings)
     return model.eval()
 
