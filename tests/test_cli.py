@@ -236,6 +236,23 @@ def test_chat_answers_every_line_and_numbers_the_spoken_answers(checkpoint):
     assert sorted(path.name for path in Path("out").iterdir()) == [f"answer-00{n}.wav" for n in range(1, 5)]
 
 
+def test_chat_keeps_earlier_prompts_in_the_cache_and_answers_as_without_it(checkpoint, monkeypatch):
+    """The cache holds the speech of the last answer too, which is not in the history: it is cropped."""
+    stream, lengths, texts = FlowOmniForSpeechGeneration.stream, [], []
+
+    def recorded(self, *, cache=None, **kwargs):
+        lengths.append((cache.get_seq_length() if cache is not None else 0, kwargs["input_ids"].shape[1]))
+        return stream(self, **kwargs, **({"cache": cache} if cache is not None else {}))
+
+    for replacement in (recorded, lambda self, *, cache=None, **kwargs: stream(self, **kwargs)):
+        monkeypatch.setattr(FlowOmniForSpeechGeneration, "stream", replacement)
+        options = ("-m", checkpoint, "--max-new-tokens", 12, "--seed", 0, "--save-audio", "out")
+        texts.append(succeeds("chat", *options, input=f"Hello.\n/file {QUESTION}\nAnd now?\n"))
+    assert texts[0] == texts[1] and texts[0].count("\n") == 3
+    (first, prompt), (second, longer), (third, _) = lengths
+    assert (first, second, third) == (0, prompt, longer)
+
+
 def test_chat_without_a_folder_only_writes(checkpoint):
     assert len(succeeds("chat", "-m", checkpoint, "--max-new-tokens", 5, input="Hello.\n")) == 6
     assert list(Path().iterdir()) == []

@@ -206,20 +206,25 @@ def _transcript(loaded: LoadedModel, audio: dict, prefix: str | None, kwargs: di
     """The transcript of an audio, also written to stdout after `prefix`. For silence, a model would invent one."""
     from ..processing.transcript_limit import transcript_limit
 
+    def limit(prompt_ids: Any) -> dict[str, Any]:
+        if "max_new_tokens" in kwargs:
+            return {}
+        return {"stopping_criteria": transcript_limit(loaded.processor, prompt_ids)}
+
     if abs(audio["array"]).max() < SILENCE:
         if prefix is not None:
             write(f"{prefix}\n")
         return ""
     conversation = loaded.processor.make_conversation("transcribe", audio=audio)
-    limit = None if "max_new_tokens" in kwargs else transcript_limit
     answer = generate(loaded, conversation, prefix, limit, generation_mode="text", **kwargs)
     return loaded.processor.decode(answer.token_ids, skip_special_tokens=True)
 
 
 @dataclass
 class Answer:
-    """The steps that `model.stream` generated, and the seconds it took."""
+    """The prompt `(1, prompt_length)`, the steps that `model.stream` generated, and the seconds it took."""
 
+    prompt_ids: Any
     steps: list[Any]
     seconds: float
 
@@ -237,11 +242,15 @@ class Answer:
 
 
 def generate(
-    loaded: LoadedModel, conversation: Sequence[dict], prefix: str | None = "", limit: Callable | None = None, **kwargs
+    loaded: LoadedModel,
+    conversation: Sequence[dict],
+    prefix: str | None = "",
+    kwargs_of: Callable[[Any], dict[str, Any]] = lambda prompt_ids: {},
+    **kwargs,
 ) -> Answer:
     """
-    Answers a conversation, and writes the text to stdout as it comes: after `prefix`, or not at all if that is `None`.
-    `limit` makes the stopping criteria for the prompt's ids `(1, prompt_length)`.
+    Answers a conversation. The text is written to stdout as it comes, after `prefix`, or not at all if that is `None`.
+    `kwargs_of` gives the arguments of `model.stream` that depend on the prompt's ids `(1, prompt_length)`.
     """
     model, processor = loaded.model, loaded.processor
     start = time.perf_counter()
@@ -249,11 +258,10 @@ def generate(
         inputs = processor.apply_chat_template(
             conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(model.device, dtype=model.dtype)
-        if limit is not None:
-            kwargs["stopping_criteria"] = limit(processor, inputs["input_ids"])
+        kwargs |= kwargs_of(inputs["input_ids"])
         streamer = None if prefix is None else _text_printer(processor.tokenizer, prefix)
         stream = model.stream(**inputs, streamer=streamer, **kwargs)
-    return Answer(list(stream), time.perf_counter() - start)
+    return Answer(inputs["input_ids"], list(stream), time.perf_counter() - start)
 
 
 def _text_printer(tokenizer: Any, prefix: str) -> Any:
