@@ -89,9 +89,9 @@ def assemble_from_pretrained_parts(
     model.generation_config = language_model.generation_config
     model.generation_config.return_dict_in_generate = True
     model.generation_config.eos_token_id = _ends_of_answers(model.generation_config.eos_token_id, tokenizer)
-    if model.generation_config.pad_token_id is None:
-        pad_token_id = tokenizer.pad_token_id
-        model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
+    # as in training, where the processor pads
+    pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, model.generation_config.pad_token_id)
+    model.generation_config.pad_token_id = next((token_id for token_id in pads if token_id is not None), None)
     return model
 
 
@@ -238,9 +238,7 @@ def _from_openai_file(path: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return _from_openai_checkpoint(checkpoint["dims"], checkpoint["model_state_dict"])
-    except (
-        Exception
-    ) as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, struct.error, ...
+    except Exception as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, ...
         raise ValueError(
             f"{path!r} cannot be read as an openai-whisper checkpoint, with `dims` and `model_state_dict` "
             f"({type(error).__name__}: {error}): it is damaged, or another kind of file."
