@@ -54,15 +54,15 @@ class GenerationOptions:
     """The options of every command that generates."""
 
     seed: Annotated[int | None, generation(help="Random seed.", min=0)] = None
-    max_new_tokens: Annotated[int | None, generation(help="Most positions, of text and speech.", min=1)] = None
-    sample: Annotated[bool, generation("--sample", help="Sample the text. Default: greedy.")] = False
-    temperature: Annotated[float | None, generation(help="Of sampled text; implies --sample.", min=0.01)] = None
-    end_after_repeats: Annotated[int | None, generation(help="End text that repeats a phrase so often.", min=0)] = None
+    max_new_tokens: Annotated[int | None, generation(help="Maximum number of positions.", min=1)] = None
+    sample: Annotated[bool, generation("--sample", help="Sample the text. Default: greedy search.")] = False
+    temperature: Annotated[float | None, generation(help="Sampling temperature; implies --sample.", min=0.01)] = None
+    end_after_repeats: Annotated[int | None, generation(help="End a text that repeats itself.", min=0)] = None
     num_flow_steps: Annotated[int | None, generation(help="Solver steps for each patch. Default: 2.", min=1)] = None
     flow_temperature: Annotated[float | None, generation(help="Scale of the noise. Default: 1.", min=0.0)] = None
     flow_guidance_scale: Annotated[float | None, generation(help="Classifier-free guidance.", min=0.0)] = None
     device: Annotated[str | None, option(panel="Model", help="cpu, cuda, cuda:1, mps …")] = None
-    dtype: Annotated[DType, option(panel="Model", help="Type of the weights. Default: auto, as saved.")] = "auto"
+    dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
 
     def load(self, model: str | None) -> LoadedModel:
         return load_model(model, self.device, self.dtype)
@@ -93,10 +93,8 @@ def with_options(function: Callable) -> Callable:
 
 @with_options
 def ask(
-    question: Annotated[
-        str, typer.Argument(help="An audio file or URL (wav, flac, ogg, mp3); with --text, the text.")
-    ],
-    text: Annotated[bool, typer.Option("--text", "-t", help="QUESTION is the text of the question.")] = False,
+    question: Annotated[str, typer.Argument(help="Audio file or URL (wav, flac, ogg, mp3); with --text, the text.")],
+    text: Annotated[bool, typer.Option("--text", "-t", help="Ask in text instead of audio.")] = False,
     output: Annotated[Path | None, option("--output", "-o", help="Audio file to write. Default: answer.wav.")] = None,
     picture: PictureOption = None,
     mode: Annotated[
@@ -183,8 +181,8 @@ def transcribe(
     """
     Transcribe audio files.
 
-    With several files, each line starts with the name of its file. Silence gives an empty transcript. The duration of the
-    audio limits the length of its transcript, unless `--max-new-tokens` does.
+    With several files, each line starts with the name of its file. Silence gives an empty transcript. A transcript is
+    limited by the duration of its audio, unless `--max-new-tokens` limits it.
 
     Examples:
 
@@ -279,8 +277,8 @@ def _text_printer(tokenizer: Any, prefix: str) -> Any:
 def check_vocoder(loaded: LoadedModel, mode: Mode) -> None:
     if mode != "text" and loaded.model.vocoder is None:
         raise UserError(
-            f"{loaded.name} has no vocoder, and generates mel-spectrograms only: use `--mode text`, or assemble the model "
-            "with a vocoder (`flow-omni init --vocoder …`)."
+            f"{loaded.name} has no vocoder, and generates mel-spectrograms only: use `--mode text`, or assemble the "
+            "model with a vocoder (`flow-omni init --vocoder …`)."
         )
 
 
