@@ -96,11 +96,6 @@ class FlowOmniProcessor(ProcessorMixin):
         The processor for a language model's tokenizer, which gets the audio token if it lacks it, and a [`FlowOmniConfig`].
         `kwargs` are other arguments of the processor.
         """
-        state_ids = [config.pad_state_id, config.start_state_id, config.generating_state_id, config.stop_state_id]
-        if state_ids != list(SpeechState):
-            raise ValueError(
-                f"The config numbers the speech states {state_ids}, the processor {list(map(int, SpeechState))}: change the config."
-            )
         # a token that is in the vocabulary keeps its id, and is never split from now on
         tokenizer.add_special_tokens({"extra_special_tokens": [audio_token]}, replace_extra_special_tokens=False)
         audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
