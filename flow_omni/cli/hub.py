@@ -90,7 +90,7 @@ def init(
         options = {"whisper": [whisper], "llm": [llm], "vocoder": [vocoder] if vocoder else []}
         options |= {"config": config or [], "speech-config": speech_config or []}
         write_model_card(temporary, base_models=parts, command=_command(options))
-    write_table(_parameter_rows(model))
+    write_table(_module_rows(model))
     note(f"{output}: saved. The audio adapter and the speech decoder are untrained.")
     if vocoder is None:
         note("The model has no vocoder and generates mel-spectrograms only: add one with `--vocoder`.")
@@ -170,29 +170,27 @@ def info(
     with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError,)):
         config = FlowOmniConfig.from_dict(read_config(name))
         with torch.device("meta"):
-            parameters = _parameter_rows(FlowOmniForSpeechGeneration(config))
-    audio, text, speech, vocoder = config.audio_config, config.text_config, config.speech_config, config.vocoder_config
+            modules = _module_rows(FlowOmniForSpeechGeneration(config))
+    speech = config.speech_config
+    positions = f"{speech.steps_per_second:.4g} per second of speech, each of {speech.frames_per_step} mel frames"
     rows = [
         ("checkpoint", name),
-        ("audio encoder", f"Whisper, {audio.encoder_layers} layers of width {audio.d_model}"),
-        ("language model", f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}"),
-        ("speech head", f"{speech.head_type}, {speech.head_num_layers} layers of width {speech.head_hidden_size}"),
-        ("vocoder", "none" if vocoder is None else f"Vocos, {vocoder.num_hidden_layers} layers"),
-        ("speech", f"{speech.sampling_rate} Hz, {speech.num_mel_bins} mel bands, hop of {speech.hop_length} samples"),
-        ("positions", f"{speech.steps_per_second:.4g} per second, each of {speech.frames_per_step} mel frames"),
-        ("speech delay", f"{speech.speech_delay} positions"),
         ("weights", config.dtype),
+        ("speech", f"{speech.sampling_rate} Hz, {speech.num_mel_bins} mel bands, hop of {speech.hop_length} samples"),
+        ("positions", f"{positions}, after {speech.speech_delay} of text"),
     ]
-    write_table([*rows, *parameters])
+    write_table([*rows, *modules])
 
 
-def _parameter_rows(model: Any) -> list[tuple[str, str]]:
-    """The number of parameters of each group of modules, and of all."""
+def _module_rows(model: Any) -> list[tuple[str, str]]:
+    """Number of parameters and description of each group of modules, and the number of all."""
+    from ..hub_card.facts import describe_modules
     from ..modeling_flow_omni.modeling_flow_omni import count_parameters
 
-    counts = {group.replace("_", " "): number for group, (number, _) in count_parameters(model).items()}
-    counts["all"] = sum(counts.values())
-    return [(f"parameters: {group}", f"{number:>15,}") for group, number in counts.items()]
+    counts, descriptions = count_parameters(model), describe_modules(model.config)
+    rows = [(name, counts[name][0], description) for name, description in descriptions.items()]
+    rows.append(("all", sum(number for number, _ in counts.values()), ""))
+    return [(name.replace("_", " "), f"{number:>13,}  {description}") for name, number, description in rows]
 
 
 def push(
