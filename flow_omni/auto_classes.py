@@ -35,7 +35,7 @@ AutoModel.register(FlowOmniVocoderConfig, FlowOmniVocoder, exist_ok=True)
 AutoFeatureExtractor.register(FlowOmniConfig, FlowOmniFeatureExtractor, exist_ok=True)
 AutoProcessor.register(FlowOmniConfig, FlowOmniProcessor, exist_ok=True)
 
-# `save_pretrained` copies the code into the checkpoint, so that `trust_remote_code=True` loads it without this package.
+# `save_pretrained` copies the code into the checkpoint, which `trust_remote_code=True` loads without this package.
 FlowOmniConfig.register_for_auto_class()
 FlowOmniVocoderConfig.register_for_auto_class()
 FlowOmniForSpeechGeneration.register_for_auto_class("AutoModel")

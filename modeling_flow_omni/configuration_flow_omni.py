@@ -228,8 +228,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     """
 
     model_type = "flow_omni"
-    # The speech state of a position: outside speech, before the first patch, with a patch, after the last one. Constants
-    # and not fields: the processor numbers them too (`SpeechState`), in a file that lies in another folder.
+    # The speech state of a position: outside speech, before the first patch, with a patch, after the last one.
+    # Constants and not fields: the processor numbers them too (`SpeechState`), in a file that lies in another folder.
     pad_state_id, start_state_id, generating_state_id, stop_state_id = state_ids = range(4)
     keys_to_ignore_at_inference = ["cache", "condition"]
     sub_configs_defaults = {

@@ -307,7 +307,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         num_positions = (text_inputs if text_inputs is not None else model_inputs["inputs_embeds"]).shape[1]
         for name, value in speech_inputs.items():
             if value is not None:
-                # cloned: the stride of a slice grows with the answer, for which `torch.compile` would compile each step
+                # cloned: the stride of a slice grows with the answer, and `torch.compile` would compile every step
                 model_inputs[name] = value[:, -num_positions:].clone(memory_format=torch.contiguous_format)
 
         if is_first_iteration and inputs_embeds is None:

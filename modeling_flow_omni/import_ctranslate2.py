@@ -31,8 +31,8 @@ DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 def read_ctranslate2(path: str | Path) -> dict[str, np.ndarray]:
     """
-    The variables of a `model.bin` by name. It holds a header (version, specification, revision), each variable with its
-    shape and type, and aliases of shared variables. Integers are little-endian, strings have their length before them.
+    The variables of a `model.bin` by name. It holds a header (version, specification, revision), each variable with
+    its shape and type, and aliases of shared variables. Integers are little-endian, strings begin with their length.
     """
     data, position = Path(path).read_bytes(), 0
 

@@ -391,7 +391,9 @@ def test_bad_parts_are_refused(tmp_path):
     WhisperFeatureExtractor().save_pretrained(tmp_path)
     byte_level_tokenizer().save_pretrained(tmp_path)
     assert_refused(FlowOmniProcessor.from_pretrained, [(tmp_path, "other models' processors cannot be loaded")])
-    with pytest.raises(ValueError, match="in the tokenizer is 259, but `audio_token_id` of the config is 5: set the"):
+    with pytest.raises(
+        ValueError, match="in the tokenizer is 259, but `audio_token_id` of the config is 5: set the latter"
+    ):
         FlowOmniProcessor.from_parts(byte_level_tokenizer(), tiny_config(audio_token_id=5))
 
 

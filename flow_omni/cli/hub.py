@@ -202,8 +202,8 @@ def push(
     """
     Upload a checkpoint to the Hugging Face Hub.
 
-    Creates the repository if needed, and a model card (README.md) if there is none. Pickles and training checkpoints are
-    not uploaded. Needs a token: `hf auth login`, or the variable HF_TOKEN.
+    Creates the repository if needed, and a model card (README.md) if there is none. Pickles and training checkpoints
+    are not uploaded. Needs a token: `hf auth login`, or the variable HF_TOKEN.
 
     Examples:
 

@@ -226,8 +226,8 @@ def evaluate(
     """
     Evaluate a checkpoint on a dataset.
 
-    Word and character error rates, exact answers, stop errors, latency and speed, with confidence intervals: results.json,
-    report.md, answers.jsonl and audio samples. The same command resumes.
+    Word and character error rates, exact answers, stop errors, latency and speed, with confidence intervals:
+    results.json, report.md, answers.jsonl and audio samples. The same command resumes.
 
     Examples:
 
