@@ -29,7 +29,7 @@ def spoken_answer(config, num_patches: int):
 
 def test_answers_of_any_length_are_plotted(tmp_path):
     config = tiny_config()
-    answers = [spoken_answer(config, num_patches) for num_patches in (1, 40, 2000)]
+    answers = [spoken_answer(config, num_patches) for num_patches in (1, 2000)]
     for patches, states in [*answers, ([], [config.pad_state_id] * 3), ([], [])]:
         plot_answer(tmp_path / "a.png", patches, states, ["Par", "is", ".", ""], config)
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
