@@ -117,7 +117,7 @@ class FlowOmniAnswer:
 
     def mark_truncated(self, is_finished: torch.BoolTensor) -> None:
         """Marks rows that end here before the end, or even the start, of their speech."""
-        was_speaking = (self.num_patches > 0) | (self.states == self.config.start_state_id)
-        was_to_speak = was_speaking if self.mode != "speech" else torch.ones_like(was_speaking)
+        has_started = (self.num_patches > 0) | (self.states == self.config.start_state_id)
+        needs_speech = torch.ones_like(has_started) if self.mode == "speech" else has_started
         has_stopped = self.states == self.config.stop_state_id
-        self.truncated = self.truncated | (is_finished & was_to_speak & ~has_stopped)
+        self.truncated = self.truncated | (is_finished & needs_speech & ~has_stopped)

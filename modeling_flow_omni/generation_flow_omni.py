@@ -168,7 +168,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
     ) -> tuple[GenerationConfig, dict]:
         """Resolves the speech options: the call's, else the generation config's, else `GENERATION_DEFAULTS`."""
         options = {name: kwargs.pop(name, None) for name in SPEECH_OPTIONS}
-        # asked before the defaults of transformers (20 positions, sequences alone) are filled in
+        # read before transformers fills in its own defaults (20 positions, sequences alone)
         configs = [vars(one) for one in (generation_config, self.generation_config) if one is not None]
         given = {name for source in (kwargs, *configs) for name, value in source.items() if value is not None}
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)

@@ -46,7 +46,7 @@ from .modeling_flow_omni_vocoder import FlowOmniVocoder
 from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
 
 
-# targets that no loss counts
+# labels that the losses ignore
 IGNORE_INDEX = -100
 
 # transformers' auto classes that load a `FlowOmniForSpeechGeneration`
@@ -576,7 +576,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
     """
     Causal layers over the language model's hidden states plus the previous patch, uncorrupted (`clean_context`),
-    without which heads drift away from the speaker. The layers have the language model's own class, share its rotary
+    without which the voice drifts. The layers have the language model's own class, share its rotary
     embedding, and keep their keys and values in the same cache, as the layers after its last.
     """
 
@@ -684,9 +684,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
 
         Args:
             whisper (`str`):
-                A Whisper: Hub id or folder (transformers), path of a `.pt` file or name of a model (openai-whisper).
+                A Whisper: Hub id or folder (transformers, CTranslate2), `.pt` file or name (openai-whisper).
             llm (`str`):
-                Hub id or folder of a causal language model.
+                Hub id, folder or `.gguf` file of a causal language model.
             vocoder (`str`, *optional*):
                 Hub id or folder of a Vocos, as published (`config.yaml`) or saved by this package.
             kwargs:

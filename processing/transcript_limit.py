@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A length limit for transcripts: on noise, a model may write on and on."""
+"""A length limit for transcripts: on noise, a model may not stop by itself."""
 
 import math
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import whisper
-from sounds import file_bytes, noise, tone
+from sounds import noise, tone
 from transformers import AutoFeatureExtractor, WhisperFeatureExtractor
 from vocos.feature_extractors import MelSpectrogramFeatures
 
@@ -71,15 +71,11 @@ def test_row_of_a_batch_equals_the_row_alone(extractor):
         assert torch.equal(features[:, mask.bool()], alone)
         assert mask.dtype == torch.long and mask.tolist() == sorted(mask.tolist(), reverse=True)
         assert not features[:, ~mask.bool()].any()
-
-
-def test_arrays_tensors_lists_and_files_give_the_same_features(extractor):
-    expected = extractor(tone(), return_tensors="np")["input_features"]
-    file = file_bytes(tone(), subtype="FLOAT")
-    for source in (torch.from_numpy(tone()), tone().tolist(), [tone()], tone()[None], file, {"bytes": file}):
-        np.testing.assert_array_equal(extractor(source, return_tensors="np")["input_features"], expected)
     # a two-dimensional array is a batch, as for Whisper
-    assert extractor(np.stack([tone(), noise()]), return_tensors="np")["input_features"].shape[0] == 2
+    stacked, listed = (
+        extractor(audio)["input_features"] for audio in (np.stack([tone(), noise()]), [tone(), noise()])
+    )
+    np.testing.assert_array_equal(stacked, listed)
 
 
 def test_whispers_options_do_not_cut_audio(extractor):

@@ -547,7 +547,6 @@ def test_bad_training_conversations_are_refused(processor):
         (([HI, assistant(text("a"), audio(tone()), audio(tone()))], {}), "2 audio items"),
         ((spoken, {"text_layout": "diagonal"}), 'choose "leading" or "timed"'),
         *(((spoken, timed | times), "no `word_times`") for times in ({}, {"word_times": []})),
-        ((spoken, timed | {"word_times": [("three", 0.1)]}), "'three' of `word_times` is not in"),
         ((spoken, timed | {"word_times": [("one", 0.1), ("two", 100.0)]}), "lie within the speech"),
     ]
     assert_refused(lambda arguments: processor.encode_training_example(arguments[0], **arguments[1]), cases)
