@@ -13,7 +13,7 @@
 # limitations under the License.
 """Flow-Omni: speech-to-speech models with continuous speech tokens, from any causal LLM and any Whisper encoder.
 
-`import flow_omni` registers the classes with transformers, so that `AutoModel`, `AutoProcessor` and `pipeline` find them.
+`import flow_omni` registers the classes with transformers: `AutoModel`, `AutoProcessor` and `pipeline` find them.
 """
 
 import sys

@@ -39,8 +39,8 @@ def plot_answer(
     config: FlowOmniConfig,
 ) -> None:
     """
-    Plots an answer into a png, svg or pdf file: `patches` are the log-mel patches `(frames_per_step, num_mel_bins)` of the
-    `generating` positions, `states` the speech state of each position, `tokens` the decoded text tokens.
+    Plots an answer into a png, svg or pdf file: `patches` are the log-mel patches `(frames_per_step, num_mel_bins)` of
+    the `generating` positions, `states` the speech state of each position, `tokens` the decoded text tokens.
     """
     # not pyplot, which needs a display and keeps figures alive
     from matplotlib.colors import to_rgb

@@ -139,8 +139,8 @@ def name_model_card(folder: str | os.PathLike, model_id: str) -> bool:
 
 def add_results(folder: str | os.PathLike, results: str | os.PathLike) -> Path:
     """
-    Puts the metrics of an evaluation into the metadata and the section `## Results` of a card, in place of earlier ones.
-    The rest of the card stays as it is.
+    Puts the metrics of an evaluation into the metadata and the section `## Results` of a card, in place of earlier
+    ones. The rest of the card stays as it is.
     """
     path = card_path(folder)
     metrics, command = read_results(results)

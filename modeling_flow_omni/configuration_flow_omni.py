@@ -217,10 +217,6 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         adapter_hidden_size (`int`, *optional*): Width of the adapter. Defaults to the language model's.
         adapter_num_layers (`int`, *optional*, defaults to 2): Linear layers of the adapter.
         adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation between them.
-        pad_state_id (`int`, *optional*, defaults to 0): Speech state of a position outside speech.
-        start_state_id (`int`, *optional*, defaults to 1): Speech state of the position before the first patch.
-        generating_state_id (`int`, *optional*, defaults to 2): Speech state of a position that generates a patch.
-        stop_state_id (`int`, *optional*, defaults to 3): Speech state of the position after the last patch.
         text_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the text tokens.
         state_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the speech states.
         speech_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the head's loss (flow matching, or codes).
@@ -232,6 +228,9 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     """
 
     model_type = "flow_omni"
+    # The speech state of a position: outside speech, before the first patch, with a patch, after the last one.
+    # Constants and not fields: the processor numbers them too (`SpeechState`), in a file that lies in another folder.
+    pad_state_id, start_state_id, generating_state_id, stop_state_id = state_ids = range(4)
     keys_to_ignore_at_inference = ["cache", "condition"]
     sub_configs_defaults = {
         "audio_config": SubConfigSpec(AutoConfig, model_type="whisper"),
@@ -262,10 +261,6 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     adapter_hidden_size: int | None = positive_int_field(default=None)
     adapter_num_layers: int = positive_int_field(default=2)
     adapter_hidden_act: str = activation_fn_key(default="gelu")
-    pad_state_id: int = 0
-    start_state_id: int = 1
-    generating_state_id: int = 2
-    stop_state_id: int = 3
     text_loss_weight: float = interval(min=0.0)(default=1.0)
     state_loss_weight: float = interval(min=0.0)(default=1.0)
     speech_loss_weight: float = interval(min=0.0)(default=1.0)
@@ -300,10 +295,6 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                     f"`{name}` ({getattr(self, name)}) lies outside the vocabulary of {self.text_config.vocab_size} "
                     "tokens: pass the id of a token that no text contains, and resize the embeddings if it is new."
                 )
-        if sorted(self.state_ids) != [0, 1, 2, 3]:
-            raise ValueError(
-                f"The ids of the speech states are {self.state_ids}: they must be 0, 1, 2, 3 in some order."
-            )
         if len(self.state_class_weights) != 4 or not all(weight >= 0 for weight in self.state_class_weights):
             raise ValueError(
                 f"`state_class_weights` is {self.state_class_weights}: pass four numbers of at least 0, one for each "
@@ -316,11 +307,6 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                     f"`{name}` of the mel-spectrogram differs between `speech_config` ({value}) and `vocoder_config` "
                     f"({getattr(self.vocoder_config, name)}): set the former to the latter."
                 )
-
-    @property
-    def state_ids(self) -> list[int]:
-        """The ids of the speech states: pad, start, generating, stop."""
-        return [self.pad_state_id, self.start_state_id, self.generating_state_id, self.stop_state_id]
 
     @property
     def sampling_rate(self) -> int:

@@ -30,12 +30,12 @@ from transformers.utils import cached_file, logging
 
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniVocoderConfig
 from .import_ctranslate2 import MODEL_FILE, load_ctranslate2_whisper
+from .modeling_flow_omni import MODULE_GROUPS
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 
 
 AUDIO_TOKEN = "<|audio|>"
-# prefixes of the parameters that come pretrained
-PRETRAINED_PARTS = ("model.audio_encoder.", "model.language_model.", "lm_head.", "vocoder.")
+PRETRAINED = ("audio_encoder", "language_model", "vocoder")
 
 
 # --- assembling
@@ -89,9 +89,9 @@ def assemble_from_pretrained_parts(
     model.generation_config = language_model.generation_config
     model.generation_config.return_dict_in_generate = True
     model.generation_config.eos_token_id = _ends_of_answers(model.generation_config.eos_token_id, tokenizer)
-    if model.generation_config.pad_token_id is None:
-        pad_token_id = tokenizer.pad_token_id
-        model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
+    # as in training, where the processor pads
+    pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, model.generation_config.pad_token_id)
+    model.generation_config.pad_token_id = next((token_id for token_id in pads if token_id is not None), None)
     return model
 
 
@@ -124,7 +124,10 @@ def _with_mel_geometry(vocos: FlowOmniVocoder | None, config_fields: dict[str, A
 
 
 def _ends_of_answers(eos_token_id: int | list[int] | None, tokenizer) -> list[int]:
-    """Every token that may end an answer: a base model's generation config may not know the chat's end of turn."""
+    """
+    Every token that may end an answer: first the end of turn, by which training ends answers (the processor's
+    `answer_end_token_id`) and which a base model's generation config may not know.
+    """
     known = eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
     ends = [_end_of_turn(tokenizer), *known, tokenizer.eos_token_id]
     return list(dict.fromkeys(end for end in ends if end is not None))
@@ -155,7 +158,8 @@ def _load_quietly(
         )
     finally:
         logging.set_verbosity(verbosity)
-    lost = [name for name in sorted(info["missing_keys"]) if name.startswith(PRETRAINED_PARTS)]
+    pretrained = tuple(prefix for group in PRETRAINED for prefix in MODULE_GROUPS[group])
+    lost = [name for name in sorted(info["missing_keys"]) if name.startswith(pretrained)]
     lost += sorted(info["unexpected_keys"])
     if lost:
         raise ValueError(
@@ -238,9 +242,7 @@ def _from_openai_file(path: str) -> tuple[WhisperConfig, dict[str, torch.Tensor]
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return _from_openai_checkpoint(checkpoint["dims"], checkpoint["model_state_dict"])
-    except (
-        Exception
-    ) as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, struct.error, ...
+    except Exception as error:  # a damaged pickle raises nearly anything: KeyError, UnicodeDecodeError, ...
         raise ValueError(
             f"{path!r} cannot be read as an openai-whisper checkpoint, with `dims` and `model_state_dict` "
             f"({type(error).__name__}: {error}): it is damaged, or another kind of file."

@@ -63,11 +63,11 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
     Args:
         sequences (`torch.LongTensor` of shape `(batch_size, prompt_length + num_new_positions)`): Text ids of prompt
             and answer; padding after a row's text has ended.
-        speech_states (`torch.LongTensor` of shape `(batch_size, num_new_positions)`): Speech states of the answer. mel
-        (`torch.FloatTensor` of shape `(batch_size, max_frames, num_mel_bins)`): Log-mel-spectrograms of the
+        speech_states (`torch.LongTensor` of shape `(batch_size, num_new_positions)`): Speech states of the answer.
+        mel (`torch.FloatTensor` of shape `(batch_size, max_frames, num_mel_bins)`): Log-mel-spectrograms of the
             answers, right-padded with `mel_floor`.
-        mel_lengths (`torch.LongTensor` of shape `(batch_size,)`): Frames of each row's mel-spectrogram. audio
-        (`list[torch.FloatTensor]`, *optional*): The waveform of each row, one-dimensional, empty for a row
+        mel_lengths (`torch.LongTensor` of shape `(batch_size,)`): Frames of each row's mel-spectrogram.
+        audio (`list[torch.FloatTensor]`, *optional*): The waveform of each row, one-dimensional, empty for a row
             without speech.
         speech_truncated (`torch.BoolTensor` of shape `(batch_size,)`): Rows whose speech was cut: by the length limit,
             by `max_new_tokens`, or by a stopping criterion.
@@ -125,8 +125,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 text alone, `"auto"` to let the model decide. (`"audio"`, as transformers' pipelines call it, is
                 `"speech"`.)
             return_audio (`bool`, *optional*): Whether to run the vocoder. Defaults to true where the model has one.
-            num_flow_steps (`int`, *optional*, defaults to 2): Solver steps for each patch. flow_temperature (`float`,
-            *optional*, defaults to 1.0): Factor of the flow's noise. 0 makes speech
+            num_flow_steps (`int`, *optional*, defaults to 2): Solver steps for each patch.
+            flow_temperature (`float`, *optional*, defaults to 1.0): Factor of the flow's noise. 0 makes speech
                 deterministic.
             flow_guidance_scale (`float`, *optional*, defaults to 1.0): Classifier-free guidance of the speech head.
             seed (`int` or `list[int]`, *optional*): Makes noise and sampled text reproducible. Row `i` of a batch uses
@@ -137,7 +137,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2): With `max_speech_extra_seconds` (2.0),
                 the limit on the length of speech in proportion to its text.
             end_after_repeats (`int`, *optional*, defaults to 0): Ends a text as soon as a phrase of 4 to 64 tokens
-                occurs so many times in a row. 0 never does.
+                occurs this many times in a row. 0 never does.
             kwargs:
                 Everything else, such as `max_new_tokens` (positions, 1024 by default), `do_sample`, `temperature`,
                 `streamer` (receives the text), `stopping_criteria`, `cache` and `num_return_sequences`.
@@ -307,8 +307,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         num_positions = (text_inputs if text_inputs is not None else model_inputs["inputs_embeds"]).shape[1]
         for name, value in speech_inputs.items():
             if value is not None:
-                # cloned: the stride of a slice grows with the answer, and would make `torch.compile` compile every
-                # step
+                # cloned: the stride of a slice grows with the answer, and `torch.compile` would compile every step
                 model_inputs[name] = value[:, -num_positions:].clone(memory_format=torch.contiguous_format)
 
         if is_first_iteration and inputs_embeds is None:
@@ -415,7 +414,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         outputs = self._prefill(input_ids, generation_config, model_kwargs, is_first_iteration=True)
         model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
         use_cache = model_kwargs.get("use_cache", True)
-        model_kwargs |= self._prompt_speech_inputs(model_kwargs, outputs.condition)
+        model_kwargs |= self._prompt_speech_inputs(outputs.condition, **model_kwargs)
         patches = outputs.condition.new_zeros(batch_size, self.config.speech_config.patch_size, dtype=torch.float32)
         is_unfinished = torch.ones(batch_size, dtype=torch.bool, device=device)
 
@@ -450,9 +449,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
             step.cache = model_kwargs.get("cache")
             yield step
 
-    def _prompt_speech_inputs(self, model_kwargs: dict[str, Any], condition: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _prompt_speech_inputs(self, condition, speech_states=None, previous_patches=None, **kwargs):
         """The speech states and previous patches of the prompt: those of the call, else none."""
-        speech_states, previous_patches = (model_kwargs.get(name) for name in ("speech_states", "previous_patches"))
         shape = condition.shape[:2]
         if speech_states is None:
             speech_states = condition.new_full(shape, self.config.pad_state_id, dtype=torch.long)
@@ -521,16 +519,14 @@ class FlowOmniGenerationMixin(GenerationMixin):
 
 
 def _append_speech_inputs(model_kwargs: dict[str, Any], states: torch.LongTensor, patches: torch.FloatTensor) -> None:
-    """One position more: its states (batch_size,) and the patches (batch_size, patch_size) of the position before."""
-    speech_states, previous_patches, newest = (
-        model_kwargs["speech_states"],
-        model_kwargs["previous_patches"],
-        patches[:, None],
-    )
-    model_kwargs["speech_states"] = torch.cat([speech_states, states[:, None].to(speech_states.device)], dim=1)
-    # with a cache the model has read the earlier patches already
-    has_cache = model_kwargs.get("use_cache", True)
-    model_kwargs["previous_patches"] = newest if has_cache else torch.cat([previous_patches, newest], dim=1)
+    """Appends the states (batch_size,) of a position, and the patches (batch_size, patch_size) of the one before."""
+    newest = {"speech_states": states[:, None], "previous_patches": patches[:, None]}
+    for name, value in newest.items():
+        earlier = model_kwargs[name]
+        model_kwargs[name] = torch.cat([earlier, value.to(earlier.device)], dim=1)
+    if model_kwargs.get("use_cache", True):
+        # the model has read the earlier patches, which are large
+        model_kwargs["previous_patches"] = newest["previous_patches"]
 
 
 def _with_streamer(steps: Iterator[FlowOmniStep], streamer: BaseStreamer | None) -> Iterator[FlowOmniStep]:

@@ -31,8 +31,8 @@ DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 
 def read_ctranslate2(path: str | Path) -> dict[str, np.ndarray]:
     """
-    The variables of a `model.bin` by name: a header (version, specification, revision), each variable with its shape and
-    type, and aliases of variables that are shared. Integers are little-endian, strings have their length before them.
+    The variables of a `model.bin` by name. It holds a header (version, specification, revision), each variable with
+    its shape and type, and aliases of shared variables. Integers are little-endian, strings begin with their length.
     """
     data, position = Path(path).read_bytes(), 0
 
@@ -66,8 +66,8 @@ def read_ctranslate2(path: str | Path) -> dict[str, np.ndarray]:
             variables[alias] = variables[name]
     except (struct.error, ValueError, KeyError) as error:
         raise ValueError(
-            f"{path} cannot be read as a Whisper of CTranslate2 ({type(error).__name__}: {error}): it is damaged, or another "
-            "kind of file. Quantised weights (int8) are not supported: convert with `--quantization float16`."
+            f"{path} cannot be read as a Whisper of CTranslate2 ({type(error).__name__}: {error}): it is damaged, or "
+            "another kind of file. Quantised weights (int8) are not supported: convert with `--quantization float16`."
         ) from error
     return variables
 
@@ -77,7 +77,7 @@ def load_ctranslate2_whisper(folder: str | Path) -> WhisperForConditionalGenerat
     variables = read_ctranslate2(Path(folder, MODEL_FILE))
     if quantised := [name for name in variables if name.endswith("weight_scale")]:
         raise ValueError(
-            f"{folder} holds quantised weights, such as `{quantised[0]}`: convert the model with `--quantization float16`."
+            f"{folder} holds quantised weights, such as `{quantised[0]}`: convert with `--quantization float16`."
         )
     weights = {name: torch.from_numpy(values.astype(np.float32)) for name, values in variables.items()}
     settings = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Loading audio from any source (file, URL, bytes, array, dataset) as a mono float32 waveform, and writing audio files."""
+"""Loading audio from any source (file, URL, bytes, array, dataset) as a mono float32 waveform, and writing files."""
 
 import base64
 import http.client
@@ -48,9 +48,9 @@ def load_audio(
 
     Args:
         source (`str`, `Path`, `bytes`, file object, `np.ndarray`, `torch.Tensor`, `list[float]`, `dict` or decoder):
-            A path, an http(s) URL, a `data:` URI, the bytes of a file, samples with one or several channels, a decoder of
-            `torchcodec`, or a dictionary (also an audio column of `datasets`) with one of these under one of `AUDIO_KEYS`,
-            and with the `sampling_rate` of an array.
+            A path, an http(s) URL, a `data:` URI, the bytes of a file, samples with one or several channels, a decoder
+            of `torchcodec`, or a dictionary (also an audio column of `datasets`) with one of these under one of
+            `AUDIO_KEYS`, and with the `sampling_rate` of an array.
         max_seconds (`float`, *optional*):
             Maximum length. The length of a file is read from its header, before decoding.
         source_sampling_rate (`int`, *optional*):
@@ -64,7 +64,7 @@ def load_audio(
 def read_audio(
     source: Any, max_seconds: float | None = None, source_sampling_rate: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """The checked mono waveform of a source at its own sampling rate, and that rate. Arguments as in [`load_audio`]."""
+    """The checked mono waveform of a source at its own rate, and that rate. Arguments as in [`load_audio`]."""
     if isinstance(source, Mapping):
         if source.get("sampling_rate") is not None:
             source_sampling_rate = source["sampling_rate"]
@@ -89,7 +89,8 @@ def _source_in(item: Mapping) -> Any:
     # only `datasets` may give the same audio several times
     if not keys or (len(keys) > 1 and not {"array", "bytes", "path"}.issuperset(keys)):
         raise ValueError(
-            f"An audio item has the keys {sorted(item)}: it must hold its audio under exactly one of {', '.join(AUDIO_KEYS)}."
+            f"An audio item has the keys {sorted(item)}: it must hold its audio under exactly one of "
+            f"{', '.join(AUDIO_KEYS)}."
         )
     return decode_base64(item["base64"]) if keys[0] == "base64" else item[keys[0]]
 
@@ -113,8 +114,8 @@ def read_file(source: Any, max_seconds: float | None) -> tuple[np.ndarray, int]:
             return audio_file.read(dtype="float32", always_2d=True), audio_file.samplerate
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"Cannot decode {name} ({error.error_string.strip()}): wav, flac, ogg and mp3 files can be read. Convert other "
-            "files with `ffmpeg -i FILE out.wav`."
+            f"Cannot decode {name} ({error.error_string.strip()}): wav, flac, ogg and mp3 files can be read. Convert "
+            "other files with `ffmpeg -i FILE out.wav`."
         ) from error
 
 
@@ -147,21 +148,22 @@ def decode_base64(text: str) -> bytes:
 
 
 def to_mono(audio: Any) -> np.ndarray:
-    """Samples of any scale and shape as a waveform `(num_samples,)`. The shorter of two dimensions are the channels."""
+    """Samples of any scale and shape as a waveform `(num_samples,)`. The shorter of two dimensions is the channels."""
     samples = _to_unit_scale(audio)
     if samples.size == 0:
         raise ValueError(f"Got an empty waveform (shape {samples.shape}): pass a recording that is not empty.")
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and min(samples.shape) > MAX_CHANNELS):
         raise ValueError(
-            f"Got an array of shape {samples.shape}: a recording has the shape (num_samples,), (num_samples, num_channels) or "
-            f"(num_channels, num_samples), with at most {MAX_CHANNELS} channels. Pass several waveforms as a list."
+            f"Got an array of shape {samples.shape}: a recording has the shape (num_samples,), (num_samples, "
+            f"num_channels) or (num_channels, num_samples), with at most {MAX_CHANNELS} channels. Pass several waveforms "
+            "as a list."
         )
     if samples.ndim == 2:
         samples = samples.mean(axis=int(np.argmin(samples.shape)))
     num_invalid = int(np.count_nonzero(~np.isfinite(samples)))
     if num_invalid:
         raise ValueError(
-            f"{num_invalid} of {len(samples)} samples are NaN or infinite: repair them, for instance with `numpy.nan_to_num`."
+            f"{num_invalid} of {len(samples)} samples are NaN or infinite: repair them, as with `numpy.nan_to_num`."
         )
     return np.ascontiguousarray(samples, dtype=np.float32)
 
@@ -175,7 +177,7 @@ def _to_unit_scale(audio: Any) -> np.ndarray:
         audio = np.asarray(audio)
     elif not isinstance(audio, np.ndarray):
         raise TypeError(
-            f"Got audio of the type `{type(audio).__name__}`: pass one path, URL, array, list of numbers, bytes of a file, …"
+            f"Got audio of the type `{type(audio).__name__}`: pass one path, URL, array, list of numbers, file's bytes, …"
         )
     if audio.dtype.kind == "f":
         with np.errstate(over="ignore"):  # too large for float32: reported as infinite
@@ -204,7 +206,8 @@ def check_sampling_rate(sampling_rate: Any) -> None:
     is_number = isinstance(sampling_rate, int | float | np.number)
     if not is_number or not MIN_SAMPLING_RATE <= sampling_rate <= MAX_SAMPLING_RATE:
         raise ValueError(
-            f"`sampling_rate` is {sampling_rate!r}: pass that of the recording, {MIN_SAMPLING_RATE} to {MAX_SAMPLING_RATE} Hz."
+            f"`sampling_rate` is {sampling_rate!r}: pass that of the recording, between {MIN_SAMPLING_RATE} and "
+            f"{MAX_SAMPLING_RATE} Hz."
         )
 
 
@@ -248,5 +251,5 @@ def write_audio(path: str | os.PathLike, waveform: Any, sampling_rate: int) -> N
             soundfile.write(temporary, np.clip(waveform, -1.0, 1.0), int(sampling_rate))
         except soundfile.LibsndfileError as error:
             raise ValueError(
-                f"Cannot write '{path}' at {sampling_rate} Hz ({error.error_string.strip()}): write a .wav file instead."
+                f"Cannot write '{path}' at {sampling_rate} Hz ({error.error_string.strip()}): write a .wav file."
             ) from error

@@ -19,8 +19,8 @@ from typing import Any
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-# Rebinds `messages`, so that a template written for text alone gets strings. Of assistant messages, the audio is dropped.
-# `trim_blocks` removes the newline at the end, so that the language model's template still begins at the start of a line.
+# Rebinds `messages`, so that a template written for text alone gets strings. The audio of assistant messages is dropped.
+# `trim_blocks` removes the last newline, so that the language model's template still begins at the start of a line.
 FLATTEN_CONTENTS = """\
 {#- Flow-Omni: an audio item becomes its placeholder, text items are joined. -#}
 {%- set flat = namespace(messages=[]) -%}
@@ -76,7 +76,7 @@ def chat_template_for(tokenizer: Any, audio_token: str, template: str | dict | N
 
 
 def end_of_turn_id(processor: Any) -> int:
-    """The token that ends an answer: the first control token that the chat template writes after an assistant's message."""
+    """The token that ends an answer: the first control token that the chat template writes after an answer."""
     tokenizer, marker = processor.tokenizer, "ANSWER"
     conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
     rendered = processor.apply_chat_template(conversation)
@@ -85,8 +85,8 @@ def end_of_turn_id(processor: Any) -> int:
     end = next((token_id for token_id in tail if token_id in control_ids), tokenizer.eos_token_id)
     if marker not in rendered or end is None:
         raise ValueError(
-            f"The chat template renders {conversation} as {rendered!r}: it must contain the answer, and end it with a special "
-            "token (or the tokenizer needs an `eos_token`)."
+            f"The chat template renders {conversation} as {rendered!r}: it must contain the answer, and end it with a "
+            "special token (or the tokenizer needs an `eos_token`)."
         )
     return end
 
@@ -108,7 +108,7 @@ def as_batch(conversation: Any) -> tuple[list[Sequence], bool]:
 
 
 def check_conversation(conversation: Sequence[Mapping], audio_token: str | None = None) -> None:
-    """Checks every message of a conversation. `audio_token` must not occur in texts, where it would be taken for audio."""
+    """Checks every message. `audio_token` must not occur in texts, where it would be taken for audio."""
     for index, message in enumerate(conversation):
         check_message(message, f"Message {index}", audio_token)
 
@@ -117,7 +117,8 @@ def check_message(message: Mapping, name: str, audio_token: str | None = None) -
     """Checks the `role` of a message and its `content`: a string, or a list of `text` and `audio` items."""
     if not isinstance(message, Mapping) or message.get("role") not in ROLES:
         raise ValueError(
-            f"{name} is {str(message)[:200]}: write it as {{'role': …, 'content': …}}, with one of the roles {', '.join(ROLES)}."
+            f"{name} is {str(message)[:200]}: write it as {{'role': …, 'content': …}}, with one of the roles "
+            f"{', '.join(ROLES)}."
         )
     role, content = message["role"], message.get("content")
     name = f"{name} ({role})"
@@ -125,14 +126,15 @@ def check_message(message: Mapping, name: str, audio_token: str | None = None) -
         return
     if not isinstance(content, str | list | tuple):
         raise TypeError(
-            f"{name} has `content` of the type `{type(content).__name__}`: pass a string, or a list of `text` and `audio` items."
+            f"{name} has `content` of the type `{type(content).__name__}`: pass a string, or a list of `text` and "
+            "`audio` items."
         )
     for item in [content] if isinstance(content, str) else content:
         check_item({"type": "text", "text": item} if isinstance(item, str) else item, name, audio_token)
     if role == "assistant" and audio_items([message]) and not text_of(message):
         raise ValueError(
-            f"{name} has audio and no text: add its transcript as an item {{'type': 'text', 'text': …}}. Of earlier answers, "
-            "the model reads only the text."
+            f"{name} has audio and no text: add its transcript as an item {{'type': 'text', 'text': …}}. Of earlier "
+            "answers, the model reads only the text."
         )
 
 
@@ -140,7 +142,8 @@ def check_item(item: Any, name: str, audio_token: str | None) -> None:
     kind = item.get("type") if isinstance(item, Mapping) else None
     if kind not in ("text", "audio") or (kind == "text" and not isinstance(item.get("text"), str)):
         raise ValueError(
-            f"{name} has the item {str(item)[:200]}: write {{'type': 'text', 'text': …}} or {{'type': 'audio', 'path': …}}."
+            f"{name} has the item {str(item)[:200]}: write {{'type': 'text', 'text': …}} or {{'type': 'audio', 'path': "
+            "…}."
         )
     if kind == "text" and audio_token is not None and audio_token in item["text"]:
         raise ValueError(
@@ -164,7 +167,7 @@ def text_of(message: Mapping) -> str:
 
 
 def split_answer(conversation: Any, audio_token: str) -> tuple[list[Mapping], str, Mapping | None]:
-    """The messages of a training conversation before the answer, the answer's text, and its audio item if it is spoken."""
+    """The messages before the answer of a training conversation, the answer's text, and its audio item if it is spoken."""
     conversations, is_batch = as_batch(conversation)
     if is_batch:
         raise TypeError("Got several conversations for one example: encode them one by one.")
@@ -172,8 +175,8 @@ def split_answer(conversation: Any, audio_token: str) -> tuple[list[Mapping], st
     check_message(answer, "The answer", audio_token)
     if not history or answer["role"] != "assistant":
         raise ValueError(
-            f"A training conversation of {len(conversations[0])} message(s) ends with the role {answer['role']!r}: the last "
-            "message must be the assistant's answer, and at least one must come before it."
+            f"A training conversation of {len(conversations[0])} message(s) ends with the role {answer['role']!r}: the "
+            "last message must be the assistant's answer, and at least one must come before it."
         )
     speech = audio_items([answer])
     if len(speech) > 1:

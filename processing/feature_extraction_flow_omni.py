@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Features from waveforms: Whisper's log-mel for the audio encoder, and patches of Vocos's log-mel as speech targets."""
+"""Features of waveforms: Whisper's log-mel for the audio encoder, patches of Vocos's log-mel as speech targets."""
 
 import math
 from functools import lru_cache
@@ -54,8 +54,8 @@ class MelSpectrogram(nn.Module):
     `n_fft`.
 
     With `padding="center"` the first frame is centred on the first sample, and `n` samples give `1 + n // hop_length`
-    frames; with `"same"` it is centred half a hop later, and they give `n // hop_length`. Both reflect the waveform at its
-    ends. The mel is differentiable in the waveform, so that a vocoder's loss can use it.
+    frames; with `"same"` it is centred half a hop later, and they give `n // hop_length`. Both reflect the waveform at
+    its ends. The mel is differentiable in the waveform, so that a vocoder's loss can use it.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class MelSpectrogram(nn.Module):
         super().__init__()
         if padding not in ("center", "same") or hop_length > n_fft or (padding == "same" and (n_fft - hop_length) % 2):
             raise ValueError(
-                f'`padding` is {padding!r}, `n_fft` {n_fft}, `hop_length` {hop_length}: choose "center" or "same", a `hop_length` '
-                'of at most `n_fft`, and with "same" an even difference between the two.'
+                f'`padding` is {padding!r}, `n_fft` {n_fft}, `hop_length` {hop_length}: choose "center" or "same", a '
+                '`hop_length` of at most `n_fft`, and with "same" an even difference between the two.'
             )
         self.sampling_rate = sampling_rate
         self.n_fft = n_fft
@@ -94,7 +94,7 @@ class MelSpectrogram(nn.Module):
         """Maps `(num_samples,)` or `(batch_size, num_samples)` to `(..., num_frames, num_mel_bins)`."""
         if waveform.shape[-1] < self.min_samples:
             raise ValueError(
-                f"Got a waveform of {waveform.shape[-1]} samples: at least {self.min_samples} are needed. Append silence."
+                f"Got a waveform of {waveform.shape[-1]} samples, but at least {self.min_samples} are needed: append silence."
             )
         # fp32 under autocast too: a spectrum spans more than the 8 bits of bf16
         with torch.autocast(waveform.device.type, enabled=False):
@@ -110,9 +110,9 @@ class MelSpectrogram(nn.Module):
 
 class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
     """
-    Whisper's features for audio of any length, and mel patches of spoken answers ([`extract_mel`]). Each waveform is padded
-    with silence to whole positions of the language model, separately, so that its features do not depend on the rest of
-    the batch. For exactly 30 seconds the features equal Whisper's.
+    Whisper's features for audio of any length, and mel patches of spoken answers ([`extract_mel`]). Each waveform is
+    padded with silence to whole positions of the language model, separately, so that its features do not depend on the
+    rest of the batch. For exactly 30 seconds the features equal Whisper's.
 
     Args:
         adapter_stack_size (`int`, *optional*, defaults to 4):
@@ -149,7 +149,7 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
 
     @property
     def frames_per_position(self) -> int:
-        """Feature frames in a position of the language model: the encoder halves their number, the adapter stacks them."""
+        """Feature frames in a position of the language model: the encoder halves them, the adapter stacks them."""
         return 2 * self.adapter_stack_size
 
     @property
@@ -182,7 +182,7 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
 
         Args:
             raw_speech (audio or `list` of audios):
-                Anything that [`load_audio`] reads. A two-dimensional array is a batch of mono waveforms, as for Whisper.
+                Anything that [`load_audio`] reads. A two-dimensional array is a batch of mono waveforms.
             sampling_rate (`int`, *optional*):
                 Sampling rate of arrays. Defaults to the extractor's.
             max_seconds (`float`, *optional*):
@@ -191,8 +191,8 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
                 Ignored, as Whisper's options of padding and truncation do not apply: audio is never cut.
 
         Returns:
-            `input_features` `(num_audios, feature_size, num_frames)` and `input_features_mask` `(num_audios, num_frames)`,
-            1 for frames of audio and 0 for padding.
+            `input_features` `(num_audios, feature_size, num_frames)` and `input_features_mask` `(num_audios,
+            num_frames)`, 1 for frames of audio and 0 for padding.
         """
         features = []
         is_batch = isinstance(raw_speech, np.ndarray | torch.Tensor) and raw_speech.ndim == 2
@@ -219,10 +219,10 @@ class FlowOmniFeatureExtractor(WhisperFeatureExtractor):
         self, audio: Any, sampling_rate: int | None = None, max_seconds: float | None = None
     ) -> torch.Tensor:
         """
-        The log-mel patches `(num_patches, frames_per_step, speech_num_mel_bins)` of a spoken answer. Silence is appended to
-        fill the last patch, so that a vocoder's output is at least as long as the speech.
+        The log-mel patches `(num_patches, frames_per_step, speech_num_mel_bins)` of a spoken answer. Silence is
+        appended to fill the last patch, so that a vocoder's output is at least as long as the speech.
 
-        `audio` is anything that [`load_audio`] reads, `sampling_rate` that of an array (`speech_sampling_rate` by default).
+        `audio` is anything that [`load_audio`] reads, `sampling_rate` that of an array.
         """
         samples = torch.from_numpy(load_audio(audio, self.speech_sampling_rate, max_seconds, sampling_rate))
         mel_spectrogram = self.mel_spectrogram

@@ -23,8 +23,8 @@ from pathlib import Path
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """
-    Yields a temporary path beside `path`, with the same suffix. The file written there replaces `path` at the end of the
-    block. If the block raises, the temporary file is removed and an existing file at `path` is left unchanged.
+    Yields a temporary path beside `path`, with the same suffix. The file written there replaces `path` at the end of
+    the block. If the block raises, the temporary file is removed and an existing file at `path` is left unchanged.
     """
     path = Path(path).expanduser()
     if not path.parent.is_dir():

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Training examples: the text tokens and the speech states of a prompt and its answer, side by side, and batches of them."""
+"""Training examples: text tokens and speech states of a prompt and its answer, side by side, and their batches."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -42,8 +42,8 @@ def join_streams(
     speech_delay: int = 0,
 ) -> dict[str, torch.Tensor]:
     """
-    `input_ids`, `labels`, `speech_states` and `state_labels` of a prompt and its answer, each of shape `(num_positions,)`.
-    Labels are aligned with the inputs (the model shifts them), and `IGNORE_INDEX` where nothing is predicted.
+    `input_ids`, `labels`, `speech_states` and `state_labels` `(num_positions,)` of a prompt and its answer. Labels are
+    aligned with the inputs (the model shifts them), and `IGNORE_INDEX` where nothing is predicted.
 
     Args:
         prompt_ids (`Sequence[int]`), text_ids (`Sequence[int]`):
@@ -75,14 +75,14 @@ def join_streams(
 
 def timed_text(words: Sequence[tuple[Sequence[int], int]], eos_token_id: int, pad_token_id: int) -> list[int]:
     """
-    The text stream of the timed layout. `words` are the tokens of each word and the index of the patch in which it begins:
-    the tokens get the same index in the stream, `speech_delay + 1` positions before the patch, or come right after the
-    tokens before them where speech is faster than text. The gaps are text pads, which are predicted.
+    The text stream of the timed layout. `words` are the tokens of each word and the index of the patch in which it
+    begins: the tokens get the same index in the stream, `speech_delay + 1` positions before the patch, or come right
+    after the tokens before them where speech is faster than text. The gaps are text pads, which are predicted.
     """
     if pad_token_id == eos_token_id:
         raise ValueError(
-            f"Text pad and end of answer are the same token ({pad_token_id}), so that a gap between two words would end the "
-            'answer: give the tokenizer a `pad_token` of its own, or use `text_layout="leading"`.'
+            f"Text pad and end of answer are the same token ({pad_token_id}), so that a gap between two words would end "
+            'the answer: give the tokenizer a `pad_token` of its own, or use `text_layout="leading"`.'
         )
     text_ids: list[int] = []
     for token_ids, onset_patch in words:
@@ -118,8 +118,8 @@ def words_with_tokens(
         start = text.find(word, position)
         if not word or start < 0:
             raise ValueError(
-                f"The word {word!r} of `word_times` is not in {text[position:]!r}: pass the words as they are written in the "
-                "answer, in its order."
+                f"The word {word!r} of `word_times` is not in {text[position:]!r}: pass the words as they are written in "
+                "the answer, in its order."
             )
         if onset < last_onset or int(onset * patches_per_second) >= num_patches:
             raise ValueError(
@@ -136,9 +136,9 @@ def words_with_tokens(
 
 def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
     """
-    A batch for the model's `forward`, padded on the right: streams `(batch_size, num_positions)`, the audios of all rows
-    in one list, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and `audio_labels` (transcripts of
-    the audios, `(num_audios, max_labels)`) if examples have them. Inputs that no example has are left out.
+    A batch for the model's `forward`, padded on the right: streams `(batch_size, num_positions)`, the audios of all
+    rows in one list, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and `audio_labels`
+    (transcripts, `(num_audios, max_labels)`) if examples have them. Inputs that no example has are left out.
     """
     values = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "speech_states": 0, "state_labels": IGNORE_INDEX}
     batch = {name: _pad([example[name] for example in examples], value) for name, value in values.items()}

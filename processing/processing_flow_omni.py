@@ -49,8 +49,8 @@ class FlowOmniProcessor(ProcessorMixin):
         max_audio_seconds (`float`, *optional*, defaults to 600.0):
             Maximum length of an audio.
         task_prompts (`dict[str, str]`, *optional*):
-            The prompts that [`make_conversation`] writes for the tasks `ask`, `say` (with `{text}`, which is replaced) and
-            `transcribe`, for instance in another language.
+            The prompts that [`make_conversation`] writes for the tasks `ask`, `say` (with `{text}`, which is replaced)
+            and `transcribe`, for instance in another language.
     """
 
     # rendered prompts have all special tokens already, and rows end where the answer begins
@@ -68,8 +68,8 @@ class FlowOmniProcessor(ProcessorMixin):
     ):
         if not hasattr(feature_extractor, "extract_mel"):
             raise TypeError(
-                f"`feature_extractor` is a `{type(feature_extractor).__name__}`, not a `FlowOmniFeatureExtractor`: other models' "
-                "processors cannot be loaded. Build one with `FlowOmniProcessor.from_parts`."
+                f"`feature_extractor` is a `{type(feature_extractor).__name__}`, not a `FlowOmniFeatureExtractor`: other "
+                "models' processors cannot be loaded. Build one with `FlowOmniProcessor.from_parts`."
             )
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
         self.audio_token = audio_token
@@ -81,8 +81,8 @@ class FlowOmniProcessor(ProcessorMixin):
         self.task_prompts = TASK_PROMPTS | (task_prompts or {})
         if "{text}" not in self.task_prompts["say"] or len(self.task_prompts) > len(TASK_PROMPTS):
             raise ValueError(
-                f"`task_prompts` is {task_prompts}: its keys must be among {', '.join(TASK_PROMPTS)}, and `say` must contain "
-                "{text}, which is replaced by the text to say."
+                f"`task_prompts` is {task_prompts}: its keys must be among {', '.join(TASK_PROMPTS)}, and `say` must "
+                "contain {text}, which is replaced by the text to say."
             )
         self.chat_template = chat_template_for(tokenizer, audio_token, chat_template or tokenizer.chat_template)
         tokenizer.padding_side = "left"
@@ -93,21 +93,16 @@ class FlowOmniProcessor(ProcessorMixin):
     @classmethod
     def from_parts(cls, tokenizer, config, audio_token: str = "<|audio|>", **kwargs) -> "FlowOmniProcessor":
         """
-        The processor for a language model's tokenizer, which gets the audio token if it lacks it, and a [`FlowOmniConfig`].
-        `kwargs` are other arguments of the processor.
+        The processor for a language model's tokenizer, which gets the audio token if it lacks it, and a
+        [`FlowOmniConfig`]. `kwargs` are other arguments of the processor.
         """
-        state_ids = [config.pad_state_id, config.start_state_id, config.generating_state_id, config.stop_state_id]
-        if state_ids != list(SpeechState):
-            raise ValueError(
-                f"The config numbers the speech states {state_ids}, the processor {list(map(int, SpeechState))}: change the config."
-            )
         # a token that is in the vocabulary keeps its id, and is never split from now on
         tokenizer.add_special_tokens({"extra_special_tokens": [audio_token]}, replace_extra_special_tokens=False)
         audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         if audio_token_id != config.audio_token_id:
             raise ValueError(
                 f"The id of `{audio_token}` in the tokenizer is {audio_token_id}, but `audio_token_id` of the config is "
-                f"{config.audio_token_id}: set the config's to {audio_token_id}, and resize the embeddings if they are fewer."
+                f"{config.audio_token_id}: set the latter to the former, and resize the embeddings if they are fewer."
             )
         speech_config = config.speech_config
         feature_extractor = FlowOmniFeatureExtractor(
@@ -157,8 +152,8 @@ class FlowOmniProcessor(ProcessorMixin):
             text (`str` or `list[str]`, *optional*):
                 The prompts, with one `audio_token` for each audio.
             audio (audio or `list` of audios, *optional*):
-                One audio per placeholder, in the order of the placeholders over all prompts: anything that [`load_audio`]
-                reads.
+                One audio per placeholder, in the order of the placeholders over all prompts: anything that
+                [`load_audio`] reads.
             kwargs:
                 `sampling_rate` of arrays (defaults to the feature extractor's), and options of the tokenizer.
 
@@ -196,9 +191,10 @@ class FlowOmniProcessor(ProcessorMixin):
 
         Args:
             conversation (`list[dict]` or `list[list[dict]]`):
-                Messages with `role` and `content`: a string, or a list of items. An item is `{"type": "text", "text": …}`
-                or `{"type": "audio", …}`, with the audio under `audio` (anything that [`load_audio`] reads), `array` (and its
-                `sampling_rate`), `bytes`, `base64`, `path` or `url`. Of earlier answers, the model reads only the text.
+                Messages with `role` and `content`: a string, or a list of items. An item is `{"type": "text", "text":
+                …}` or `{"type": "audio", …}`, with the audio under `audio` (anything that [`load_audio`] reads),
+                `array` (and its `sampling_rate`), `bytes`, `base64`, `path` or `url`. Of earlier answers, the model
+                reads only the text.
             chat_template (`str`, *optional*):
                 A template, or the name of one of the processor's.
             sanitize_control_tokens (`bool`, *optional*, defaults to `False`):
@@ -217,8 +213,8 @@ class FlowOmniProcessor(ProcessorMixin):
 
     def make_conversation(self, task: str, text: str | None = None, audio: Any = None) -> list[dict]:
         """
-        The conversation of a task: `ask` a question in `text`, `audio` or both, `say` a `text`, or `transcribe` an `audio`.
-        An audio is anything that [`load_audio`] reads.
+        The conversation of a task: `ask` a question in `text`, `audio` or both, `say` a `text`, or `transcribe` an
+        `audio`. An audio is anything that [`load_audio`] reads.
         """
         given = tuple(name for name, value in (("text", text), ("audio", audio)) if value is not None)
         accepted = {"ask": [("text",), ("audio",), ("text", "audio")], "say": [("text",)], "transcribe": [("audio",)]}
@@ -249,7 +245,8 @@ class FlowOmniProcessor(ProcessorMixin):
             word_times = [word_times] * len(conversations)
         if len(word_times) != len(conversations):
             raise ValueError(
-                f"Got the word times of {len(word_times)} answers for {len(conversations)} conversations: pass one list for each."
+                f"Got the word times of {len(word_times)} answers for {len(conversations)} conversations: pass one list "
+                "for each."
             )
         pairs = zip(conversations, word_times)
         return self.collate([self.encode_training_example(single, text_layout, times) for single, times in pairs])
@@ -258,16 +255,18 @@ class FlowOmniProcessor(ProcessorMixin):
         self, conversation: Sequence[Mapping], text_layout: str = "leading", word_times: Sequence[tuple] | None = None
     ) -> dict[str, Any]:
         """
-        One training example, without padding. The messages before the answer go through [`apply_chat_template`], so that
-        prompts are the same in training and inference.
+        One training example, without padding. The messages before the answer go through [`apply_chat_template`], so
+        that prompts are the same in training and inference.
 
         Args:
             conversation (`list[dict]`):
                 Messages. The last one is the assistant's: the text of the answer, and if it is spoken its audio item.
             text_layout (`str`, *optional*, defaults to `"leading"`):
-                The text of a spoken answer leads, one token per position, or with `"timed"` comes shortly before its speech.
+                The text of a spoken answer leads, one token per position, or with `"timed"` comes shortly before its
+                speech.
             word_times (`list[tuple[str, float]]`, *optional*):
-                For the timed layout: the words as they are written in the answer, each with the second in which it begins.
+                For the timed layout: the words as they are written in the answer, each with the second in which it
+                begins.
         """
         if text_layout not in ("leading", "timed"):
             raise ValueError(f'`text_layout` is {text_layout!r}: choose "leading" or "timed".')
@@ -295,7 +294,8 @@ class FlowOmniProcessor(ProcessorMixin):
         token_ids = encoded["input_ids"]
         if end in token_ids:
             raise ValueError(
-                f"The answer {text!r} contains `{self.tokenizer.convert_ids_to_tokens(end)}`, which ends an answer: remove it."
+                f"The answer {text!r} contains `{self.tokenizer.convert_ids_to_tokens(end)}`, which ends an answer: "
+                "remove it."
             )
         if word_times is None:
             return [*token_ids, end]
@@ -309,8 +309,8 @@ class FlowOmniProcessor(ProcessorMixin):
 
     def post_process_generation(self, output: Mapping, skip_special_tokens: bool = True, **kwargs) -> list[dict]:
         """
-        The answers in the output of `generate`: for each row a dictionary with `text`, `audio` (`np.ndarray`, or `None` if
-        there is no speech) and `sampling_rate`. `kwargs` are arguments of the tokenizer's `batch_decode`.
+        The answers in the output of `generate`: for each row a dictionary with `text`, `audio` (`np.ndarray`, or
+        `None` if there is no speech) and `sampling_rate`. `kwargs` are arguments of the tokenizer's `batch_decode`.
         """
         answer_ids = output["sequences"][:, -output["speech_states"].shape[1] :]
         texts = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=skip_special_tokens, **kwargs)

@@ -21,8 +21,9 @@ import torch
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 
 
-# Characters, as a letter takes one to three tokens in tokenizers of bytes. Fast speech (espeak-ng, 230 words a minute) has
-# about 27 per second in English, 18 to 23 in Russian, Greek, Hindi, Tamil, Burmese and Georgian, and 6 in Mandarin.
+# Characters, as a letter takes one to three tokens in tokenizers of bytes. Fast speech (espeak-ng, 230 words a minute)
+# has about 27 per second in English, 18 to 23 in Russian, Greek, Hindi, Tamil, Burmese and Georgian, and 6 in
+# Mandarin.
 MAX_CHARACTERS_PER_SECOND = 40
 # For the end of the text, and for words that are cut off at an end of the recording.
 EXTRA_CHARACTERS = 10
@@ -32,8 +33,8 @@ def transcript_limit(
     processor: Any, input_ids: torch.LongTensor, is_transcript: Sequence[bool] | None = None
 ) -> StoppingCriteriaList:
     """
-    The `stopping_criteria` of transcripts, each limited by the length of its audio. `input_ids` are the prompts, of shape
-    `(batch_size, prompt_length)`, and `is_transcript` says which of them to limit (all by default).
+    The `stopping_criteria` of transcripts, each limited by the length of its audio. `input_ids` are the prompts, of
+    shape `(batch_size, prompt_length)`, and `is_transcript` says which of them to limit (all by default).
     """
     extractor = processor.feature_extractor
     seconds_per_position = extractor.samples_per_position / extractor.sampling_rate

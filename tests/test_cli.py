@@ -160,16 +160,27 @@ def test_ask_takes_a_written_question_and_in_text_mode_writes_no_file(checkpoint
     assert [path.name for path in Path().iterdir()] == ["answer.wav"]
 
 
-def test_a_seed_makes_an_answer_reproducible_and_every_option_reaches_the_model(checkpoint):
+def test_a_seed_makes_an_answer_reproducible(checkpoint):
     def speech(*options: object) -> bytes:
-        text = succeeds("ask", QUESTION, "-m", checkpoint, "--max-new-tokens", 12, *options)
+        text = succeeds("ask", QUESTION, "-m", checkpoint, "--max-new-tokens", 8, *options)
         return text.encode() + Path("answer.wav").read_bytes()
 
-    usual = speech("--seed", 1)
-    assert speech("--seed", 1) == usual != speech("--seed", 2)
-    changes = ("--temperature", 2.0), ("--num-flow-steps", 8), ("--flow-temperature", 0.1), ("--dtype", "bfloat16")
-    for change in (*changes, ("--flow-guidance-scale", 3.0)):
-        assert speech("--seed", 1, *change) != usual, change
+    assert speech("--seed", 1) == speech("--seed", 1) != speech("--seed", 2)
+
+
+def test_every_option_of_generation_reaches_the_model(checkpoint, monkeypatch):
+    given, stream = {}, FlowOmniForSpeechGeneration.stream
+
+    def recorded(self, *, input_ids, attention_mask, streamer, **kwargs):
+        given.update(kwargs, dtype=self.dtype)
+        return stream(self, input_ids, attention_mask=attention_mask, streamer=streamer, **kwargs)
+
+    monkeypatch.setattr(FlowOmniForSpeechGeneration, "stream", recorded)
+    numbers = {"seed": 1, "max_new_tokens": 7, "temperature": 2.0, "end_after_repeats": 3, "num_flow_steps": 4}
+    numbers |= {"flow_temperature": 0.1, "flow_guidance_scale": 3.0}
+    options = [word for name, value in numbers.items() for word in (f"--{name.replace('_', '-')}", value)]
+    succeeds("ask", "--text", "Who?", "-m", checkpoint, "--dtype", "bfloat16", *options)
+    assert given == numbers | {"do_sample": True, "generation_mode": "speech", "dtype": torch.bfloat16}
 
 
 def test_options_that_were_not_given_are_left_to_the_generation_config():
@@ -234,6 +245,23 @@ def test_chat_answers_every_line_and_numbers_the_spoken_answers(checkpoint):
     assert after_reset == first != second
     succeeds("chat", *options, input="Hello again.")
     assert sorted(path.name for path in Path("out").iterdir()) == [f"answer-00{n}.wav" for n in range(1, 5)]
+
+
+def test_chat_keeps_earlier_prompts_in_the_cache_and_answers_as_without_it(checkpoint, monkeypatch):
+    """The cache holds the speech of the last answer too, which is not in the history: it is cropped."""
+    stream, lengths, texts = FlowOmniForSpeechGeneration.stream, [], []
+
+    def recorded(self, *, cache=None, **kwargs):
+        lengths.append((cache.get_seq_length() if cache is not None else 0, kwargs["input_ids"].shape[1]))
+        return stream(self, **kwargs, **({"cache": cache} if cache is not None else {}))
+
+    for replacement in (recorded, lambda self, *, cache=None, **kwargs: stream(self, **kwargs)):
+        monkeypatch.setattr(FlowOmniForSpeechGeneration, "stream", replacement)
+        options = ("-m", checkpoint, "--max-new-tokens", 12, "--seed", 0, "--save-audio", "out")
+        texts.append(succeeds("chat", *options, input=f"Hello.\n/file {QUESTION}\nAnd now?\n"))
+    assert texts[0] == texts[1] and texts[0].count("\n") == 3
+    (first, prompt), (second, longer), (third, _) = lengths
+    assert (first, second, third) == (0, prompt, longer)
 
 
 def test_chat_without_a_folder_only_writes(checkpoint):
@@ -508,8 +536,9 @@ def test_info_describes_a_checkpoint(checkpoint):
         ("vocoder", model.vocoder.num_parameters()),
         ("all", sum(parameter.numel() for parameter in model.parameters())),
     ):
-        assert any(line.startswith(f"parameters: {group} ") and line.endswith(f" {count:,}") for line in lines), group
-    assert "62.5 per second, each of 2 mel frames" in "\n".join(lines)
+        assert any(line.startswith(f"{group} ") and f" {count:,}" in line for line in lines), group
+    assert "causal Vocos, 2 blocks of width 32" in "\n".join(lines)
+    assert "62.5 per second of speech, each of 2 mel frames" in "\n".join(lines)
     assert str(BUNDLED_CHECKPOINT) in succeeds("info")
 
 

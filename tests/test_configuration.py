@@ -122,7 +122,6 @@ def test_bad_fields_are_refused_with_a_remedy():
         ),
         (FlowOmniConfig, {"audio_config": {"model_type": "wav2vec2"}}, "pass a `WhisperConfig`"),
         (FlowOmniConfig, {"audio_token_id": 10**9}, "outside the vocabulary"),
-        (FlowOmniConfig, {"stop_state_id": 2}, "in some order"),
         (FlowOmniConfig, {"state_class_weights": "high"}, "state_class_weights"),
         (FlowOmniConfig, {"state_class_weights": [1.0, 2.0]}, "four numbers"),
         (FlowOmniConfig, {"state_class_weights": [1.0, float("nan"), 1.0, 1.0]}, "at least 0"),

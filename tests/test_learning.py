@@ -26,7 +26,7 @@ def tone(frequency: float, seconds: float) -> np.ndarray:
 
 def conversations(processor) -> dict[str, list[dict]]:
     """One conversation of each task; tones stand for speech."""
-    question, other_question = tone(300, 0.5), tone(700, 0.4)
+    question, other_question = tone(300, 0.3), tone(700, 0.25)
 
     def sound(waveform):
         return {"array": waveform, "sampling_rate": 16000}
@@ -41,57 +41,55 @@ def conversations(processor) -> dict[str, list[dict]]:
 
     return {
         "ask": prompt("ask", text="two and two") + answer("four"),
-        "say": prompt("say", text="tin") + answer("tin", tone(900, 0.5)),
+        "say": prompt("say", text="tin") + answer("tin", tone(900, 0.3)),
         "transcribe": prompt("transcribe", audio=sound(question)) + answer("why"),
-        "answer": prompt("ask", audio=sound(other_question)) + answer("so so", tone(500, 0.7)),
+        "answer": prompt("ask", audio=sound(other_question)) + answer("so so", tone(500, 0.4)),
     }
 
 
 @pytest.fixture(scope="module")
 def learnt():
-    """A model after some hundred steps on the four examples, and they themselves."""
+    """For each task the example, the answer to its prompt after a hundred steps on all four, and the processor."""
     model = tiny_model(
         text={"hidden_size": 64, "intermediate_size": 128},
-        speech={"patch_noise": 0.1, "patch_dropout": 0.0, "head_hidden_size": 64},
+        speech={"patch_noise": 0.05, "patch_dropout": 0.0, "condition_dropout": 0.0, "head_hidden_size": 64},
     ).train()
     processor = tiny_processor(model.config)
     examples = conversations(processor)
     batch = processor.prepare_training_inputs(list(examples.values()))
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=4e-3, weight_decay=0.0)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
-    for _ in range(200):
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=100)
+    for _ in range(100):
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
-    return model.eval(), processor, examples, batch
+    model.eval()
+    answers = {}
+    for task, (*prompt, answer) in examples.items():
+        inputs = processor.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        mode = "text" if len(answer["content"]) == 1 else "speech"
+        answers[task] = model.generate(**inputs, generation_mode=mode, flow_temperature=0.0, max_new_tokens=80)
+    return examples, answers, processor
 
 
-@pytest.mark.parametrize("task", ["ask", "say", "transcribe", "answer"])
-def test_each_task_is_written_back(learnt, task):
-    model, processor, examples, _ = learnt
-    *prompt, answer = examples[task]
-    mode = "text" if len(answer["content"]) == 1 else "speech"
-    inputs = processor.apply_chat_template(
-        prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    output = model.generate(**inputs, generation_mode=mode, flow_temperature=0.0, max_new_tokens=80)
-    assert processor.post_process_generation(output)[0]["text"] == answer["content"][0]["text"]
-    assert not output.speech_truncated.any()
+def test_each_task_is_written_back(learnt):
+    examples, answers, processor = learnt
+    for task, output in answers.items():
+        expected = examples[task][-1]["content"][0]["text"]
+        assert processor.post_process_generation(output)[0]["text"] == expected, task
+        assert not output.speech_truncated.any(), task
 
 
-@pytest.mark.parametrize("task", ["say", "answer"])
-def test_each_spoken_answer_is_said_back(learnt, task):
-    model, processor, examples, _ = learnt
-    *prompt, answer = examples[task]
-    inputs = processor.apply_chat_template(
-        prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    output = model.generate(**inputs, flow_temperature=0.0, max_new_tokens=80)
-    target = processor.encode_training_example(examples[task])["mel_labels"].flatten(0, 1).clamp(min=-7)
-    assert output.mel.shape[1] == len(target)
-    error = (output.mel[0].clamp(min=-7) - target).abs().mean()
-    spread = (target - target.mean(dim=0)).abs().mean()
-    assert error < 0.25 * spread
+def test_each_spoken_answer_is_said_back(learnt):
+    examples, answers, processor = learnt
+    for task in ("say", "answer"):
+        mel = answers[task].mel[0].clamp(min=-7)
+        target = processor.encode_training_example(examples[task])["mel_labels"].flatten(0, 1).clamp(min=-7)
+        assert len(mel) == len(target), task
+        error, spread = (mel - target).abs().mean(), (target - target.mean(dim=0)).abs().mean()
+        assert error < 0.25 * spread, task

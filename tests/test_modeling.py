@@ -475,29 +475,6 @@ def test_cache_made_by_the_user_is_extended(model):
         assert len(cache.layers) == 3
 
 
-def test_decode_step_compiles_without_a_graph_break(model):
-    """The step of a static cache as `generate` calls it; `aot_eager` traces all, and spares the C++ compiler."""
-    inputs = spoken_prompt([24], [3])
-    cache = StaticCache(config=model.config, max_cache_len=32)
-    model(**inputs, cache=cache, use_cache=True, logits_to_keep=1)
-    length = inputs["input_ids"].shape[1]
-    step = {
-        "input_ids": torch.tensor([[7]]),
-        "speech_states": torch.tensor([[2]]),
-        "previous_patches": torch.randn(1, 1, model.config.speech_config.patch_size),
-        "position_ids": torch.tensor([[length]]),
-        "cache": cache,
-        "use_cache": True,
-    }
-    with torch.no_grad():
-        compiled = torch.compile(model.forward, backend="aot_eager", fullgraph=True)(**step)
-        reference = DynamicCache(config=model.config)
-        model(**inputs, cache=reference, use_cache=True, logits_to_keep=1)
-        expected = model(**{**step, "cache": reference})
-    torch.testing.assert_close(compiled.logits, expected.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(compiled.condition, expected.condition, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.slow
 def test_any_module_but_the_vocoder_can_be_offloaded_to_the_disk(tmp_path):
     inputs, options = spoken_prompt([24], [3]), {"max_new_tokens": 10, "seed": 0, "flow_guidance_scale": 2.0}

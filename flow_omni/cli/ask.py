@@ -54,15 +54,15 @@ class GenerationOptions:
     """The options of every command that generates."""
 
     seed: Annotated[int | None, generation(help="Random seed.", min=0)] = None
-    max_new_tokens: Annotated[int | None, generation(help="Most positions, of text and speech.", min=1)] = None
-    sample: Annotated[bool, generation("--sample", help="Sample the text. Default: greedy.")] = False
-    temperature: Annotated[float | None, generation(help="Of sampled text; implies --sample.", min=0.01)] = None
-    end_after_repeats: Annotated[int | None, generation(help="End text that repeats a phrase so often.", min=0)] = None
+    max_new_tokens: Annotated[int | None, generation(help="Maximum number of positions.", min=1)] = None
+    sample: Annotated[bool, generation("--sample", help="Sample the text. Default: greedy search.")] = False
+    temperature: Annotated[float | None, generation(help="Sampling temperature; implies --sample.", min=0.01)] = None
+    end_after_repeats: Annotated[int | None, generation(help="End a text that repeats itself.", min=0)] = None
     num_flow_steps: Annotated[int | None, generation(help="Solver steps for each patch. Default: 2.", min=1)] = None
     flow_temperature: Annotated[float | None, generation(help="Scale of the noise. Default: 1.", min=0.0)] = None
     flow_guidance_scale: Annotated[float | None, generation(help="Classifier-free guidance.", min=0.0)] = None
     device: Annotated[str | None, option(panel="Model", help="cpu, cuda, cuda:1, mps …")] = None
-    dtype: Annotated[DType, option(panel="Model", help="Type of the weights. Default: auto, as saved.")] = "auto"
+    dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
 
     def load(self, model: str | None) -> LoadedModel:
         return load_model(model, self.device, self.dtype)
@@ -93,10 +93,8 @@ def with_options(function: Callable) -> Callable:
 
 @with_options
 def ask(
-    question: Annotated[
-        str, typer.Argument(help="An audio file or URL (wav, flac, ogg, mp3); with --text, the text.")
-    ],
-    text: Annotated[bool, typer.Option("--text", "-t", help="QUESTION is the text of the question.")] = False,
+    question: Annotated[str, typer.Argument(help="Audio file or URL (wav, flac, ogg, mp3); with --text, the text.")],
+    text: Annotated[bool, typer.Option("--text", "-t", help="Ask in text instead of audio.")] = False,
     output: Annotated[Path | None, option("--output", "-o", help="Audio file to write. Default: answer.wav.")] = None,
     picture: PictureOption = None,
     mode: Annotated[
@@ -183,8 +181,8 @@ def transcribe(
     """
     Transcribe audio files.
 
-    With several files, each line starts with the name of its file. Silence gives an empty transcript. The duration of the
-    audio limits the length of its transcript, unless `--max-new-tokens` does.
+    With several files, each line starts with the name of its file. Silence gives an empty transcript. A transcript is
+    limited by the duration of its audio, unless `--max-new-tokens` limits it.
 
     Examples:
 
@@ -206,20 +204,25 @@ def _transcript(loaded: LoadedModel, audio: dict, prefix: str | None, kwargs: di
     """The transcript of an audio, also written to stdout after `prefix`. For silence, a model would invent one."""
     from ..processing.transcript_limit import transcript_limit
 
+    def limit(prompt_ids: Any) -> dict[str, Any]:
+        if "max_new_tokens" in kwargs:
+            return {}
+        return {"stopping_criteria": transcript_limit(loaded.processor, prompt_ids)}
+
     if abs(audio["array"]).max() < SILENCE:
         if prefix is not None:
             write(f"{prefix}\n")
         return ""
     conversation = loaded.processor.make_conversation("transcribe", audio=audio)
-    limit = None if "max_new_tokens" in kwargs else transcript_limit
     answer = generate(loaded, conversation, prefix, limit, generation_mode="text", **kwargs)
     return loaded.processor.decode(answer.token_ids, skip_special_tokens=True)
 
 
 @dataclass
 class Answer:
-    """The steps that `model.stream` generated, and the seconds it took."""
+    """The prompt `(1, prompt_length)`, the steps that `model.stream` generated, and the seconds it took."""
 
+    prompt_ids: Any
     steps: list[Any]
     seconds: float
 
@@ -237,11 +240,15 @@ class Answer:
 
 
 def generate(
-    loaded: LoadedModel, conversation: Sequence[dict], prefix: str | None = "", limit: Callable | None = None, **kwargs
+    loaded: LoadedModel,
+    conversation: Sequence[dict],
+    prefix: str | None = "",
+    kwargs_of: Callable[[Any], dict[str, Any]] = lambda prompt_ids: {},
+    **kwargs,
 ) -> Answer:
     """
-    Answers a conversation, and writes the text to stdout as it comes: after `prefix`, or not at all if that is `None`.
-    `limit` makes the stopping criteria for the prompt's ids `(1, prompt_length)`.
+    Answers a conversation. The text is written to stdout as it comes, after `prefix`, or not at all if that is `None`.
+    `kwargs_of` gives the arguments of `model.stream` that depend on the prompt's ids `(1, prompt_length)`.
     """
     model, processor = loaded.model, loaded.processor
     start = time.perf_counter()
@@ -249,11 +256,10 @@ def generate(
         inputs = processor.apply_chat_template(
             conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(model.device, dtype=model.dtype)
-        if limit is not None:
-            kwargs["stopping_criteria"] = limit(processor, inputs["input_ids"])
+        kwargs |= kwargs_of(inputs["input_ids"])
         streamer = None if prefix is None else _text_printer(processor.tokenizer, prefix)
         stream = model.stream(**inputs, streamer=streamer, **kwargs)
-    return Answer(list(stream), time.perf_counter() - start)
+    return Answer(inputs["input_ids"], list(stream), time.perf_counter() - start)
 
 
 def _text_printer(tokenizer: Any, prefix: str) -> Any:
@@ -271,8 +277,8 @@ def _text_printer(tokenizer: Any, prefix: str) -> Any:
 def check_vocoder(loaded: LoadedModel, mode: Mode) -> None:
     if mode != "text" and loaded.model.vocoder is None:
         raise UserError(
-            f"{loaded.name} has no vocoder, and generates mel-spectrograms only: use `--mode text`, or assemble the model "
-            "with a vocoder (`flow-omni init --vocoder …`)."
+            f"{loaded.name} has no vocoder, and generates mel-spectrograms only: use `--mode text`, or assemble the "
+            "model with a vocoder (`flow-omni init --vocoder …`)."
         )
 
 

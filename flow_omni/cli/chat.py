@@ -13,13 +13,15 @@
 # limitations under the License.
 """The command `chat`: a conversation of several turns."""
 
+import functools
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from .ask import GenerationOptions, ModelOption, check_vocoder, generate, option, save_speech, with_options
-from .common import LoadedModel, UserError, check_parent, note, read_audio, report
+from .ask import Answer, GenerationOptions, ModelOption, check_vocoder, generate, option, save_speech, with_options
+from .common import UserError, check_parent, note, read_audio, report
 
 
 HELP = """\
@@ -63,19 +65,25 @@ def chat(
         folder.mkdir(exist_ok=True)
     kwargs = options.generation_kwargs() | {"generation_mode": mode}
     opening = [] if system is None else [{"role": "system", "content": system}]
-    conversation = list(opening)
+    conversation, answer = list(opening), None
     is_interactive = sys.stdin.isatty()
     if is_interactive:
         note(HELP)
     for line in _lines(is_interactive):
         try:
             if line == "/reset":
-                conversation = list(opening)
+                conversation, answer = list(opening), None
                 note("A new conversation.")
             elif line == "/help":
                 note(HELP)
             else:
-                conversation = _answer(loaded, conversation, _message(line), folder, kwargs)
+                messages = [*conversation, *loaded.processor.make_conversation("ask", **_message(line))]
+                cache_of = functools.partial(_shared_cache, answer)
+                answer = generate(loaded, messages, kwargs_of=cache_of, **kwargs)
+                if folder is not None:
+                    save_speech(loaded, answer, _next_file(folder))
+                text = loaded.processor.decode(answer.token_ids, skip_special_tokens=True)
+                conversation = [*messages, {"role": "assistant", "content": text}]
         except UserError as error:
             # a script must not go on with half of its conversation
             if not is_interactive:
@@ -113,16 +121,21 @@ def _message(line: str) -> dict[str, Any]:
     return {"text": line}
 
 
-def _answer(
-    loaded: LoadedModel, conversation: list[dict], message: dict, folder: Path | None, kwargs: dict[str, Any]
-) -> list[dict]:
-    """Answers a message; returns the conversation with both, in which the answer is text."""
-    conversation = [*conversation, *loaded.processor.make_conversation("ask", **message)]
-    answer = generate(loaded, conversation, **kwargs)
-    if folder is not None:
-        number = 1
-        while (path := folder / f"answer-{number:03}.wav").exists():
-            number += 1
-        save_speech(loaded, answer, path)
-    text = loaded.processor.decode(answer.token_ids, skip_special_tokens=True)
-    return [*conversation, {"role": "assistant", "content": text}]
+def _shared_cache(last: Answer | None, prompt_ids: Any) -> dict[str, Any]:
+    """The cache of the last answer, cropped to what its prompt shares with the next one: the history has no speech."""
+    if last is None:
+        return {}
+    length = min(last.prompt_ids.shape[1], prompt_ids.shape[1])
+    is_shared = (last.prompt_ids[0, :length] == prompt_ids[0, :length]).long().cumprod(dim=0)
+    cache = last.steps[-1].cache
+    try:
+        cache.crop(min(0, int(is_shared.sum()) - cache.get_seq_length()))
+    except RuntimeError:
+        # layers with a sliding window have lost the start: the whole prompt is read again
+        return {}
+    return {"cache": cache}
+
+
+def _next_file(folder: Path) -> Path:
+    """The first of the numbered files that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := folder / f"answer-{n:03}.wav").exists())

@@ -44,9 +44,12 @@ class UserError(Exception):
 @contextmanager
 def user_errors(before: str = "", after: str = "", also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Around code that works on files, names and values of the user: what it raises is a mistake of the user."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError, *also) as error:
+    except (ValueError, TypeError, OSError, ImportError, StrictDataclassError, SafetensorError, *also) as error:
         raise UserError(f"{before}{one_line(error)}{after}") from error
 
 
@@ -193,8 +196,6 @@ class LoadedModel(NamedTuple):
 def load_model(name: str | None, device: str | None = None, dtype: str = "auto") -> LoadedModel:
     """The model of a folder or Hub id, or without a name the bundled one."""
     import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
     from ..bundled import FlowOmniForSpeechGeneration, FlowOmniProcessor, load_bundled
 
@@ -203,13 +204,13 @@ def load_model(name: str | None, device: str | None = None, dtype: str = "auto")
         if name is None:
             model, processor = load_bundled()
             if device.type == "cpu":
-                # A second thread gains nothing for this small model; waiting for it on a busy machine takes most of the time.
+                # for so small a model a second thread gains nothing, and on a busy machine costs most of the time
                 torch.set_num_threads(1)
         else:
             name = os.path.expanduser(name)
             read_config(name)
-            damages = (KeyError, RuntimeError, SafetensorError, StrictDataclassError)
-            with user_errors(f"Cannot load '{name}': ", " Copy, download or assemble it again.", also=damages):
+            remedy = " Copy, download or assemble it again."
+            with user_errors(f"Cannot load '{name}': ", remedy, also=(KeyError, RuntimeError)):
                 processor = FlowOmniProcessor.from_pretrained(name)
                 model, info = FlowOmniForSpeechGeneration.from_pretrained(
                     name, dtype="auto", use_safetensors=True, output_loading_info=True
@@ -246,7 +247,7 @@ def read_config(name: str) -> dict[str, Any]:
         fields, _ = PreTrainedConfig.get_config_dict(name)
     if fields.get("model_type") != "flow_omni":
         raise UserError(
-            f"'{name}' is not a Flow-Omni checkpoint (`model_type` is {fields.get('model_type')!r}): pass one that `flow-omni "
-            "init`, training or `save_pretrained` wrote."
+            f"'{name}' is not a Flow-Omni checkpoint (`model_type` is {fields.get('model_type')!r}): pass one that "
+            "`flow-omni init`, training or `save_pretrained` wrote."
         )
     return fields

@@ -36,21 +36,24 @@ NOT_UPLOADED = [
 
 
 def init(
-    whisper: Annotated[str, option(help="Whisper (audio encoder): folder, Hub id, openai-whisper .pt file or name.")],
-    llm: Annotated[str, option(help="Causal language model: folder or Hub id.")],
+    whisper: Annotated[
+        str, option(help="Whisper (audio encoder): folder (transformers, CTranslate2), Hub id, .pt file or name.")
+    ],
+    llm: Annotated[str, option(help="Causal language model: folder, Hub id or .gguf file.")],
     output: Annotated[Path, option("--output", "-o", help="The folder to create.")],
     vocoder: Annotated[str | None, option(help="Vocos vocoder: folder or Hub id. Default: no waveforms.")] = None,
     config: Annotated[list[str] | None, option(metavar="KEY=VALUE", help="A field of FlowOmniConfig.")] = None,
     speech_config: Annotated[
-        list[str] | None, option(metavar="KEY=VALUE", help="A field of FlowOmniSpeechConfig, as frames_per_step=8.")
+        list[str] | None,
+        option(metavar="KEY=VALUE", help="A field of FlowOmniSpeechConfig, such as frames_per_step=8."),
     ] = None,
-    dtype: Annotated[DType, option(help="Type of the weights. Default: auto, that of the language model.")] = "auto",
+    dtype: Annotated[DType, option(help="dtype of the weights. Default: auto, as in the language model.")] = "auto",
     overwrite: Annotated[bool, option("--overwrite", help="Replace the checkpoint in the folder.")] = False,
 ):
     """
     Assemble a model from pretrained parts.
 
-    The adapter, the speech transformer and the speech head are new: train them before the model can listen and speak.
+    The audio adapter and the speech decoder are initialised at random: speech in and out must be trained.
 
     Examples:
 
@@ -59,8 +62,6 @@ def init(
         flow-omni init --whisper tiny.pt --llm ./llm --output my-model --speech-config frames_per_step=8
     """
     import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration, FlowOmniProcessor, FlowOmniSpeechConfig
     from ..hub_card import write_model_card
@@ -68,12 +69,11 @@ def init(
 
     folder = _check_new_folder(output, overwrite)
     speech_fields, fields = parse_fields(speech_config or []), parse_fields(config or [])
-    with user_errors(also=(StrictDataclassError,)):
+    with user_errors():
         # before the downloads
         FlowOmniSpeechConfig(**speech_fields)
         FlowOmniConfig(**fields)
-    errors = (KeyError, RuntimeError, SafetensorError, StrictDataclassError)
-    with progress("Loading the parts …"), user_errors(also=errors):
+    with progress("Loading the parts …"), user_errors(also=(KeyError, RuntimeError)):
         model = FlowOmniForSpeechGeneration.from_pretrained_parts(
             whisper=whisper,
             llm=llm,
@@ -83,7 +83,6 @@ def init(
             **fields,
         )
         processor = FlowOmniProcessor.from_parts(load_tokenizer(llm), model.config)
-    _align_special_tokens(model.generation_config, processor)
     with progress(f"Saving {output} …"), _replacing(folder) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
@@ -91,14 +90,14 @@ def init(
         options = {"whisper": [whisper], "llm": [llm], "vocoder": [vocoder] if vocoder else []}
         options |= {"config": config or [], "speech-config": speech_config or []}
         write_model_card(temporary, base_models=parts, command=_command(options))
-    write_table(_parameter_rows(model))
+    write_table(_module_rows(model))
     note(f"{output}: saved. The audio adapter and the speech decoder are untrained.")
     if vocoder is None:
         note("The model has no vocoder and generates mel-spectrograms only: add one with `--vocoder`.")
 
 
 def _command(options: dict[str, list[str]]) -> str:
-    """The command for the model card, in which a folder is only a name."""
+    """The command for the model card, with the names of folders instead of their paths."""
     words = ["flow-omni", "init"]
     for name, values in options.items():
         for value in values:
@@ -120,16 +119,6 @@ def parse_fields(assignments: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _align_special_tokens(generation_config: Any, processor: Any) -> None:
-    """Ends an answer where the chat template ends it, and pads as the tokenizer does."""
-    ends = generation_config.eos_token_id
-    ends = [processor.answer_end_token_id, *(ends if isinstance(ends, list) else [ends])]
-    generation_config.eos_token_id = list(dict.fromkeys(end for end in ends if end is not None))
-    generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    # otherwise it would be derived from the model's config again
-    generation_config._from_model_config = False
-
-
 def _check_new_folder(folder: Path, overwrite: bool) -> Path:
     """`folder`, if a checkpoint may be created there or may replace the one that is there."""
     folder = folder.expanduser().absolute()
@@ -146,7 +135,7 @@ def _check_new_folder(folder: Path, overwrite: bool) -> Path:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder that replaces `folder` at the end of the block. After an error, nothing has changed."""
+    """Yields a temporary folder that replaces `folder` at the end of the block, unless the block raises."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         new, old = Path(temporary, "new"), Path(temporary, "old")
         new.mkdir()
@@ -173,38 +162,35 @@ def info(
         flow-omni info owner/name
     """
     import torch
-    from huggingface_hub.errors import StrictDataclassError
 
     from ..auto_classes import FlowOmniConfig, FlowOmniForSpeechGeneration
     from ..bundled import BUNDLED_CHECKPOINT
 
     name = os.path.expanduser(model or BUNDLED_CHECKPOINT)
-    with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError, StrictDataclassError)):
+    with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError,)):
         config = FlowOmniConfig.from_dict(read_config(name))
         with torch.device("meta"):
-            parameters = _parameter_rows(FlowOmniForSpeechGeneration(config))
-    audio, text, speech, vocoder = config.audio_config, config.text_config, config.speech_config, config.vocoder_config
+            modules = _module_rows(FlowOmniForSpeechGeneration(config))
+    speech = config.speech_config
+    positions = f"{speech.steps_per_second:.4g} per second of speech, each of {speech.frames_per_step} mel frames"
     rows = [
         ("checkpoint", name),
-        ("audio encoder", f"Whisper, {audio.encoder_layers} layers of width {audio.d_model}"),
-        ("language model", f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}"),
-        ("speech head", f"{speech.head_type}, {speech.head_num_layers} layers of width {speech.head_hidden_size}"),
-        ("vocoder", "none" if vocoder is None else f"Vocos, {vocoder.num_hidden_layers} layers"),
-        ("speech", f"{speech.sampling_rate} Hz, {speech.num_mel_bins} mel bands, hop of {speech.hop_length} samples"),
-        ("positions", f"{speech.steps_per_second:.4g} per second, each of {speech.frames_per_step} mel frames"),
-        ("speech delay", f"{speech.speech_delay} positions"),
         ("weights", config.dtype),
+        ("speech", f"{speech.sampling_rate} Hz, {speech.num_mel_bins} mel bands, hop of {speech.hop_length} samples"),
+        ("positions", f"{positions}, after {speech.speech_delay} of text"),
     ]
-    write_table([*rows, *parameters])
+    write_table([*rows, *modules])
 
 
-def _parameter_rows(model: Any) -> list[tuple[str, str]]:
-    """The number of parameters of each group of modules, and of all."""
+def _module_rows(model: Any) -> list[tuple[str, str]]:
+    """Number of parameters and description of each group of modules, and the number of all."""
+    from ..hub_card.facts import describe_modules
     from ..modeling_flow_omni.modeling_flow_omni import count_parameters
 
-    counts = {group.replace("_", " "): number for group, (number, _) in count_parameters(model).items()}
-    counts["all"] = sum(counts.values())
-    return [(f"parameters: {group}", f"{number:>15,}") for group, number in counts.items()]
+    counts, descriptions = count_parameters(model), describe_modules(model.config)
+    rows = [(name, counts[name][0], description) for name, description in descriptions.items()]
+    rows.append(("all", sum(number for number, _ in counts.values()), ""))
+    return [(name.replace("_", " "), f"{number:>13,}  {description}") for name, number, description in rows]
 
 
 def push(
@@ -216,8 +202,8 @@ def push(
     """
     Upload a checkpoint to the Hugging Face Hub.
 
-    Creates the repository if needed, and a model card (README.md) if there is none. Pickles and checkpoints of training are
-    not uploaded. Needs a token: `hf auth login`, or the variable HF_TOKEN.
+    Creates the repository if needed, and a model card (README.md) if there is none. Pickles and training checkpoints
+    are not uploaded. Needs a token: `hf auth login`, or the variable HF_TOKEN.
 
     Examples:
 
@@ -255,8 +241,8 @@ def push(
         if status not in (401, 403, 404):
             raise
         raise UserError(
-            f"The Hub refused '{repo_id}' ({status}): check the owner's name, and that your token may write there (`hf auth "
-            "whoami`)."
+            f"The Hub refused '{repo_id}' ({status}): check the owner's name, and that your token may write there "
+            "(`hf auth whoami`)."
         ) from error
     note(f"{folder}: uploaded.")
     write(f"{url}\n")

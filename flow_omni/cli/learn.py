@@ -31,21 +31,21 @@ from .common import USER_ERROR, UserError, command, note, user_errors, write
 prepare = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Make training data: from corpora, from written dialogues; and validate it.",
+    help="Read corpora, synthesise written dialogues, and validate training data.",
 )
 Output = Annotated[Path, typer.Argument(help="The folder to write to.", show_default=False)]
-Limit = Annotated[int | None, option(help="Most rows.", min=1)]
-Columns = Annotated[list[str] | None, option(metavar="OURS=THEIRS", help="A renamed column: question_text=sentence.")]
+Limit = Annotated[int | None, option(help="Maximum number of rows.", min=1)]
+Columns = Annotated[list[str] | None, option(metavar="OURS=THEIRS", help="Rename a column: question_text=sentence.")]
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="align, finetune, vocoder, or a YAML file.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="As learning_rate=3e-4.", show_default=False),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Such as learning_rate=3e-4.", show_default=False),
     ] = None,
     dry_run: Annotated[
-        bool, option("--dry-run", help="Print modules, parameters, rows, hours and steps only.")
+        bool, option("--dry-run", help="Only print modules, parameters, rows, hours and steps.")
     ] = False,
     fresh: Annotated[bool, option("--fresh", help="Start again: move existing checkpoints aside.")] = False,
 ):
@@ -265,11 +265,11 @@ def evaluate(
         list[str], typer.Argument(metavar="[CHECKPOINT] DATA", help="Default: the bundled model.", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("results"),
-    tasks: Annotated[str | None, option(help="transcribe,say,speech_to_speech … Default: all of the data.")] = None,
+    tasks: Annotated[str | None, option(help="transcribe,say,speech_to_speech … Default: those of the data.")] = None,
     limit: Annotated[int | None, option(help="Questions of each task. Default: all.", min=1)] = None,
     split: Annotated[str | None, option(help="The split of a dataset. Default: test.")] = None,
     columns: Columns = None,
-    on_error: Annotated[str, typer.Option(help="stop or skip at an unreadable recording.")] = "stop",
+    on_error: Annotated[str, typer.Option(help="stop at an unreadable recording, or skip it.")] = "stop",
     asr: Annotated[
         list[str] | None,
         option(
@@ -281,7 +281,7 @@ def evaluate(
         str | None, option(help="noise,speed,pitch,room,telephone,solver_steps,temperature,guidance, or all.")
     ] = None,
     sweep_limit: Annotated[int, typer.Option(help="Questions of each task in a sweep.", min=1)] = 100,
-    compare: Annotated[list[Path] | None, option(help="Another evaluation, to compare with.")] = None,
+    compare: Annotated[list[Path] | None, option(help="Another evaluation to compare with.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     *,
     options: GenerationOptions,
@@ -289,8 +289,8 @@ def evaluate(
     """
     Evaluate a checkpoint on a dataset.
 
-    Word and character error rates, exact answers, stop errors, latency and speed, with confidence intervals: results.json,
-    report.md, answers.jsonl and audio samples. The same command resumes.
+    Word and character error rates, exact answers, stop errors, latency and speed, with confidence intervals:
+    results.json, report.md, answers.jsonl and audio samples. The same command resumes.
 
     Examples:
 
