@@ -234,6 +234,9 @@ class FlowOmniTrainer(Trainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Raises instead: a run that continues with some fresh weights is not the same run."""
         missing = set(load_result.missing_keys) - set(self.flow_omni.all_tied_weights_keys)
+        if not any(parameter.requires_grad for parameter in self.flow_omni.model.language_model.parameters()):
+            # checkpoints of an adapter do not hold the language model, which is frozen
+            missing = {name for name in missing if not name.startswith(MODULE_GROUPS["language_model"])}
         if missing or load_result.unexpected_keys:
             names = sorted(missing | set(load_result.unexpected_keys))
             raise ValueError(
