@@ -24,7 +24,7 @@ talk: $(READY)  ## Answer the example question: text, speech in answer.wav, mel-
 test: $(READY)  ## Run the tests (ARGS="-k vocoder" for some of them)
 	$(PYTEST) $(ARGS)
 
-slow: $(READY)  ## Run all tests, also the slow ones
+slow: $(READY)  ## Run all tests, including the slow ones
 	$(PYTEST) -m "" $(ARGS)
 
 lint: $(READY)  ## Check style with ruff

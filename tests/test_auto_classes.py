@@ -68,14 +68,10 @@ def test_public_names_are_these():
         "FlowOmniVocoder",
         "FlowOmniVocoderConfig",
     ]
-    assert all(hasattr(flow_omni, name) for name in flow_omni.__all__)
-
-
-def test_public_names_are_loaded_when_asked_for():
     for name in flow_omni.__all__:
-        assert flow_omni.__getattr__(name) is getattr(flow_omni, name)
+        assert getattr(flow_omni, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'FlowOmni'"):
-        flow_omni.__getattr__("FlowOmni")
+        _ = flow_omni.FlowOmni
 
 
 def test_auto_classes_find_our_classes(checkpoint):
@@ -88,9 +84,6 @@ def test_auto_classes_find_our_classes(checkpoint):
         (AutoFeatureExtractor, flow_omni.FlowOmniFeatureExtractor),
     ):
         assert type(auto_class.from_pretrained(checkpoint)) is expected
-
-
-def test_auto_tokenizer_reads_the_checkpoint(checkpoint):
     assert AutoTokenizer.from_pretrained(checkpoint).convert_tokens_to_ids("<|audio|>") == 259
 
 
@@ -107,15 +100,6 @@ def prepare(processor, conversation):
     return processor.apply_chat_template(
         conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-
-
-def test_conversation_with_a_file_is_answered_in_text_and_speech(checkpoint, conversation):
-    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
-    output = model.generate(**prepare(processor, conversation), generation_mode="speech", seed=0)
-    (answer,) = processor.post_process_generation(output)
-    assert isinstance(answer["text"], str)
-    assert answer["sampling_rate"] == 8000
-    np.testing.assert_array_equal(answer["audio"], output.audio[0].numpy())
 
 
 def test_any_to_any_pipeline_writes_and_speaks(checkpoint, conversation):

@@ -209,7 +209,7 @@ def test_no_dynamic_and_static_cache_give_the_same_answer_in_every_family():
         head_type = "residual_vq" if family == "qwen2" else "flow"
         model = tiny_model(text={"model_type": family, "bos_token_id": 0, **window}, speech={"head_type": head_type})
         dynamic, uncached, static = (
-            model.generate(**inputs, logits_processor=end_text_after(4, 7), seed=1, max_new_tokens=20, **options)
+            model.generate(**inputs, logits_processor=end_text_after(4, 7), seed=1, max_new_tokens=14, **options)
             for options in ({}, {"use_cache": False}, {"cache_implementation": "static"})
         )
         for output in (uncached, static):
@@ -218,7 +218,8 @@ def test_no_dynamic_and_static_cache_give_the_same_answer_in_every_family():
         assert dynamic.cache is not None and uncached.cache is None
 
 
-def test_compiled_steps_equal_eager_ones_and_are_compiled_once_with_and_once_without_text(model):
+def test_compiled_steps_equal_eager_ones_and_are_compiled_once_with_and_once_without_text():
+    model = tiny_model(text={"num_hidden_layers": 1})
     inputs, options = spoken_prompt([24, 40], [3, 5]), {"seed": 1, "max_new_tokens": 20}
     expected = model.generate(**inputs, logits_processor=end_text_after(3), **options)
     compiled = []
@@ -309,17 +310,13 @@ def test_stream_can_be_left_early(model):
 # --- randomness
 
 
-def test_seed_repeats_and_another_seed_differs(model):
+def test_speech_repeats_with_its_seed_or_at_temperature_zero(model):
     inputs = spoken_prompt([24], [3])
     first, again, other = (model.generate(**inputs, max_new_tokens=12, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.mel, again.mel)
     assert not torch.allclose(first.mel, other.mel)
-
-
-def test_flow_temperature_zero_needs_no_seed(model):
-    inputs = spoken_prompt([24], [3])
-    first, again = (model.generate(**inputs, max_new_tokens=12, flow_temperature=0.0) for _ in range(2))
-    assert torch.equal(first.mel, again.mel)
+    typical, again = (model.generate(**inputs, max_new_tokens=12, flow_temperature=0.0) for _ in range(2))
+    assert torch.equal(typical.mel, again.mel)
 
 
 def test_generator_is_used_and_moves_on(model):
@@ -456,11 +453,6 @@ def test_next_turn_from_the_cache_equals_the_next_turn_from_scratch(model):
     assert_same(output, expected, atol=1e-4)
 
 
-def test_generation_of_text_alone_needs_no_audio(model):
-    output = model.generate(torch.randint(0, 250, (1, 7)), max_new_tokens=10)
-    assert output.sequences.shape == (1, 17)
-
-
 def test_model_without_vocoder_returns_mel_and_refuses_audio():
     model = tiny_model(vocoder=None)
     output = answer(model, max_new_tokens=10)
@@ -501,16 +493,11 @@ def test_placeholders_that_do_not_match_the_audio_are_refused(model):
         model.generate(**inputs | cut, max_new_tokens=3)
     with pytest.raises(ValueError, match="3 `<.audio.>` placeholders but no audio"):
         model.generate(inputs["input_ids"], max_new_tokens=3)
-
-
-def test_audio_that_would_end_up_in_another_row_is_refused(model):
+    # audio that would end up in another row
     ids = torch.full((2, 6), 7)
     ids[0, :2] = ids[1, :4] = AUDIO_TOKEN_ID
-    features = torch.randn(2, 80, 24)
-    with pytest.raises(
-        ValueError, match=re.escape("placeholders of 2 rows do not match 2 audios of [3, 3] positions")
-    ):
-        model.generate(ids, input_features=features, max_new_tokens=3)
+    with pytest.raises(ValueError, match=re.escape("of 2 rows do not match 2 audios of [3, 3] positions")):
+        model.generate(ids, input_features=torch.randn(2, 80, 24), max_new_tokens=3)
 
 
 def test_answer_cannot_be_continued_in_the_middle_of_its_speech(model):
