@@ -22,15 +22,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import Dataset
-from transformers import Trainer
 
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.audio_io import load_audio
 from ..processing.feature_extraction_flow_omni import MelSpectrogram
 from .arguments import FlowOmniTrainingArguments
-from .callbacks import StopOnNaNCallback, check_finite
 from .data import audio_of, audio_seconds, has, uniform
-from .trainer import LossMeans, staged_checkpoint
+from .trainer import AtomicTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -200,31 +198,18 @@ class VocoderWithLosses(nn.Module):
         return tuple(zip(*(discriminator(waveform) for discriminator in self.discriminators)))
 
 
-class VocoderTrainer(Trainer):
-    """Trains a [`VocoderWithLosses`] on [`VocoderSegments`]."""
+class VocoderTrainer(AtomicTrainer):
+    """Trains a [`VocoderWithLosses`] on [`VocoderSegments`]. Evaluation measures the reconstruction alone."""
 
     def __init__(self, model: VocoderWithLosses, args: FlowOmniTrainingArguments, **kwargs: Any):
         # evaluation has no targets beside the waveform; discriminators that start later get no gradients until then
         args.label_names, args.ddp_find_unused_parameters = ["waveform"], args.adversarial_start > 0
-        super().__init__(model, args, **kwargs)
-        self.losses = LossMeans(LOSSES)
-        if args.stop_on_nan:
-            self.add_callback(StopOnNaNCallback())
+        super().__init__(model, args, LOSSES, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
-        outputs = model(inputs["waveform"], is_adversarial=self.state.global_step >= self.args.adversarial_start)
+        is_adversarial = model.training and self.state.global_step >= self.args.adversarial_start
+        outputs = model(inputs["waveform"], is_adversarial)
         if model.training:
             losses = {name: outputs[name] for name in LOSSES if name in outputs}
-            self.losses.add(losses, dict.fromkeys(LOSSES, 1.0))
-            if self.args.stop_on_nan:
-                check_finite(outputs["loss"], losses, None, self.state.global_step + 1)
+            self.add_losses(outputs["loss"], losses, dict.fromkeys(LOSSES, 1.0))
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and "learning_rate" in logs:
-            logs |= self.losses.pop_means(lambda sums: self.accelerator.reduce(sums.to(self.args.device)).cpu())
-        super().log(logs, *args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with staged_checkpoint(self):
-            super()._save_checkpoint(model, trial)
