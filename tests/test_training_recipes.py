@@ -25,7 +25,7 @@ from tiny import tiny_model
 from transformers import TrainerState
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.training.arguments import RecipeParser, structured
+from flow_omni.training.arguments import RecipeParser
 from flow_omni.training.train import main, make_trainer, train_recipe
 
 
@@ -105,13 +105,13 @@ def test_overrides_are_typed_by_their_fields():
     _, data_args, args = parse("finetune", *changes)
     assert (args.learning_rate, args.eval_strategy, args.bf16, args.ema_decay) == (3e-4, "no", False, None)
     assert args.trainable_modules == ["vocoder"] and args.max_steps == -1
-    assert structured(data_args.tasks) == {"say": 2, "transcribe": 0.5}
-    assert structured(data_args.augmentation) == {"share": 0.1, "snrs_db": [5, 30]}
-    assert structured(parse("align", "train_data={a.jsonl: 1, b.jsonl: 2.5}")[1].train_data) == {
+    assert data_args.tasks == {"say": 2, "transcribe": 0.5}
+    assert data_args.augmentation == {"share": 0.1, "snrs_db": [5, 30]}
+    assert parse("align", "train_data={a.jsonl: 1, b.jsonl: 2.5}")[1].train_data == {
         "a.jsonl": 1,
         "b.jsonl": 2.5,
     }
-    assert structured(parse("align", "train_data=[a.jsonl, b.jsonl]")[1].train_data) == ["a.jsonl", "b.jsonl"]
+    assert parse("align", "train_data=[a.jsonl, b.jsonl]")[1].train_data == ["a.jsonl", "b.jsonl"]
     assert parse("align", "trainable_modules=audio_adapter")[2].trainable_modules == ["audio_adapter"]
 
 
@@ -134,6 +134,8 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
         "text_layout=late": "argument --text_layout",
         "learning_rate": "`learning_rate` is not an override: write `key=value`",
         "tasks={say: ": "is not YAML",
+        "tasks=say": "`tasks` is 'say': it must be a mapping, such as `tasks={key: value}`",
+        "lora=[16]": "`lora` is .*: it must be a mapping",
     }
     for override, message in cases.items():
         with pytest.raises(ValueError, match=message):
@@ -147,6 +149,8 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
         given = [override for override in NEEDED if not override.startswith(f"{name}=")]
         with pytest.raises(ValueError, match=f"`{name}` is missing"):
             RecipeParser().parse("align", given)
+        with pytest.raises(ValueError, match="unknown key `modell`: did you mean `model`"):
+            RecipeParser().parse("align", [*given, "modell=3"])
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="which is a file: name a folder"):
         train_recipe("align", [*NEEDED, f"output_dir={tmp_path / 'file'}"])
@@ -158,7 +162,7 @@ def test_a_recipe_of_ones_own_is_read_as_it_is_written(tmp_path):
     )
     _, data_args, args = parse(str(tmp_path / "mine.yaml"))
     assert (args.trainable_modules, args.learning_rate, args.bf16) == (["speech_decoder"], 2e-4, False)
-    assert structured(data_args.tasks) == {"say": 1}
+    assert data_args.tasks == {"say": 1}
 
 
 # Runs
