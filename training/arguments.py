@@ -113,17 +113,16 @@ class FlowOmniTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.n_gpu > 1:
             raise ValueError(
-                f"One process sees {self.n_gpu} GPUs and would cut batches apart from their audio: start one process per GPU, or "
-                "set CUDA_VISIBLE_DEVICES=0."
+                f"One process sees {self.n_gpu} GPUs and would cut batches apart from their audio: start one process per GPU, "
+                "or set CUDA_VISIBLE_DEVICES=0."
             )
-        modules = self.trainable_modules or []
-        for name in modules:
+        for name in self.trainable_modules or ():
             if name not in MODULE_GROUPS:
                 raise ValueError(f"`trainable_modules` names {name!r}: the modules are {', '.join(MODULE_GROUPS)}.")
-        if "vocoder" in modules and len(modules) > 1:
-            raise ValueError(
-                "No loss of the model reaches the vocoder: train it alone (`trainable_modules: [vocoder]`)"
-            )
+            if name == "vocoder" and len(self.trainable_modules) > 1:
+                raise ValueError(
+                    "No loss of the model reaches the vocoder: train it alone (`trainable_modules=vocoder`)."
+                )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` is {self.ema_decay}: it must be between 0 and 1, for example 0.999.")
         if not 0 <= self.scheduled_sampling <= 1:
