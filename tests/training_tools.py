@@ -13,6 +13,7 @@
 # limitations under the License.
 """Short training runs on tiny models, in this process and in others, for the tests of training."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -247,6 +248,7 @@ def start_server() -> multiprocessing.context.BaseContext:
 
 
 def _in_process(rank: int, num_processes: int, port: int, function: Any, arguments: tuple, options: dict) -> None:
+    gc.freeze()
     if num_processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
