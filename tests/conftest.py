@@ -52,6 +52,14 @@ def model():
     return tiny_model()
 
 
+@pytest.fixture(scope="session")
+def material(tmp_path_factory):
+    """A checkpoint and manifests for short training runs, which tests must not change."""
+    from training_tools import write_material
+
+    return write_material(tmp_path_factory.mktemp("material"))
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

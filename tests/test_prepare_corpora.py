@@ -149,12 +149,7 @@ DIALOGUES = [
 
 @pytest.mark.parametrize(
     "layout",
-    [
-        "LCCC-base-split/LCCC-base_train.json",
-        "LCCC-base.json",
-        "lccc_base_train.jsonl.gz",
-        "lccc_base_train.jsonl",
-    ],
+    ["LCCC-base-split/LCCC-base_train.json", "LCCC-base.json", "lccc_base_train.jsonl.gz", "lccc_base_train.jsonl"],
 )
 def test_lccc_is_read_in_every_form_in_which_it_is_distributed(tmp_path, layout):
     path = tmp_path / layout

@@ -279,10 +279,7 @@ def test_mixed_rows_are_those_of_their_sources(folder):
     assert len(data.load_rows({str(folder / "rows.jsonl"): 0, str(other): 1})) == 1
     stream = data.load_rows({str(folder / "rows.jsonl"): 1, str(other): 1}, streaming=True)
     assert {row["answer_text"] for row in stream} == {"so", "here", "b"}
-    for weights, message in (
-        ({"a": -1}, "The weight of the source 'a' is -1"),
-        ({"a": 0}, "at least one source"),
-    ):
+    for weights, message in (({"a": -1}, "The weight of the source 'a' is -1"), ({"a": 0}, "at least one source")):
         with pytest.raises(ValueError, match=message):
             data.load_rows(weights)
 

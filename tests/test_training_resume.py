@@ -106,7 +106,7 @@ def test_two_processes_resume_after_one_was_killed(tmp_path, uninterrupted_toget
     assert_same_end(tmp_path, uninterrupted_together, num_processes=2)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_resumed_in_a_later_epoch_equals_the_uninterrupted_one(tmp_path, num_workers):
     """With dropout and gradient accumulation; no row is decoded only to be skipped."""
     runs, decoded = {}, {}
