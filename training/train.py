@@ -227,10 +227,11 @@ def describe(trainer: Trainer) -> str:
     """Modules, rows, hours, batches and optimizer steps, for the dry run."""
     args, dataset = trainer.args, trainer.train_dataset
     *_, max_steps = trainer.set_initial_training_values(args, loader := trainer.get_train_dataloader())
-    counts = count_parameters(trainer.model)
     if isinstance(trainer, VocoderTrainer):
         sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in trainer.model.named_children()}
         counts = {name: (size, size) for name, size in sizes.items() if size}
+    else:
+        counts = count_parameters(trainer.model)
     lines = [f"{'module':<16}{'parameters':>16}{'trainable':>16}"]
     lines += [f"{name:<16}{total:>16,}{trainable:>16,}" for name, (total, trainable) in counts.items()]
     if isinstance(dataset, StreamedBatches):

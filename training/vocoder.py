@@ -97,10 +97,14 @@ def multi_resolution_stft_loss(predicted: torch.Tensor, target: torch.Tensor) ->
     return torch.stack(losses).mean()
 
 
+def hinge_loss(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Scores above 1 cost nothing."""
+    return torch.stack([(1 - score).clamp(min=0).mean() for score in scores]).mean()
+
+
 def discriminator_hinge_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
     """Scores above 1 for recordings and below -1 for the vocoder cost nothing."""
-    losses = [(1 - one).clamp(min=0).mean() + (1 + other).clamp(min=0).mean() for one, other in zip(real, fake)]
-    return torch.stack(losses).mean()
+    return hinge_loss(real) + hinge_loss([-score for score in fake])
 
 
 def feature_matching_loss(real: Sequence[Sequence], fake: Sequence[Sequence]) -> torch.Tensor:
@@ -126,7 +130,6 @@ class Discriminator(nn.Module):
             # frequencies are strided, frames are not: harmonics are regular across bands and change between frames
             sizes, kernel, stride, padding = [1, *[channels] * 4], (7, 5), (2, 1), (3, 2)
             last = {"kernel_size": 3, "padding": 1}
-            self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(one, other, kernel, stride, padding=padding)) for one, other in zip(sizes, sizes[1:])
         )
@@ -139,9 +142,7 @@ class Discriminator(nn.Module):
             hidden_states = waveform.unflatten(-1, (-1, self.period))
         else:
             waveform = nn.functional.pad(waveform, (0, max(0, self.n_fft - waveform.shape[-1])))
-            options = {"window": self.window, "center": False, "return_complex": True}
-            spectrum = torch.stft(waveform, self.n_fft, self.n_fft // 4, **options)
-            hidden_states = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+            hidden_states = stft_magnitudes(waveform, self.n_fft)
         hidden_states, features = hidden_states.unsqueeze(1), []
         for layer in self.layers:
             hidden_states = nn.functional.leaky_relu(layer(hidden_states), SLOPE)
@@ -186,7 +187,7 @@ class VocoderWithLosses(nn.Module):
             self.discriminators.requires_grad_(False)  # they pass gradients on, and get none
             scores, features = self._discriminate(predicted)
             self.discriminators.requires_grad_(True)
-            losses["adversarial_loss"] = torch.stack([(1 - score).clamp(min=0).mean() for score in scores]).mean()
+            losses["adversarial_loss"] = hinge_loss(scores)
             losses["feature_loss"] = feature_matching_loss(real_features, features)
             losses["discriminator_loss"] = discriminator_hinge_loss(real_scores, fake_scores)
             matching = args.feature_loss_weight * losses["feature_loss"]
