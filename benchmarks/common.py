@@ -41,9 +41,7 @@ from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import VocoderStrea
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Fields that a size does not name have the package's defaults; the default vocoder is the published Vocos.
 SIZES = {
-    "tiny": {
-        "vocoder_config": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "causal": True},
-    },
+    "tiny": {"vocoder_config": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "causal": True}},
     "qwen2-0.5b": {
         "text_config": {
             "model_type": "qwen2",

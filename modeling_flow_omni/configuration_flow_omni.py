@@ -208,10 +208,10 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*): The speech decoder.
         vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*): The vocoder in the checkpoint. With `None` the
             model returns mel-spectrograms only.
-        audio_token_id (`int`, *optional*): Id of `<|audio|>`, the placeholder of encoded audio. Defaults to the last
-            of the vocabulary.
-        ctc_blank_token_id (`int`, *optional*): The blank of the CTC loss of the audio encoder. Defaults to
-            `audio_token_id`, which no transcript contains.
+        audio_token_id (`int`, *optional*): Id of `<|audio|>`, the placeholder of encoded audio, which has no embedding of
+            its own and may lie beyond the vocabulary. Defaults to the last of the vocabulary.
+        ctc_blank_token_id (`int`, *optional*): The blank of the CTC loss of the audio encoder, a token that no
+            transcript contains. Defaults to `audio_token_id`.
         adapter_stack_size (`int`, *optional*, defaults to 4): Encoder frames (of 20 ms) that the adapter joins into
             one position of the language model.
         adapter_hidden_size (`int`, *optional*): Width of the adapter. Defaults to the language model's.
@@ -225,6 +225,10 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`): Weight of each speech
             state in its cross-entropy, by id: starts and stops are rare and matter most.
         tie_word_embeddings (`bool`, *optional*): Whether the text head shares the input embeddings.
+        base_language_model (`dict`, *optional*): Where the language model comes from: its Hub `id`, `revision` and the
+            `fingerprint` of its weights. Set when parts are assembled.
+        is_adapter (`bool`, *optional*, defaults to `False`): Whether the checkpoint holds everything but the language
+            model, which is loaded from `base_language_model`.
     """
 
     model_type = "flow_omni"
@@ -268,6 +272,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     ctc_loss_weight: float = interval(min=0.0)(default=0.3)
     state_class_weights: list[float | int] | tuple[float | int, ...] = (0.5, 5.0, 1.0, 5.0)
     tie_word_embeddings: bool | None = None
+    base_language_model: dict[str, Any] | None = None
+    is_adapter: bool = False
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -289,12 +295,15 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                 f"Language models of the type `{self.text_config.model_type}` are not supported: choose one of "
                 f"{', '.join(LANGUAGE_MODEL_FAMILIES)} (`llama` includes SmolLM2 and TinyLlama)."
             )
-        for name in ("audio_token_id", "ctc_blank_token_id"):
-            if not 0 <= getattr(self, name) < self.text_config.vocab_size:
-                raise ValueError(
-                    f"`{name}` ({getattr(self, name)}) lies outside the vocabulary of {self.text_config.vocab_size} "
-                    "tokens: pass the id of a token that no text contains, and resize the embeddings if it is new."
-                )
+        if self.audio_token_id < 0:
+            raise ValueError(
+                f"`audio_token_id` is {self.audio_token_id}: pass the id of `<|audio|>` in the tokenizer."
+            )
+        if not 0 <= self.ctc_blank_token_id < max(self.text_config.vocab_size, self.audio_token_id + 1):
+            raise ValueError(
+                f"`ctc_blank_token_id` ({self.ctc_blank_token_id}) lies outside the vocabulary of "
+                f"{self.text_config.vocab_size} tokens: pass the id of a token that no transcript contains."
+            )
         if len(self.state_class_weights) != 4 or not all(weight >= 0 for weight in self.state_class_weights):
             raise ValueError(
                 f"`state_class_weights` is {self.state_class_weights}: pass four numbers of at least 0, one for each "

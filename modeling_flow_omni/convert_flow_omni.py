@@ -30,7 +30,7 @@ from transformers.utils import cached_file, logging
 
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniVocoderConfig
 from .import_ctranslate2 import MODEL_FILE, load_ctranslate2_whisper
-from .modeling_flow_omni import MODULE_GROUPS
+from .modeling_flow_omni import MODULE_GROUPS, fingerprint
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 
 
@@ -58,16 +58,22 @@ def assemble_from_pretrained_parts(
     with _naming("vocoder", vocoder):
         vocos = load_vocos(vocoder) if vocoder is not None else None
 
-    # the tokenizer's audio token, or the next free id, for which the embeddings grow if they must
+    # the tokenizer's audio token, or the next free id, for which the language model needs no embedding
     audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
     if audio_token_id >= language_model.get_input_embeddings().num_embeddings:
-        language_model.resize_token_embeddings(audio_token_id + 1, mean_resizing=False)
+        config_fields = {"ctc_blank_token_id": tokenizer.eos_token_id} | config_fields
     config = FlowOmniConfig(
         audio_config=audio_config,
         # a copy: the composite config sets the attention implementation of its parts
         text_config=copy.deepcopy(language_model.config),
         vocoder_config=vocos.config if vocos is not None else None,
         audio_token_id=audio_token_id,
+        base_language_model={
+            # the path of a folder on this machine does not belong into a checkpoint
+            "id": None if os.path.exists(llm) else os.fspath(llm),
+            "revision": getattr(language_model.config, "_commit_hash", None),
+            "fingerprint": fingerprint(language_model),
+        },
         **_with_mel_geometry(vocos, config_fields),
     )
     for part in (config.audio_config, config.text_config, config.vocoder_config):
@@ -172,11 +178,13 @@ def _load_quietly(
 # --- the language model
 
 
-def load_language_model(llm: str | os.PathLike, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+def load_language_model(
+    llm: str | os.PathLike, dtype: torch.dtype | str | None = None, revision: str | None = None
+) -> PreTrainedModel:
     """The causal LLM of a folder, of the Hub or of a GGUF file, whose weights are dequantised."""
     source, options = _gguf_options(llm)
-    if dtype is not None:
-        options["dtype"] = dtype
+    given = {"dtype": dtype, "revision": revision}
+    options |= {name: value for name, value in given.items() if value is not None}
     language_model, info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     _check_complete(llm, info["missing_keys"])
     # of a GGUF file, whose weights are plain now: with it the model could not be saved

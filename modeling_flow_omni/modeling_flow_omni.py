@@ -17,13 +17,14 @@ with mel patches), and a speech decoder.
 """
 
 import copy
+import hashlib
 import importlib
 from dataclasses import dataclass
 from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel, WhisperConfig
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, WhisperConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
@@ -84,6 +85,35 @@ mel_labels (`torch.Tensor` of shape `(batch_size, max_patches, frames_per_step, 
 audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*):
     The tokens of the transcript of each audio in `input_features`, padded with -100, for the CTC loss.
 """
+
+
+def fingerprint(language_model: PreTrainedModel) -> dict[str, str]:
+    """
+    Hashes of a causal language model's weights, at up to 4,096 places in each: of its embeddings and norms, which
+    quantisation leaves as they are, and of its other weights (none of a quantised model).
+    """
+    hashes = {"embeddings": hashlib.sha256(), "layers": hashlib.sha256()}
+    is_quantised = getattr(language_model, "hf_quantizer", None) is not None
+    embeddings = language_model.get_input_embeddings().weight
+    for name, weight in sorted(language_model.base_model.named_parameters()):
+        group = "embeddings" if weight.dim() == 1 or weight is embeddings else "layers"
+        if group == "layers" and is_quantised:
+            continue
+        values = weight.detach().flatten()
+        # bf16: a checkpoint in bf16 has the same fingerprint when it is loaded in fp32
+        sampled = values[:: max(1, len(values) // 4096)].to("cpu", torch.bfloat16)
+        hashes[group].update(name.encode() + sampled.view(torch.int16).numpy().tobytes())
+    digests = {group: digest.hexdigest()[:16] for group, digest in hashes.items()}
+    return {"embeddings": digests["embeddings"]} if is_quantised else digests
+
+
+def load_causal_lm(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model by its folder or Hub id; where the package is installed, also from a GGUF file."""
+    try:
+        convert = importlib.import_module("flow_omni.modeling_flow_omni.convert_flow_omni")
+    except ModuleNotFoundError:
+        return AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+    return convert.load_language_model(source, dtype, revision)
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -446,17 +476,24 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         hidden_size = config.text_config.hidden_size
         self.audio_encoder = FlowOmniAudioEncoder(config.audio_config)
         self.audio_adapter = FlowOmniAudioAdapter(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        # of an adapter the language model joins when the weights have been loaded
+        self.language_model = None if config.is_adapter else AutoModel.from_config(config.text_config)
         # The inputs that the language model was not pretrained on start at zero: its text stays exactly what it was.
-        self.state_embedding = FlowOmniZeroEmbedding(len(config.state_ids), hidden_size)
+        # That of `pad`, the state of all text, stays at zero, so that training changes no text either.
+        self.state_embedding = FlowOmniZeroEmbedding(len(config.state_ids), hidden_size, config.pad_state_id)
         self.patch_proj = FlowOmniZeroLinear(config.speech_config.patch_size, hidden_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
+        return None if self.language_model is None else self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value):
         self.language_model.set_input_embeddings(value)
+
+    def embed_text(self, input_ids: torch.LongTensor) -> torch.Tensor:
+        """The embeddings of text. Those of `<|audio|>`, which may have none, are replaced by encoded audio."""
+        embeddings = self.get_input_embeddings()
+        return embeddings(input_ids.clamp(max=self.config.text_config.vocab_size - 1))
 
     @can_return_tuple
     @auto_docstring(custom_intro="Encodes audio into embeddings of the language model.")
@@ -494,8 +531,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         if input_ids is not None:
             is_audio = input_ids == self.config.audio_token_id
         else:
-            placeholder = torch.tensor(self.config.audio_token_id, device=inputs_embeds.device)
-            is_audio = (inputs_embeds == self.get_input_embeddings()(placeholder)).all(dim=-1)
+            placeholder = torch.tensor([[self.config.audio_token_id]], device=inputs_embeds.device)
+            is_audio = (inputs_embeds == self.embed_text(placeholder)).all(dim=-1)
         if is_audio.sum() != len(audio_embeddings):
             raise ValueError(
                 f"Got {int(is_audio.sum())} `<|audio|>` placeholders for {len(audio_embeddings)} positions of encoded "
@@ -541,7 +578,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+            inputs_embeds = self.embed_text(input_ids)
 
         audio_embeddings = None
         if input_features is not None:
@@ -580,10 +617,12 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
     embedding, and keep their keys and values in the same cache, as the layers after its last.
     """
 
-    def __init__(self, config: FlowOmniConfig, language_model: PreTrainedModel):
+    def __init__(self, config: FlowOmniConfig):
         text_config, num_layers = config.text_config, config.speech_config.num_hidden_layers
         super().__init__(self.config_of_layers(config))
         self.first_layer_index = text_config.num_hidden_layers
+        with torch.device("meta"):
+            language_model = AutoModel.from_config(text_config)  # for its classes alone
         layer_class = type(language_model.layers[0])
         self.patch_proj = nn.Linear(config.speech_config.patch_size, text_config.hidden_size, bias=False)
         self.layers = nn.ModuleList(
@@ -668,9 +707,13 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         super().__init__(config)
         hidden_size = config.text_config.hidden_size
         self.model = FlowOmniModel(config)
-        self.speech_transformer = FlowOmniSpeechTransformer(config, self.model.language_model)
+        self.speech_transformer = FlowOmniSpeechTransformer(config)
         self.speech_head = SPEECH_HEADS[config.speech_config.head_type](config)
-        self.lm_head = nn.Linear(hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = None
+        if config.is_adapter:
+            self._tied_weights_keys = {}
+        else:
+            self.lm_head = nn.Linear(hidden_size, config.text_config.vocab_size, bias=False)
         self.state_head = nn.Linear(hidden_size, len(config.state_ids))
         self.mel_normalizer = FlowOmniMelNormalizer(config.speech_config)
         self.vocoder = FlowOmniVocoder(config.vocoder_config) if config.vocoder_config is not None else None
@@ -695,19 +738,71 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         try:
             # by name: a relative import would copy the file into every checkpoint
             convert = importlib.import_module("flow_omni.modeling_flow_omni.convert_flow_omni")
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise ImportError("`from_pretrained_parts` needs the package: pip install flow-omni") from error
         return convert.assemble_from_pretrained_parts(cls, whisper, llm, vocoder, **kwargs)
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Saves as every model does, with the code beside it and an `auto_map` for each of `AUTO_CLASSES`."""
+    @classmethod
+    def from_pretrained(cls, *args, language_model: str | PreTrainedModel | None = None, **kwargs):
+        """
+        Loads as every model does. Of an adapter, the language model joins: `language_model` is its folder, Hub id or GGUF
+        file, or a loaded causal LLM, such as a quantised one. Defaults to the Hub id that the adapter names.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.config.is_adapter:
+            model.join_language_model(language_model)
+        elif language_model is not None:
+            raise ValueError("`language_model` is for adapters, and this checkpoint holds its own: leave it out.")
+        return loaded
+
+    def join_language_model(self, language_model: str | PreTrainedModel | None = None) -> None:
+        """Makes an adapter whole: the language model becomes a part of it, frozen, after its fingerprint was compared."""
+        base = self.config.base_language_model
+        if language_model is None and base["id"] is None:
+            raise ValueError(
+                "The adapter does not name its language model, which came from a folder: pass it as `language_model=` (a folder, "
+                "a Hub id, a GGUF file or a loaded causal LLM)."
+            )
+        if not isinstance(language_model, PreTrainedModel):
+            language_model = load_causal_lm(language_model or base["id"], base.get("revision"), self.dtype)
+        found = fingerprint(language_model)
+        if any(base["fingerprint"].get(group) != digest for group, digest in found.items()):
+            raise ValueError(
+                f"The adapter belongs to the language model {base['id']!r} with the fingerprint {base['fingerprint']}, and "
+                f"{language_model.name_or_path!r} has {found}: pass the former as `language_model=`."
+            )
+        language_model.set_attn_implementation(self.config._attn_implementation)
+        self.model.language_model = language_model.base_model.requires_grad_(False)
+        self.lm_head = language_model.get_output_embeddings().requires_grad_(False)
+        self._tied_weights_keys = type(self)._tied_weights_keys
+        self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=False)
+        self.config.is_adapter = False
+
+    def save_pretrained(self, save_directory, include_language_model: bool | None = None, **kwargs):
+        """
+        Saves as every model does, with the code beside it and an `auto_map` for each of `AUTO_CLASSES`. Without the
+        language model, what is saved is an adapter for it: by default where the language model is frozen and known by its
+        `base_language_model`.
+        """
+        prefixes = MODULE_GROUPS["language_model"]
+        if include_language_model is None:
+            is_frozen = not any(p.requires_grad for name, p in self.named_parameters() if name.startswith(prefixes))
+            include_language_model = not is_frozen or self.config.base_language_model is None
+        if not include_language_model:
+            weights = kwargs.pop("state_dict", None) or self.state_dict()
+            kwargs["state_dict"] = {name: w for name, w in weights.items() if not name.startswith(prefixes)}
         if self._auto_class is not None:
             own_name = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
             auto_map = getattr(self.config, "auto_map", None) or {}
             self.config.auto_map = auto_map | dict.fromkeys(AUTO_CLASSES, own_name)
         # a generation config derived from the model's config would lose its speech options when loaded
         self.generation_config._from_model_config = False
-        super().save_pretrained(save_directory, **kwargs)
+        self.config.is_adapter = not include_language_model
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.config.is_adapter = False
 
     def get_audio_features(self, *args, **kwargs):
         return self.model.get_audio_features(*args, **kwargs)

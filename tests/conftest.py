@@ -13,6 +13,7 @@
 # limitations under the License.
 """What holds for every test: no network, one thread, tiny models that are built once."""
 
+import gc
 import logging
 import os
 
@@ -40,10 +41,23 @@ class _FailOnDeprecation(logging.Handler):
 logging.getLogger("transformers").addHandler(_FailOnDeprecation())
 
 
+def pytest_collection_finish():
+    """Takes all that was imported out of garbage collection, which `Trainer.train` does in full: half a second each time."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def model():
     """A tiny model with a causal vocoder; tests must not change it."""
     return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory):
+    """A checkpoint and manifests for short training runs, which tests must not change."""
+    from training_tools import write_material
+
+    return write_material(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(autouse=True)

@@ -127,15 +127,16 @@ def test_encoded_audio_is_as_large_as_text_at_first(assembled):
     torch.testing.assert_close(*sizes, rtol=0.01, atol=0.0)
 
 
-def test_new_audio_token_extends_the_vocabulary_and_changes_no_other_logit(parts, tmp_path):
+def test_new_audio_token_leaves_the_vocabulary_and_every_logit_as_they_are(parts, tmp_path):
     tokenizer = tokenizer_without_audio_token()
     num_tokens = len(AutoTokenizer.from_pretrained(save_llm(tmp_path, tokenizer=tokenizer)))
     llm = save_llm(tmp_path, num_embeddings=num_tokens, tokenizer=tokenizer, eos_token_id=0, pad_token_id=1)
     model = assemble(parts[0], llm)
-    assert model.config.audio_token_id == num_tokens == model.config.text_config.vocab_size - 1
+    assert model.config.audio_token_id == num_tokens == model.config.text_config.vocab_size
+    assert model.config.ctc_blank_token_id < num_tokens
     input_ids = torch.randint(0, 250, (2, 17))
     expected = AutoModelForCausalLM.from_pretrained(llm).eval()(input_ids).logits
-    torch.testing.assert_close(model(input_ids).logits[..., :num_tokens], expected, atol=1e-6, rtol=0)
+    assert torch.equal(model(input_ids).logits, expected)
 
 
 def test_vocoder_keeps_its_output_and_sets_the_mel_geometry(assembled, parts):

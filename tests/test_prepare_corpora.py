@@ -23,9 +23,8 @@ import soundfile
 from sounds import frequency_of, tone
 
 from flow_omni.training.data import audio_of, check_row, write_rows
-from flow_omni.training.prepare import aishell1_rows, json_streams, lccc_rows, validate_rows, wenetspeech_rows
-from flow_omni.training.prepare.json_streams import stream_array
-from flow_omni.training.prepare.lccc import clean
+from flow_omni.training.prepare import aishell1_rows, corpora, lccc_rows, validate_rows, wenetspeech_rows
+from flow_omni.training.prepare.corpora import clean, stream_array
 
 
 @pytest.fixture
@@ -149,12 +148,7 @@ DIALOGUES = [
 
 @pytest.mark.parametrize(
     "layout",
-    [
-        "LCCC-base-split/LCCC-base_train.json",
-        "LCCC-base.json",
-        "lccc_base_train.jsonl.gz",
-        "lccc_base_train.jsonl",
-    ],
+    ["LCCC-base-split/LCCC-base_train.json", "LCCC-base.json", "lccc_base_train.jsonl.gz", "lccc_base_train.jsonl"],
 )
 def test_lccc_is_read_in_every_form_in_which_it_is_distributed(tmp_path, layout):
     path = tmp_path / layout
@@ -206,7 +200,7 @@ def test_errors_of_lccc_name_the_dialogue_or_the_line(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 7, 4096])
 def test_an_array_is_streamed_whatever_the_chunks(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(json_streams, "CHUNK_CHARACTERS", chunk)
+    monkeypatch.setattr(corpora, "CHUNK_CHARACTERS", chunk)
     items = [{"a": [1, {"b": "]},["}]}, "text, [", 12345, -1.5e3, [], None, "最后"]
     for indent in (None, 2):
         (tmp_path / "whole.json").write_text(json.dumps(items, indent=indent))

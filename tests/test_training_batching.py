@@ -22,7 +22,7 @@ from tiny import tiny_config, tiny_model, tiny_processor
 
 from flow_omni.training.batching import LengthBatchSampler, StreamedBatches, TrainingCollator, bucket
 from flow_omni.training.data import load_rows, write_rows
-from flow_omni.training.examples import ExampleBuilder, ExampleDataset
+from flow_omni.training.examples import ExampleBuilder, ExampleDataset, LengthEstimator
 from flow_omni.training.trainer import LOSSES, count_targets, freeze
 
 
@@ -125,7 +125,7 @@ def test_batches_with_all_modalities_stay_as_they_are():
 # Streams
 
 
-def stream(tmp_path, num_rows=30, **options):
+def stream(tmp_path, num_rows=30, length=300, **options):
     for part in range(2):
         rows = [
             {"id": f"{part}-{n}", "question_text": "a", "answer_text": "b" * (1 + n)} for n in range(num_rows // 2)
@@ -134,7 +134,30 @@ def stream(tmp_path, num_rows=30, **options):
     rows = load_rows(str(tmp_path / "part*.jsonl"), streaming=True)
     processor = tiny_processor(tiny_config())
     builder = ExampleBuilder(processor, {"text_to_text": 1})
-    return StreamedBatches(rows, TrainingCollator(processor), 300, builder=builder, max_length=300, **options)
+    return StreamedBatches(rows, TrainingCollator(processor), 300, builder, length, **options)
+
+
+def test_rows_that_cannot_be_used_are_judged_over_the_whole_stream(tmp_path):
+    """The last window may be small: one row that is too long, or unreadable, was all of it."""
+    longest = LengthEstimator(ExampleBuilder(tiny_processor(tiny_config())))
+    length = longest({"question_text": "a", "answer_text": "bbb"}, "text_to_text")
+    batches = itertools.islice(stream(tmp_path, num_rows=10, length=length, window=3), 40)
+    assert {id_ for batch in batches for id_ in batch["ids"]} == {f"{part}-{n}" for part in range(2) for n in range(3)}
+    (tmp_path / "broken.flac").write_bytes(b"fLaC")
+    rows = [{"id": f"{n}", "question_text": "a", "answer_text": "b"} for n in range(20)]
+    # the duration in the row hides it until it is decoded
+    rows[3] |= {"answer_audio": str(tmp_path / "broken.flac"), "answer_seconds": 0.3}
+    write_rows(tmp_path / "rows.jsonl", rows)
+    processor = tiny_processor(tiny_config())
+    builder = ExampleBuilder(processor, {"say": 1, "text_to_text": 0.1})
+    rows = load_rows(str(tmp_path / "rows.jsonl"), streaming=True)
+    dataset = StreamedBatches(rows, TrainingCollator(processor), 300, builder)
+    trainer = tools.make_trainer(tmp_path, dataset=dataset, max_steps=6)
+    trainer.train()
+    assert len(trainer.skipped) == trainer.state.log_history[-2]["skipped_rows"] == 1
+    dataset.max_skipped_fraction, dataset.window, trainer.skipped = 0.0, 1, {"3", "4"}
+    with pytest.raises(ValueError, match="Too many rows could not be read, see `max_skipped_fraction`"):
+        trainer.train()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -158,5 +181,5 @@ def test_a_run_on_a_stream_trains_and_resumes(tmp_path):
     assert [run.state.global_step for run in runs] == [4, 4]
     with pytest.raises(ValueError, match="None of 30 rows can be used for the tasks say"):
         dataset = stream(tmp_path)
-        dataset.options["builder"] = ExampleBuilder(tiny_processor(tiny_config()), {"say": 1})
+        dataset.builder = ExampleBuilder(tiny_processor(tiny_config()), {"say": 1})
         next(iter(dataset))

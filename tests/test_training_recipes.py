@@ -25,37 +25,16 @@ from tiny import tiny_model
 from transformers import TrainerState
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.training.arguments import RecipeParser, structured
+from flow_omni.training.arguments import RecipeParser
 from flow_omni.training.train import main, make_trainer, train_recipe
 
 
 NEEDED = ["model=a-model", "train_data=train.jsonl", "output_dir=out", "report_to=none"]
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory):
-    return tools.write_material(tmp_path_factory.mktemp("material"))
-
-
 def overrides(material, output, **changes) -> list[str]:
-    settings = {
-        "model": material / "model",
-        "train_data": material / "train.jsonl",
-        "output_dir": output,
-        "max_positions_per_batch": 400,
-        "max_steps": 4,
-        "save_steps": 2,
-        "logging_steps": 1,
-        "warmup_steps": 0,
-        "dataloader_num_workers": 0,
-        "bf16": "false",
-        "report_to": "none",
-        "use_cpu": "true",
-        "disable_tqdm": "true",
-        "num_eval_questions": 0,
-        "mel_statistics_batches": 3,
-    }
-    return [f"{key}={value}" for key, value in (settings | changes).items()]
+    settings = {"max_positions_per_batch": 400, "warmup_steps": 0, "bf16": "false", "mel_statistics_batches": 3}
+    return tools.overrides(material, output, **(settings | changes))
 
 
 def last_loss(trainer) -> float:
@@ -105,13 +84,10 @@ def test_overrides_are_typed_by_their_fields():
     _, data_args, args = parse("finetune", *changes)
     assert (args.learning_rate, args.eval_strategy, args.bf16, args.ema_decay) == (3e-4, "no", False, None)
     assert args.trainable_modules == ["vocoder"] and args.max_steps == -1
-    assert structured(data_args.tasks) == {"say": 2, "transcribe": 0.5}
-    assert structured(data_args.augmentation) == {"share": 0.1, "snrs_db": [5, 30]}
-    assert structured(parse("align", "train_data={a.jsonl: 1, b.jsonl: 2.5}")[1].train_data) == {
-        "a.jsonl": 1,
-        "b.jsonl": 2.5,
-    }
-    assert structured(parse("align", "train_data=[a.jsonl, b.jsonl]")[1].train_data) == ["a.jsonl", "b.jsonl"]
+    assert data_args.tasks == {"say": 2, "transcribe": 0.5}
+    assert data_args.augmentation == {"share": 0.1, "snrs_db": [5, 30]}
+    assert parse("align", "train_data={a.jsonl: 1, b.jsonl: 2.5}")[1].train_data == {"a.jsonl": 1, "b.jsonl": 2.5}
+    assert parse("align", "train_data=[a.jsonl, b.jsonl]")[1].train_data == ["a.jsonl", "b.jsonl"]
     assert parse("align", "trainable_modules=audio_adapter")[2].trainable_modules == ["audio_adapter"]
 
 
@@ -134,6 +110,8 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
         "text_layout=late": "argument --text_layout",
         "learning_rate": "`learning_rate` is not an override: write `key=value`",
         "tasks={say: ": "is not YAML",
+        "tasks=say": "`tasks` is 'say': it must be a mapping, such as `tasks={key: value}`",
+        "lora=[16]": "`lora` is .*: it must be a mapping",
     }
     for override, message in cases.items():
         with pytest.raises(ValueError, match=message):
@@ -147,6 +125,8 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
         given = [override for override in NEEDED if not override.startswith(f"{name}=")]
         with pytest.raises(ValueError, match=f"`{name}` is missing"):
             RecipeParser().parse("align", given)
+        with pytest.raises(ValueError, match="unknown key `modell`: did you mean `model`"):
+            RecipeParser().parse("align", [*given, "modell=3"])
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="which is a file: name a folder"):
         train_recipe("align", [*NEEDED, f"output_dir={tmp_path / 'file'}"])
@@ -158,7 +138,7 @@ def test_a_recipe_of_ones_own_is_read_as_it_is_written(tmp_path):
     )
     _, data_args, args = parse(str(tmp_path / "mine.yaml"))
     assert (args.trainable_modules, args.learning_rate, args.bf16) == (["speech_decoder"], 2e-4, False)
-    assert structured(data_args.tasks) == {"say": 1}
+    assert data_args.tasks == {"say": 1}
 
 
 # Runs

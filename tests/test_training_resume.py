@@ -26,6 +26,7 @@ import torch
 import training_tools as tools
 from safetensors.torch import load_file
 from tiny import tiny_model
+from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from flow_omni.training.callbacks import EMA_FILE
@@ -105,7 +106,7 @@ def test_two_processes_resume_after_one_was_killed(tmp_path, uninterrupted_toget
     assert_same_end(tmp_path, uninterrupted_together, num_processes=2)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_resumed_in_a_later_epoch_equals_the_uninterrupted_one(tmp_path, num_workers):
     """With dropout and gradient accumulation; no row is decoded only to be skipped."""
     runs, decoded = {}, {}
@@ -205,6 +206,19 @@ def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path):
     assert torch.equal(
         trainer.ema.averages["state_head.weight"], load_file(tmp_path / "checkpoint-2" / EMA_FILE)["state_head.weight"]
     )
+
+
+def test_every_process_knows_where_the_best_checkpoint_is(tmp_path, monkeypatch):
+    """Only the first one writes it, and all load it at the end."""
+    trainer = tools.make_trainer(tmp_path)
+    monkeypatch.setattr(type(trainer.args), "should_save", False)
+
+    def save(self, model, trial):
+        self.state.best_model_checkpoint = str(tmp_path / STAGING / "checkpoint-0")
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", save)
+    trainer._save_checkpoint(trainer.model, None)
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-0")
 
 
 @pytest.mark.parametrize("is_tied", [True, pytest.param(False, marks=pytest.mark.slow)])

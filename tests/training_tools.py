@@ -13,6 +13,7 @@
 # limitations under the License.
 """Short training runs on tiny models, in this process and in others, for the tests of training."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -178,34 +179,41 @@ def kill_while_saving(place: str, step: int) -> None:
     is renamed (`publish`), or when half of an old checkpoint is deleted (`discard`).
     """
 
-    def kill(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGKILL)
+    def at_step(original: Any, is_place: Any, damage: Any) -> Any:
+        def killed_there(first, *args, **kwargs):
+            if is_place(first, *args) and f"checkpoint-{step}" in f"{first} {args}":
+                damage(Path(args[0] if args else first))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(first, *args, **kwargs)
 
-    def kill_at_step(original):
-        return lambda first, *args: kill() if f"checkpoint-{step}" in str(first) else original(first, *args)
+        return killed_there
 
     if place == "publish":
-        trainer_module.publish = kill_at_step(trainer_module.publish)
+        trainer_module.publish = at_step(trainer_module.publish, lambda *args: True, lambda path: None)
     elif place == "discard":
-        original_discard, original_rmtree = trainer_module.discard, trainer_module.shutil.rmtree
-
-        def discard(folder, staging):
-            if folder.exists() and f"checkpoint-{step}" in folder.name:
-                trainer_module.shutil.rmtree = lambda path, **kwargs: (next(Path(path).iterdir()).unlink(), kill())
-            original_discard(folder, staging)
-            trainer_module.shutil.rmtree = original_rmtree
-
-        trainer_module.discard = discard
+        is_old, halve = lambda path, *args: "removed" in str(path), lambda path: next(path.iterdir()).unlink()
+        trainer_module.shutil.rmtree = at_step(trainer_module.shutil.rmtree, is_old, halve)
     else:
-        original_save = torch.save
+        is_file, halve = lambda value, path: Path(path).name == place, lambda path: path.write_bytes(b"half of a file")
+        torch.save = at_step(torch.save, is_file, halve)
 
-        def save(value, path, *args, **kwargs):
-            if os.path.basename(os.fspath(path)) == place and f"checkpoint-{step}" in os.fspath(path):
-                Path(path).write_bytes(b"half of a file")
-                kill()
-            return original_save(value, path, *args, **kwargs)
 
-        torch.save = save
+def overrides(material: Path, output: Path, **changes: Any) -> list[str]:
+    """A recipe's overrides for a short run on [`write_material`]."""
+    settings = {
+        "model": material / "model",
+        "train_data": material / "train.jsonl",
+        "output_dir": output,
+        "max_steps": 4,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "dataloader_num_workers": 0,
+        "report_to": "none",
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+        "num_eval_questions": 0,
+    }
+    return [f"{key}={value}" for key, value in (settings | changes).items()]
 
 
 def run_to_the_end(folder: str, kill_at: str = "", **options: Any) -> FlowOmniTrainer:
@@ -247,6 +255,7 @@ def start_server() -> multiprocessing.context.BaseContext:
 
 
 def _in_process(rank: int, num_processes: int, port: int, function: Any, arguments: tuple, options: dict) -> None:
+    gc.freeze()
     if num_processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}

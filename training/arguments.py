@@ -36,28 +36,34 @@ NOTHING = ("", "~", "null")
 
 @dataclass
 class ModelArguments:
-    """The model to start from. Fields of mappings hold them as YAML ([`structured`])."""
+    """The model to start from."""
 
     model: str | None = None  # a folder or a Hub id; for the vocoder recipe also a vocoder alone
-    config_overrides: str | None = None  # fields of its config that only training reads: {patch_noise: 0.2}
-    lora: str | None = None  # fields of peft.LoraConfig: {r: 16, lora_alpha: 32} trains adapters on the language model
+    config_overrides: dict | str | None = None  # fields of its config that only training reads: {patch_noise: 0.2}
+    lora: dict | str | None = None  # fields of peft.LoraConfig, as {r: 16}: adapters on the language model are trained
     attn_implementation: str | None = None  # as for `from_pretrained`; on a CPU, `eager` trains faster
+
+    def __post_init__(self):
+        self.config_overrides = mapping_in("config_overrides", self.config_overrides)
+        self.lora = mapping_in("lora", self.lora)
 
 
 @dataclass
 class DataArguments:
-    """The rows, and how they become examples. Fields of lists and mappings hold them as YAML ([`structured`])."""
+    """The rows, and how they become examples."""
 
-    train_data: str | None = None  # as [`load_rows`] takes it: a source, a list, or {source: times per epoch}
-    eval_data: str | None = None
+    train_data: dict | str | list | None = (
+        None  # as [`load_rows`] takes it: a source, a list, {source: times per epoch}
+    )
+    eval_data: dict | str | list | None = None
     train_split: str | None = None
     eval_split: str | None = None
-    columns: str | None = None  # our name to the dataset's name of a column
+    columns: dict | str | None = None  # our name to the dataset's name of a column
     streaming: bool = False  # reads training rows as they are needed; `max_steps` must be set
-    tasks: str | None = None  # the weight of each task among those that a row offers
+    tasks: dict | str | None = None  # the weight of each task among those that a row offers
     text_layout: Literal["leading", "timed", "auto"] = "leading"
     ctc_labels: bool = False  # transcripts of spoken questions for the CTC loss
-    augmentation: str | None = None  # fields of [`Augmentation`], for spoken questions
+    augmentation: dict | str | None = None  # fields of [`Augmentation`], for spoken questions
     max_example_length: int | None = None  # longer examples are skipped; `max_positions_per_batch` by default
     max_skipped_fraction: float = 0.1  # more unreadable rows than this stop the run
     num_eval_questions: int = 16  # rows of `eval_data` that the model answers at each evaluation
@@ -65,6 +71,11 @@ class DataArguments:
     eval_language: str = "en"  # of the ASR model and the text normaliser
     eval_max_new_tokens: int = 400
     segment_seconds: float = 1.0  # of the recordings that a vocoder trains on
+
+    def __post_init__(self):
+        self.train_data, self.eval_data = structured(self.train_data), structured(self.eval_data)
+        for name in ("columns", "tasks", "augmentation"):
+            setattr(self, name, mapping_in(name, getattr(self, name)))
 
 
 @dataclass
@@ -102,17 +113,16 @@ class FlowOmniTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.n_gpu > 1:
             raise ValueError(
-                f"One process sees {self.n_gpu} GPUs and would cut batches apart from their audio: start one process per GPU, or "
-                "set CUDA_VISIBLE_DEVICES=0."
+                f"One process sees {self.n_gpu} GPUs and would cut batches apart from their audio: start one process per GPU, "
+                "or set CUDA_VISIBLE_DEVICES=0."
             )
-        modules = self.trainable_modules or []
-        for name in modules:
+        for name in self.trainable_modules or ():
             if name not in MODULE_GROUPS:
                 raise ValueError(f"`trainable_modules` names {name!r}: the modules are {', '.join(MODULE_GROUPS)}.")
-        if "vocoder" in modules and len(modules) > 1:
-            raise ValueError(
-                "No loss of the model reaches the vocoder: train it alone (`trainable_modules: [vocoder]`)"
-            )
+            if name == "vocoder" and len(self.trainable_modules) > 1:
+                raise ValueError(
+                    "No loss of the model reaches the vocoder: train it alone (`trainable_modules=vocoder`)."
+                )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"`ema_decay` is {self.ema_decay}: it must be between 0 and 1, for example 0.999.")
         if not 0 <= self.scheduled_sampling <= 1:
@@ -146,19 +156,19 @@ class RecipeParser(HfArgumentParser):
             if key in given:
                 values.pop(dependent, None)
         values |= given
-        for key in ("model", "train_data", "output_dir"):
-            if values.get(key) in (None, *NOTHING):
-                raise ValueError(f"`{key}` is missing: set it in the recipe, or with `{key}=…`.")
-        if values.get("eval_data") in (None, *NOTHING):
-            values["eval_strategy"] = "no"
-        tokens = []
-        for key, value in values.items():
+        for key in values:
             if key not in self.keys:
                 close = difflib.get_close_matches(key, self.keys, n=1)
                 hint = f"did you mean `{close[0]}`?" if close else "see `flow_omni/training/arguments.py`."
                 raise ValueError(f"The recipe has the unknown key `{key}`: {hint}")
-            if value in NOTHING:
-                continue
+        values = {key: value for key, value in values.items() if value not in NOTHING}
+        for key in ("model", "train_data", "output_dir"):
+            if key not in values:
+                raise ValueError(f"`{key}` is missing: set it in the recipe, or with `{key}=…`.")
+        if "eval_data" not in values:
+            values["eval_strategy"] = "no"
+        tokens = []
+        for key, value in values.items():
             if self._option_string_actions[f"--{key}"].nargs == "+":
                 tokens += [f"--{key}", *(value if isinstance(value, list) else [value])]
             else:
@@ -166,9 +176,17 @@ class RecipeParser(HfArgumentParser):
         return self.parse_args_into_dataclasses(tokens, look_for_args_file=False)
 
 
-def structured(value: str | None) -> Any:
-    """The list or mapping in an argument that may hold one; any other text as it is."""
-    return typed(load_yaml(value)) if value is not None and value.startswith(("{", "[")) else value
+def structured(value: Any) -> Any:
+    """The list or mapping that is written in a text; any other text as it is."""
+    return typed(load_yaml(value)) if isinstance(value, str) and value.startswith(("{", "[")) else value
+
+
+def mapping_in(name: str, value: Any) -> dict[str, Any] | None:
+    """The mapping that is written in the text of an argument."""
+    mapping = structured(value)
+    if mapping is not None and not isinstance(mapping, Mapping):
+        raise ValueError(f"`{name}` is {value!r}: it must be a mapping, such as `{name}={{key: value}}`.")
+    return mapping
 
 
 def typed(value: Any) -> Any:

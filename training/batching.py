@@ -14,6 +14,7 @@
 """Batches: rows of similar length under a budget of positions, and their collation into the model's inputs."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch.utils.data import BatchSampler, IterableDataset
 
 from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX
-from .examples import Draw, ExampleDataset
+from .examples import Draw, ExampleBuilder, ExampleDataset
 
 
 class LengthBatchSampler(BatchSampler):
@@ -31,8 +32,8 @@ class LengthBatchSampler(BatchSampler):
     the longest are at most `max_positions`.
 
     Every epoch has as many batches as the first, as the Trainer's arithmetic of steps and epochs requires. If the lengths
-    of the drawn tasks make a few more, these wait for later epochs; if they make fewer, some come twice. Empty batches fill
-    up the last round of `num_processes`: the collator makes inputs without targets of them.
+    of the drawn tasks make a few more, these are left out; if they make fewer, some come twice. Empty batches fill up the
+    last round of `num_processes`: the collator makes inputs without targets of them.
     """
 
     batch_size, drop_last = None, False
@@ -49,8 +50,7 @@ class LengthBatchSampler(BatchSampler):
         return self.num_batches + -self.num_batches % self.num_processes
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        batches = self._batches(self.epoch)
-        yield from (batches * (1 + self.num_batches // len(batches)))[: self.num_batches]
+        yield from itertools.islice(itertools.cycle(self._batches(self.epoch)), self.num_batches)
         yield from [[]] * (len(self) - self.num_batches)
 
     def _batches(self, epoch: int) -> list[list[Draw]]:
@@ -73,19 +73,31 @@ def bucket(length: int) -> int:
 
 
 class StreamedBatches(IterableDataset):
-    """Endless batches of a stream: each window of rows is batched by itself. Each worker reads its part of the stream."""
+    """
+    Endless batches of a stream: each window of rows is batched by itself. Each worker reads its part of the stream. Options
+    are those of [`ExampleDataset`].
+    """
 
-    def __init__(self, rows: Any, collate: Callable, max_positions: int, window: int = 500, **options: Any):
-        self.rows, self.collate, self.max_positions = rows, collate, max_positions
-        self.window, self.options = window, options  # of [`ExampleDataset`]
+    def __init__(
+        self,
+        rows: Any,
+        collate: Callable,
+        max_positions: int,
+        builder: ExampleBuilder,
+        max_length: int | None = None,
+        max_skipped_fraction: float = 0.1,
+        window: int = 500,
+    ):
+        self.rows, self.collate, self.max_positions, self.builder = rows, collate, max_positions, builder
+        self.max_length, self.max_skipped_fraction, self.window = max_length, max_skipped_fraction, window
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        rows = self.rows.shuffle(seed=self.options["builder"].seed, buffer_size=self.window)
+        rows, counts = self.rows.shuffle(seed=self.builder.seed, buffer_size=self.window), Counter()
         for epoch in itertools.count():
             rows.set_epoch(epoch)
-            iterator, window = iter(rows), None
+            iterator = iter(rows)
             while window := list(itertools.islice(iterator, self.window)):
-                dataset = ExampleDataset(window, **self.options)
+                dataset = ExampleDataset(window, self.builder, self.max_length, self.max_skipped_fraction, counts)
                 sampler = LengthBatchSampler(dataset, self.max_positions)
                 sampler.set_epoch(epoch)
                 yield from (self.collate([dataset[draw] for draw in batch]) for batch in sampler)

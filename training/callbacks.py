@@ -94,9 +94,9 @@ class EMACallback(TrainerCallback):
         path, weights = Path(folder) / EMA_FILE, dict(_trained(model))
         averages = load_file(path) if path.is_file() else {}
         if averages.keys() != weights.keys():
-            problem = f"There is no `{EMA_FILE}` in '{folder}', or it averages other weights"
             raise ValueError(
-                f"{problem}: resume with the `ema_decay` and `trainable_modules` of the run, or use `--fresh`."
+                f"There is no `{EMA_FILE}` in '{folder}', or it averages other weights: resume with the `ema_decay` and "
+                "`trainable_modules` of the run, or use `--fresh`."
             )
         self.averages = {name: average.to(weights[name].device) for name, average in averages.items()}
         with safe_open(path, framework="pt") as file:
@@ -149,7 +149,7 @@ class MelStatisticsCallback(TrainerCallback):
         normalizer, num_batches = model.mel_normalizer, args.mel_statistics_batches
         bands = bands_to_measure(normalizer)
         is_trained = any(parameter.requires_grad for parameter in model.speech_head.parameters())
-        if state.global_step > 0 or num_batches == 0 or not bands.any() or not is_trained:
+        if state.global_step > 0 or not bands.any() or not is_trained:
             return
         sums = torch.zeros(3, len(normalizer.mean), dtype=torch.float64)  # the std is a difference of large sums
         for patches in self._patches(num_batches):

@@ -149,10 +149,8 @@ def word_times_of(row: Mapping, task: str) -> list[tuple[str, float]] | None:
         return None
     words, onsets = words_of(row["answer_text"]), row["answer_word_times"]
     if len(words) != len(onsets):
-        problem = (
-            f"has {len(onsets)} times for {len(words)} words (between spaces; in Chinese and Japanese, characters)"
-        )
-        raise RowError(str(row.get("id") or ""), "answer_word_times", f"`answer_word_times` {problem}.")
+        problem = f"{len(onsets)} times for {len(words)} words (between spaces; in Chinese and Japanese, characters)"
+        raise RowError(str(row.get("id") or ""), "answer_word_times", f"`answer_word_times` has {problem}.")
     return list(zip(words, onsets))
 
 
@@ -171,7 +169,7 @@ def audio_of(row: Mapping, name: str) -> Any:
         last = min(round(row["question_end"] * rate), file.frames) if has(row, "question_end") else file.frames
         if first >= last:
             raise ValueError(
-                f"The segment from {first / rate:g} s is outside the {file.frames / rate:.2f} s long recording."
+                f"The recording is {file.frames / rate:.2f} s long; its segment begins at {first / rate:g} s."
             )
         file.seek(first)
         samples = file.read(last - first, dtype="float32", always_2d=True)

@@ -17,6 +17,7 @@ import bisect
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -66,16 +67,17 @@ class ExampleBuilder:
 
     def build(self, row: Mapping, task: str, *key: Any) -> dict[str, Any]:
         """
-        The encoded example of a row, with its `id`. If its audio cannot be read, an example of its `id` and the `error`
+        The encoded example of a row, with its `id`. If it cannot be encoded, an example of its `id` and the `error`
         alone, which the collator leaves out.
         """
         row, spec, where = dict(row), data.spec_of(row, task), str(row.get("id"))
-        is_spoken = spec.question == "question_audio"
-        times = None if self.text_layout == "leading" else data.word_times_of(row, task)
-        layout = self.text_layout if spec.answer_audio is not None else "leading"
-        if layout == "auto":
-            layout = "leading" if times is None else "timed"
+        is_spoken, layout = spec.question == "question_audio", self.text_layout
         try:
+            times = None if layout == "leading" else data.word_times_of(row, task)
+            if spec.answer_audio is None or (layout == "auto" and times is None):
+                layout = "leading"
+            elif layout == "auto":
+                layout = "timed"
             if self.augmentation is not None and is_spoken:
                 row |= self._augmented(row, key)
             conversation = data.conversation_of(row, task, self.processor)
@@ -110,12 +112,10 @@ class LengthEstimator:
         if builder.augmentation is not None:
             self.positions_per_second *= builder.augmentation.longest
         self.patches_per_second = extractor.patches_per_second
-        audio = {
-            "array": np.zeros(extractor.sampling_rate, dtype=np.float32),
-            "sampling_rate": extractor.sampling_rate,
-        }
-        sample = {"question_text": "a", "answer_text": "a", "question_audio": audio, "answer_audio": audio}
-        sample |= {"question_seconds": 1.0, "answer_seconds": 1.0}
+        rate = extractor.sampling_rate
+        audio = {"array": np.zeros(rate, dtype=np.float32), "sampling_rate": rate}
+        sample = {"question_text": "a", "question_audio": audio, "question_seconds": 1.0}
+        sample |= {"answer_text": "a", "answer_audio": audio, "answer_seconds": 1.0}
         self.overhead = dict.fromkeys(data.TASKS, 0)
         for task in builder.tasks:
             encoded = self.processor.encode_training_example(data.conversation_of(sample, task, self.processor))
@@ -152,16 +152,23 @@ class ExampleDataset(Dataset):
     """
     The examples of rows that can be counted, indexed by [`Draw`]. `lengths` holds for each row the tasks that it can
     train, with the positions of its example. Rows that are longer than `max_length` or that cannot be read are `skipped`
-    with a warning; more than `max_skipped_fraction` that cannot be read are an error.
+    with a warning; more than `max_skipped_fraction` that cannot be read are an error. `counts` goes on from window to
+    window of a stream, whose rows are judged together.
     """
 
     def __init__(
-        self, rows: Any, builder: ExampleBuilder, max_length: int | None = None, max_skipped_fraction: float = 0.1
+        self,
+        rows: Any,
+        builder: ExampleBuilder,
+        max_length: int | None = None,
+        max_skipped_fraction: float = 0.1,
+        counts: Counter | None = None,
     ):
         self.rows, self.builder, self.max_skipped_fraction = rows, builder, max_skipped_fraction
         self.sizes = [len(source) for source in getattr(rows, "sources", [rows])]
         self.times = getattr(rows, "times", [1.0])
-        self.lengths, self.skipped, num_unreadable = [], [], 0
+        self.lengths, self.skipped = [], []
+        counts = Counter() if counts is None else counts
         estimate = LengthEstimator(builder)
         for number, row in enumerate(rows, start=1):
             offered, lengths = data.tasks_of(row), {}
@@ -169,7 +176,8 @@ class ExampleDataset(Dataset):
             try:
                 lengths = {task: estimate(row, task) for task in offered if task in builder.tasks}
             except UNREADABLE as error:
-                reason, num_unreadable = f"cannot be read: {error}", num_unreadable + 1
+                reason = f"cannot be read: {error}"
+                counts["unreadable"] += 1
             if lengths:
                 reason = f"has {min(lengths.values())} positions, and at most {max_length} fit"
             self.lengths.append({task: n for task, n in lengths.items() if max_length is None or n <= max_length})
@@ -177,14 +185,16 @@ class ExampleDataset(Dataset):
                 self.skipped.append(f"{row.get('id') or f'row {number}'} {reason}")
         for message in self.skipped[:10]:
             logger.warning("Skipped: %s", message)
-        if len(self.skipped) == len(self.lengths):
+        counts["rows"] += len(self.lengths)
+        counts["skipped"] += len(self.skipped)
+        if counts["skipped"] == counts["rows"]:
             raise ValueError(
-                f"None of {len(self.lengths)} rows can be used for the tasks {', '.join(builder.tasks)}. The first: "
+                f"None of {counts['rows']} rows can be used for the tasks {', '.join(builder.tasks)}. The first: "
                 f"{self.skipped[:1]}. Set `tasks` or `columns`, or raise `max_positions_per_batch`."
             )
-        if num_unreadable > max_skipped_fraction * len(self.lengths):
+        if counts["unreadable"] > max_skipped_fraction * counts["rows"]:
             raise ValueError(
-                f"{num_unreadable} of {len(self.lengths)} rows cannot be read, more than `max_skipped_fraction` "
+                f"{counts['unreadable']} of {counts['rows']} rows cannot be read, more than `max_skipped_fraction` "
                 f"({max_skipped_fraction:g}) allows. `flow-omni prepare validate` lists them."
             )
 

@@ -31,7 +31,7 @@ from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration,
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.files import atomic_write
 from ..processing.processing_flow_omni import FlowOmniProcessor
-from .arguments import Arguments, DataArguments, ModelArguments, RecipeParser, structured
+from .arguments import Arguments, DataArguments, ModelArguments, RecipeParser
 from .augmentation import Augmentation
 from .batching import StreamedBatches, TrainingCollator
 from .data import audio_seconds, conversation_of, has, load_rows
@@ -113,9 +113,8 @@ def set_aside(folder: Path) -> None:
 def make_trainer(arguments: Arguments) -> tuple[FlowOmniTrainer, Callable[[], None]]:
     """The Trainer of a recipe, and what saves its final model."""
     model_args, data_args, args = arguments
-    model, lora = load_model(model_args), structured(model_args.lora)
-    processor = FlowOmniProcessor.from_pretrained(model_args.model)
-    tuner = None if lora is None else add_lora(model, lora, base=model_args.model)
+    model, processor = load_model(model_args), FlowOmniProcessor.from_pretrained(model_args.model)
+    tuner = None if model_args.lora is None else add_lora(model, model_args.lora, base=model_args.model)
     evaluation, metrics = None, None
     if data_args.eval_data:
         evaluation = make_dataset(arguments, processor, is_evaluation=True)
@@ -126,7 +125,7 @@ def make_trainer(arguments: Arguments) -> tuple[FlowOmniTrainer, Callable[[], No
 
     def save() -> None:
         if tuner is not None:
-            if trainer.ema is not None:
+            if trainer.ema is not None:  # it averages adapters, which are gone when they are merged
                 trainer.ema.copy_to(model)
                 trainer.ema.averages = {}
             save_and_merge_lora(model, tuner, Path(args.output_dir) / "adapters" if args.should_save else None)
@@ -144,7 +143,7 @@ def load_model(model_args: ModelArguments) -> FlowOmniForSpeechGeneration:
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"`model` is {source!r}: neither a folder nor a checkpoint on the Hub ({reason}).") from error
-    for name, value in (structured(model_args.config_overrides) or {}).items():
+    for name, value in (model_args.config_overrides or {}).items():
         holders = [part for part in (model.config.speech_config, model.config) if hasattr(part, name)]
         if not holders:
             raise ValueError(f"`config_overrides` names {name!r}: neither config nor `speech_config` has this field.")
@@ -160,15 +159,15 @@ def make_dataset(arguments: Arguments, processor: FlowOmniProcessor, is_evaluati
     if is_evaluation:
         source, split = data_args.eval_data, data_args.eval_split
     streaming = data_args.streaming and not is_evaluation
-    rows = load_rows(structured(source), structured(data_args.columns), split, streaming)
-    augmentation = None if is_evaluation else structured(data_args.augmentation)
+    rows = load_rows(source, data_args.columns, split, streaming)
+    augmentation = None if is_evaluation or data_args.augmentation is None else Augmentation(**data_args.augmentation)
     builder = ExampleBuilder(
         processor,
-        structured(data_args.tasks),
+        data_args.tasks,
         args.seed if args.data_seed is None else args.data_seed,
         data_args.text_layout,
         data_args.ctc_labels,
-        None if augmentation is None else Augmentation(**augmentation),
+        augmentation,
     )
     budget = args.max_positions_per_batch
     max_length = min(data_args.max_example_length or budget, budget)
@@ -177,8 +176,7 @@ def make_dataset(arguments: Arguments, processor: FlowOmniProcessor, is_evaluati
     if args.world_size > 1:
         rows = split_dataset_by_node(rows, args.process_index, args.world_size)
     collate = TrainingCollator(processor, all_modalities=args.world_size > 1)
-    options = {"builder": builder, "max_length": max_length, "max_skipped_fraction": data_args.max_skipped_fraction}
-    return StreamedBatches(rows, collate, budget, **options)
+    return StreamedBatches(rows, collate, budget, builder, max_length, data_args.max_skipped_fraction)
 
 
 def make_generation_metrics(
@@ -211,7 +209,7 @@ def make_vocoder_trainer(arguments: Arguments) -> tuple[VocoderTrainer, Callable
             raise ValueError(f"'{source}' has no vocoder: assemble it with one (`flow-omni init --vocoder`).")
 
     def segments(data: str, split: str | None, **kwargs) -> VocoderSegments:
-        rows = load_rows(structured(data), structured(data_args.columns), split)
+        rows = load_rows(data, data_args.columns, split)
         rate, hop_length = vocoder.config.sampling_rate, vocoder.config.hop_length
         num_samples = round(data_args.segment_seconds * rate / hop_length) * hop_length
         return VocoderSegments(rows, rate, num_samples, args.seed, **kwargs)
@@ -229,10 +227,11 @@ def describe(trainer: Trainer) -> str:
     """Modules, rows, hours, batches and optimizer steps, for the dry run."""
     args, dataset = trainer.args, trainer.train_dataset
     *_, max_steps = trainer.set_initial_training_values(args, loader := trainer.get_train_dataloader())
-    counts = count_parameters(trainer.model)
     if isinstance(trainer, VocoderTrainer):
         sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in trainer.model.named_children()}
         counts = {name: (size, size) for name, size in sizes.items() if size}
+    else:
+        counts = count_parameters(trainer.model)
     lines = [f"{'module':<16}{'parameters':>16}{'trainable':>16}"]
     lines += [f"{name:<16}{total:>16,}{trainable:>16,}" for name, (total, trainable) in counts.items()]
     if isinstance(dataset, StreamedBatches):

@@ -11,12 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The Trainer: transformers' own, with length batching, losses weighted by their targets, and atomic checkpoints."""
+"""The Trainers: transformers' own, with length batching, losses weighted by their targets, and atomic checkpoints."""
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,69 @@ NEW_MODULES = ("audio_adapter", "speech_inputs", "speech_decoder")
 STAGING = ".unfinished"  # nothing that looks for checkpoints finds one that is being written
 
 
-class FlowOmniTrainer(Trainer):
+class AtomicTrainer(Trainer):
+    """
+    What the Trainers of the speech model and of the vocoder share: checkpoints that are whole or absent, `losses` as means
+    in the log, and the stop on a loss that is not finite.
+    """
+
+    def __init__(self, model: nn.Module, args: FlowOmniTrainingArguments, loss_names: Sequence[str], **kwargs: Any):
+        super().__init__(model, args, **kwargs)
+        self.losses = LossMeans(loss_names)
+        if args.stop_on_nan:
+            self.add_callback(StopOnNaNCallback())
+
+    def add_losses(self, loss: torch.Tensor, losses: Mapping, counts: Mapping, ids: Sequence | None = None) -> None:
+        """Notes the losses of a batch for the log, and raises if their sum `loss` is not finite."""
+        self.losses.add(losses, counts)
+        if self.model.training and self.args.stop_on_nan:
+            check_finite(loss, losses, ids, self.state.global_step + 1)
+
+    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.args.world_size == 1:
+            return tensor
+        return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, with each part of the loss as a mean over its targets."""
+        if "loss" in logs and "learning_rate" in logs:
+            logs |= self.losses.pop_means(self.sum_over_processes)
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """
+        The Trainer's, written to a folder aside and renamed when it is complete: a run that is killed at any moment leaves
+        whole checkpoints only. Old ones are then deleted, each renamed first.
+        """
+        args, state = self.args, self.state
+        run_folder, name = Path(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        staging, final = run_folder / STAGING, run_folder / name
+        if args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._get_output_dir = lambda trial: os.fspath(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            del self._get_output_dir
+        # on every process: each loads the best one at the end
+        if state.best_model_checkpoint == os.fspath(staging / name):
+            state.best_model_checkpoint = os.fspath(final)
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            state.save_to_json(os.fspath(staging / name / TRAINER_STATE_NAME))
+            discard(final, staging)
+            publish(staging / name, final)
+            limit, checkpoints = args.save_total_limit or 0, sort_checkpoints(os.fspath(run_folder))
+            kept = {checkpoints[-1], state.best_model_checkpoint}
+            surplus = [path for path in checkpoints if path not in kept]
+            for path in surplus[: max(0, len(checkpoints) - max(limit, len(kept - {None})))] if limit > 0 else []:
+                discard(Path(path), staging)
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+
+class FlowOmniTrainer(AtomicTrainer):
     """
     [`~transformers.Trainer`] for the speech model. `processing_class` is the processor; a dataset is an [`ExampleDataset`],
     [`StreamedBatches`], or has items that `processor.encode_training_example` returned. `generation_metrics(model, step,
@@ -63,25 +125,17 @@ class FlowOmniTrainer(Trainer):
             freeze(model, args.trainable_modules)
         if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
             kwargs["data_collator"] = TrainingCollator(kwargs["processing_class"], all_modalities=args.world_size > 1)
-        super().__init__(model, args, **kwargs)
-        self.generation_metrics = generation_metrics
-        self.losses, self.num_targets, self.skipped = LossMeans(), None, set()
+        super().__init__(model, args, LOSSES, **kwargs)
+        self.generation_metrics, self.num_targets = generation_metrics, None
+        self.skipped, self.num_rows = set(), 0
         self.ema = EMACallback(args.ema_decay) if args.ema_decay is not None else None
-        self.add_callback(SetEpochCallback())
-        self.add_callback(MelStatisticsCallback(self))
-        if self.ema is not None:
-            self.add_callback(self.ema)
-        if args.stop_on_nan:
-            self.add_callback(StopOnNaNCallback())
+        for callback in (SetEpochCallback(), MelStatisticsCallback(self), *([self.ema] if self.ema else [])):
+            self.add_callback(callback)
         if self.is_fsdp_enabled:
-            if self.ema is not None:
-                raise ValueError("`ema_decay` needs whole weights, and FSDP shards them: leave one of the two out.")
-            layers = (
-                model.model.audio_encoder.layers,
-                model.model.language_model.layers,
-                model.speech_transformer.layers,
-            )
-            names = {type(layer).__name__ for stack in layers for layer in stack}
+            if self.ema is not None or has_lora(model):
+                raise ValueError("FSDP shards the weights that `ema_decay` and `lora` need whole: leave them out.")
+            stacks = (model.model.audio_encoder, model.model.language_model, model.speech_transformer)
+            names = {type(layer).__name__ for stack in stacks for layer in stack.layers}
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(names)
 
     @property
@@ -146,7 +200,7 @@ class FlowOmniTrainer(Trainer):
         ids, skipped = inputs.pop("ids", None), inputs.pop("skipped", ())
         counts = total = count_targets(inputs, config)
         if model.training:
-            self._check_skipped(skipped)
+            self._check_skipped(ids or (), skipped)
             if self.args.scheduled_sampling > 0 and "mel_labels" in inputs:
                 inputs["previous_patches"] = self._sampled_patches(inputs)
             if self.num_targets is not None:
@@ -155,9 +209,7 @@ class FlowOmniTrainer(Trainer):
         losses = {name: outputs[name] for name in LOSSES if outputs.get(name) is not None}
         shares = dict(zip(LOSSES, torch.where(total > 0, counts / total, 0.0).tolist()))
         loss = sum(getattr(config, f"{name}_weight") * shares[name] * value for name, value in losses.items())
-        self.losses.add(losses, dict(zip(LOSSES, counts.tolist())))
-        if model.training and self.args.stop_on_nan:
-            check_finite(loss, losses, ids, self.state.global_step + 1)
+        self.add_losses(loss, losses, dict(zip(LOSSES, counts.tolist())), ids)
         return (loss, outputs) if return_outputs else loss
 
     def _sampled_patches(self, inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -173,24 +225,19 @@ class FlowOmniTrainer(Trainer):
         is_predicted = torch.rand(*targets.shape[:2], 1, device=targets.device) < fraction
         return torch.where(is_predicted, predicted, targets)
 
-    def _check_skipped(self, skipped: list[str]) -> None:
+    def _check_skipped(self, ids: Sequence[str], skipped: Sequence[str]) -> None:
         """Counts the rows whose audio turned out to be broken when it was decoded."""
+        self.num_rows += len(ids) + len(skipped)
         self.skipped.update(skipped)
+        is_stream = isinstance(self.train_dataset, StreamedBatches)
+        num_rows = max(self.num_rows, self.train_dataset.window) if is_stream else len(self.train_dataset)
         limit = getattr(self.train_dataset, "max_skipped_fraction", 1.0)
-        if self.skipped and len(self.skipped) > max(1, limit * len(self.train_dataset)):
+        if self.skipped and len(self.skipped) > max(1, limit * num_rows):
             raise ValueError(f"Too many rows could not be read, see `max_skipped_fraction`: {', '.join(self.skipped)}")
 
-    def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.args.world_size == 1:
-            return tensor
-        return self.accelerator.reduce(tensor.to(self.args.device), reduction="sum").to(tensor.device)
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The Trainer's, with each part of the loss as a mean over its targets."""
-        if "loss" in logs and "learning_rate" in logs:
-            logs |= self.losses.pop_means(self.sum_over_processes)
-            if self.skipped:
-                logs["skipped_rows"] = len(self.skipped)
+        if self.skipped and "loss" in logs:
+            logs["skipped_rows"] = len(self.skipped)
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
@@ -198,7 +245,7 @@ class FlowOmniTrainer(Trainer):
         The Trainer's, with the averaged weights if there are, losses as means over all targets, and metrics of generated
         answers. Its random numbers are the same at each evaluation, and training continues as if there had been none.
         """
-        training_losses, self.losses = self.losses, LossMeans()
+        training_losses, self.losses = self.losses, LossMeans(LOSSES)
         devices = [] if self.args.device.type == "cpu" else [self.args.device]
         with torch.random.fork_rng(devices), self._averaged_weights():
             torch.manual_seed(self.args.seed + self.args.process_index)
@@ -220,20 +267,20 @@ class FlowOmniTrainer(Trainer):
         """The Trainer's. A checkpoint holds the weights to continue with, a final model their average if there is one."""
         is_checkpoint = Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
         model, wrapped = self.flow_omni, type(self.flow_omni)
-        model.__class__ = Model  # FSDP makes a class of its own, whose code would be saved
+        if self.is_fsdp_enabled:
+            model.__class__ = wrapped.__bases__[-1]  # FSDP makes a class of its own, whose code would be saved
         with nullcontext() if is_checkpoint else self._averaged_weights():
             super().save_model(output_dir, _internal_call)
         model.__class__ = wrapped
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with staged_checkpoint(self) as folder:
-            super()._save_checkpoint(model, trial)
-            if self.ema is not None and self.args.should_save:
-                self.ema.save(folder)
+        if is_checkpoint and self.ema is not None and self.args.should_save:
+            self.ema.save(Path(output_dir))
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Raises instead: a run that continues with some fresh weights is not the same run."""
         missing = set(load_result.missing_keys) - set(self.flow_omni.all_tied_weights_keys)
+        if not any(parameter.requires_grad for parameter in self.flow_omni.model.language_model.parameters()):
+            # checkpoints of an adapter do not hold the language model, which is frozen
+            missing = {name for name in missing if not name.startswith(MODULE_GROUPS["language_model"])}
         if missing or load_result.unexpected_keys:
             names = sorted(missing | set(load_result.unexpected_keys))
             raise ValueError(
@@ -248,12 +295,16 @@ def freeze(model: Model, trainable_modules: Sequence[str]) -> None:
     frozen = ["model.audio_encoder.embed_positions."]  # fixed sinusoids
     if model.config.speech_config.condition_dropout == 0:
         frozen.append("speech_head.empty_condition")  # not used, which DDP would wait for
-    has_lora = any(".lora_" in name for name, _ in model.named_parameters())
+    is_adapted = has_lora(model)
     for name, parameter in model.named_parameters():
         is_trained = name.startswith(trained) and not name.startswith(tuple(frozen))
-        if has_lora and name.startswith(MODULE_GROUPS["language_model"]):
+        if is_adapted and name.startswith(MODULE_GROUPS["language_model"]):
             is_trained = ".lora_" in name
         parameter.requires_grad_(is_trained)
+
+
+def has_lora(model: nn.Module) -> bool:
+    return any(".lora_" in name for name, _ in model.named_parameters())
 
 
 def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor:
@@ -278,7 +329,7 @@ def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> 
 class LossMeans:
     """Losses as means over their targets, between two entries of the log."""
 
-    def __init__(self, names: Sequence[str] = LOSSES):
+    def __init__(self, names: Sequence[str]):
         self.names, self.sums = names, torch.zeros(2, len(names), dtype=torch.float64)
 
     def add(self, losses: Mapping[str, torch.Tensor], counts: Mapping[str, float]) -> None:
@@ -291,39 +342,6 @@ class LossMeans:
         sums, counts = sum_over_processes(self.sums).tolist()
         self.sums = torch.zeros_like(self.sums)
         return {name: total / count for name, total, count in zip(self.names, sums, counts) if count > 0}
-
-
-@contextmanager
-def staged_checkpoint(trainer: Trainer) -> Iterator[Path]:
-    """
-    Within it, [`Trainer._save_checkpoint`] writes to a folder aside (yielded here), which is renamed when it is complete: a
-    run that is killed at any moment leaves whole checkpoints only. Old ones are then deleted, each renamed first.
-    """
-    run_folder, name = Path(trainer.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-    staging, final = run_folder / STAGING, run_folder / name
-    if trainer.args.should_save:
-        shutil.rmtree(staging, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    trainer._get_output_dir = lambda trial: os.fspath(staging)
-    try:
-        yield staging / name
-    finally:
-        del trainer._get_output_dir
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        state = trainer.state
-        if state.best_model_checkpoint == os.fspath(staging / name):
-            state.best_model_checkpoint = os.fspath(final)
-            state.save_to_json(os.fspath(staging / name / TRAINER_STATE_NAME))
-        discard(final, staging)
-        publish(staging / name, final)
-        limit, checkpoints = trainer.args.save_total_limit or 0, sort_checkpoints(os.fspath(run_folder))
-        kept = {*checkpoints[-1:], state.best_model_checkpoint}
-        surplus = [path for path in checkpoints if path not in kept]
-        for path in surplus[: max(0, len(checkpoints) - max(limit, len(kept - {None})))] if limit > 0 else []:
-            discard(Path(path), staging)
-        shutil.rmtree(staging, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
 
 
 def publish(staged: Path, final: Path) -> None:

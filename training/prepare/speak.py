@@ -33,11 +33,17 @@ from ..augmentation import generator_of
 from ..data import RowError, has, load_rows, write_rows
 from .espeak import EspeakSynthesizer
 from .flite import FliteSynthesizer
+from .kokoro import KokoroSynthesizer
 from .piper import PiperSynthesizer
 from .synthesis import SynthesisError, Synthesizer
 
 
-SYNTHESIZERS = {"espeak": EspeakSynthesizer, "flite": FliteSynthesizer, "piper": PiperSynthesizer}
+SYNTHESIZERS = {
+    "espeak": EspeakSynthesizer,
+    "flite": FliteSynthesizer,
+    "kokoro": KokoroSynthesizer,
+    "piper": PiperSynthesizer,
+}
 # Of questions, relative to the rate and pitch of the voice.
 RATES, PITCHES = (0.85, 1.2), (0.8, 1.3)
 # Rows that are finished together: an interruption loses at most this many per process.
@@ -96,7 +102,7 @@ def speak_dialogues(
         output (`str`):
             The folder to write to.
         synthesizer (`str` or [`Synthesizer`], *optional*, defaults to `"espeak"`):
-            `"espeak"`, `"flite"`, `"piper"`, or an object.
+            `"espeak"`, `"flite"`, `"kokoro"`, `"piper"`, or an object.
         answer_voice, question_voices (`str` and `list[str]`, *optional*):
             The voice of all answers, and the voices that one is drawn from for each question. Default to the plain voice
             of `language` and to all others of it.

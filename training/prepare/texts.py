@@ -1,0 +1,74 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Texts to be spoken: the example sentences of WordNet, and questions that a language model writes itself."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import uniform
+
+
+# What a text-to-speech engine reads as it is written, with the punctuation of sentences.
+SPEAKABLE = re.compile(r"[A-Za-z][A-Za-z' ,.?!;:-]+")
+QUOTED = re.compile(r'"([^"]+)"')
+MAX_WORDS = 25
+
+
+def wordnet_rows(folder: str | Path) -> Iterator[dict]:
+    """The examples in the glosses of WordNet's `data.*` files: phrases and sentences with 30,000 different words."""
+    files = sorted(Path(folder).glob("data.*"))
+    if not files:
+        raise FileNotFoundError(f"There is no WordNet in '{folder}': `flow-omni prepare parts` downloads it.")
+    seen = set()
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            # the licence is indented; a gloss stands behind the last field of its entry
+            for example in QUOTED.findall(line.partition(" | ")[2]) if not line.startswith(" ") else ():
+                text = " ".join(example.split()).strip(";- ")
+                if is_speakable(text, min_words=2) and text not in seen:
+                    seen.add(text)
+                    yield {"id": f"wordnet-{len(seen)}", "question_text": text}
+
+
+def llm_rows(
+    model: Any, tokenizer: Any, num_rows: int, batch_size: int = 64, seed: int = 0, max_new_tokens: int = 40
+) -> Iterator[dict]:
+    """
+    Questions and requests that a chat model writes when it continues an empty user turn: the texts that it knows how to
+    answer. Each batch has a seed of its own, so that any number of rows begins with the same ones.
+    """
+    head = tokenizer.apply_chat_template([{"role": "user", "content": "QUESTION"}], tokenize=False)
+    head = tokenizer(head.partition("QUESTION")[0], add_special_tokens=False, return_tensors="pt").to(model.device)
+    options = {"do_sample": True, "temperature": 0.75, "top_k": 30, "max_new_tokens": max_new_tokens}
+    seen, batch = set(), 0
+    while len(seen) < num_rows:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(uniform(seed, "questions", batch) * 2**31))
+            ids = model.generate(**{name: ids.expand(batch_size, -1) for name, ids in head.items()}, **options)
+        batch += 1
+        for row in ids[:, head["input_ids"].shape[1] :]:
+            text = tokenizer.decode(row)
+            end = text.find(tokenizer.eos_token)
+            text = " ".join(text[:end].split()) if end >= 0 else ""
+            if is_speakable(text, min_words=3) and text not in seen and len(seen) < num_rows:
+                seen.add(text)
+                yield {"id": f"question-{len(seen)}", "question_text": text}
+
+
+def is_speakable(text: str, min_words: int) -> bool:
+    return min_words <= len(text.split()) <= MAX_WORDS and SPEAKABLE.fullmatch(text) is not None
