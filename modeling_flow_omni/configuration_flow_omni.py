@@ -208,7 +208,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*): The speech decoder.
         vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*): The vocoder in the checkpoint. With `None` the
             model returns mel-spectrograms only.
-        audio_token_id (`int`, *optional*): Id of `<|audio|>`, the placeholder of encoded audio, which has no embedding of
+        audio_token_id (`int`, *optional*): Id of `<|audio|>`, the placeholder of encoded audio, which has no embedding
+        of
             its own and may lie beyond the vocabulary. Defaults to the last of the vocabulary.
         ctc_blank_token_id (`int`, *optional*): The blank of the CTC loss of the audio encoder, a token that no
             transcript contains. Defaults to `audio_token_id`.

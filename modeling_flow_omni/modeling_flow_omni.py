@@ -476,7 +476,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         hidden_size = config.text_config.hidden_size
         self.audio_encoder = FlowOmniAudioEncoder(config.audio_config)
         self.audio_adapter = FlowOmniAudioAdapter(config)
-        # of an adapter the language model joins when the weights have been loaded
+        # an adapter gets its language model after its own weights (`join_language_model`)
         self.language_model = None if config.is_adapter else AutoModel.from_config(config.text_config)
         # The inputs that the language model was not pretrained on start at zero: its text stays exactly what it was.
         # That of `pad`, the state of all text, stays at zero, so that training changes no text either.
@@ -745,8 +745,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     @classmethod
     def from_pretrained(cls, *args, language_model: str | PreTrainedModel | None = None, **kwargs):
         """
-        Loads as every model does. Of an adapter, the language model joins: `language_model` is its folder, Hub id or GGUF
-        file, or a loaded causal LLM, such as a quantised one. Defaults to the Hub id that the adapter names.
+        Loads as every model does, and adds the language model to an adapter: `language_model` is its folder, Hub id or
+        GGUF file, or a loaded causal LLM, such as a quantised one. Defaults to the Hub id that the adapter names.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -757,20 +757,21 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         return loaded
 
     def join_language_model(self, language_model: str | PreTrainedModel | None = None) -> None:
-        """Makes an adapter whole: the language model becomes a part of it, frozen, after its fingerprint was compared."""
+        """Adds the language model to an adapter, frozen, after comparing its fingerprint."""
         base = self.config.base_language_model
         if language_model is None and base["id"] is None:
             raise ValueError(
-                "The adapter does not name its language model, which came from a folder: pass it as `language_model=` (a folder, "
-                "a Hub id, a GGUF file or a loaded causal LLM)."
+                "The adapter does not name its language model, which came from a folder: pass it as `language_model=` (a "
+                "folder, a Hub id, a GGUF file or a loaded causal LLM)."
             )
         if not isinstance(language_model, PreTrainedModel):
             language_model = load_causal_lm(language_model or base["id"], base.get("revision"), self.dtype)
         found = fingerprint(language_model)
         if any(base["fingerprint"].get(group) != digest for group, digest in found.items()):
             raise ValueError(
-                f"The adapter belongs to the language model {base['id']!r} with the fingerprint {base['fingerprint']}, and "
-                f"{language_model.name_or_path!r} has {found}: pass the former as `language_model=`."
+                f"The adapter was trained on the language model {base['id']!r} with the fingerprint "
+                f"{base['fingerprint']}, but {language_model.name_or_path!r} has {found}: pass the former as "
+                "`language_model=`."
             )
         language_model.set_attn_implementation(self.config._attn_implementation)
         self.model.language_model = language_model.base_model.requires_grad_(False)
@@ -782,8 +783,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     def save_pretrained(self, save_directory, include_language_model: bool | None = None, **kwargs):
         """
         Saves as every model does, with the code beside it and an `auto_map` for each of `AUTO_CLASSES`. Without the
-        language model, what is saved is an adapter for it: by default where the language model is frozen and known by its
-        `base_language_model`.
+        language model, the checkpoint is an adapter: by default where the language model is frozen and
+        `base_language_model` names it.
         """
         prefixes = MODULE_GROUPS["language_model"]
         if include_language_model is None:

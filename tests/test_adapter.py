@@ -120,7 +120,7 @@ def test_another_language_model_is_refused_with_both_names(adapter, parts, tmp_p
     with torch.no_grad():
         other.base_model.layers[1].mlp.up_proj.weight.mul_(1.01)
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="belongs to the language model .* and '.*other' has"):
+    with pytest.raises(ValueError, match="was trained on the language model .* but '.*other' has"):
         FlowOmniForSpeechGeneration.from_pretrained(adapter, language_model=tmp_path / "other")
 
 
