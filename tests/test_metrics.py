@@ -217,7 +217,7 @@ def test_speech_of_any_script_is_transcribed_to_its_end(model):
 
 
 class RecordingASR:
-    """In place of an ASR model of others: records the options of its calls."""
+    """Stands for an ASR model, and records the options of its calls."""
 
     def __init__(self, can_generate: bool = True, **fields):
         self.options: dict = {}

@@ -257,7 +257,7 @@ def test_espeak_speaks_the_same_in_one_process_and_in_two(speak, espeak, tmp_pat
 
 
 def test_flite_speaks_as_its_program_does(flite, tmp_path):
-    """Twice: rate and pitch are those of one text, and the noise of each text begins anew."""
+    """Twice: rate and pitch are those of one text, and the noise of each text begins again."""
     if shutil.which("flite") is None:
         pytest.skip("the program flite is not installed")
     for voice in flite.voices("en"):

@@ -80,7 +80,7 @@ def test_processes_share_the_epoch_of_one():
     assert together[len(alone) :] == [[]] * (len(together) - len(alone))
 
 
-def test_a_row_that_cannot_be_decoded_is_left_out_and_told():
+def test_a_row_that_cannot_be_decoded_is_left_out_and_reported():
     processor = tiny_processor(tiny_config())
     collate, (example, *_) = TrainingCollator(processor), tools.encoded_examples(1)
     batch = collate([example | {"id": "good"}, {"id": "bad", "error": "bad: no such file"}])

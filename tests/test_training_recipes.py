@@ -197,7 +197,7 @@ def test_an_evaluation_in_bf16_leaves_the_saved_model_in_fp32(material, tmp_path
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
 
-def test_skipped_rows_are_logged_and_told_at_the_end(material, tmp_path):
+def test_skipped_rows_are_logged_and_listed(material, tmp_path):
     rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
     rows = [row | {name: str(material / row[name]) for name in ("question_audio", "answer_audio")} for row in rows]
     (tmp_path / "broken.flac").write_bytes(b"fLaC and no more")
