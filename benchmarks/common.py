@@ -17,7 +17,6 @@ import argparse
 import math
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -30,9 +29,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-import transformers
 from transformers import initialization as init
 
+from flow_omni.evaluation import evaluate
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.modeling_flow_omni.modeling_flow_omni_vocoder import VocoderStream
@@ -175,16 +174,8 @@ def summary(samples: list[float], factor: float = 1.0) -> str:
 
 
 def describe_machine() -> dict[str, str]:
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "?")
-    return {
-        "processor": f"{cpu or platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}",
-        "load before the run": f"{os.getloadavg()[0]:.2f}",
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+    machine = evaluate.describe_machine(torch.device("cpu"))
+    return machine | {"cores": str(os.cpu_count()), "load before the run": f"{os.getloadavg()[0]:.2f}"}
 
 
 def show(tables: dict[str, dict[str, dict[str, Any]]], markdown: Path | None) -> None:

@@ -59,7 +59,7 @@ class ToneASR:
 
 
 def perfect_answers(model, processor, questions, **generation_kwargs) -> list[Answer]:
-    """In place of `answer_batch`: the references, in their tones."""
+    """Replaces `answer_batch`: the references, in their tones."""
     answers = [Answer(one.task, one.reference, one.reference, one.is_spoken) for one in questions]
     for answer in answers:
         if answer.is_spoken and generation_kwargs.get("return_audio", True):

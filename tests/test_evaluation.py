@@ -15,6 +15,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 from evaluation_tools import QUESTIONS, TONES, ToneASR, audio_of_text, perfect_answers, write_rows
@@ -77,13 +78,10 @@ def test_rows_are_asked_in_every_task_and_written_questions_once(questions):
     assert [question.is_spoken for question in by_task.values()] == [False, True, True, False, True, False]
 
 
-def test_a_limit_is_per_task_and_spread_over_the_rows(folder):
+def test_a_limit_is_per_task_and_spread_over_the_rows(folder, tmp_path):
     questions, notes = load_questions(folder, ["transcribe", "say"], limit=2)
     expected = [("transcribe", 0), ("transcribe", 4), ("say", 0), ("say", 4)]
     assert [(one.task, one.number) for one in questions] == expected and notes == []
-
-
-def test_unknown_and_missing_tasks_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="'sing' is unknown: choose from transcribe"):
         load_questions(folder, ["sing"])
     manifest = tmp_path / "rows.jsonl"
@@ -102,9 +100,7 @@ def test_a_folder_stands_for_its_test_rows(tmp_path):
         load_questions(tmp_path)
 
 
-def test_a_saved_dataset_stands_for_its_test_or_validation_split(tmp_path):
-    import datasets
-
+def test_a_saved_dataset_stands_for_its_test_or_validation_split(folder, tmp_path):
     def rows(number):
         return datasets.Dataset.from_list([{"question_text": f"a{n}", "answer_text": "b"} for n in range(number)])
 
@@ -112,11 +108,6 @@ def test_a_saved_dataset_stands_for_its_test_or_validation_split(tmp_path):
     for number, more in [(2, {}), (1, {"test": rows(1)})]:
         datasets.DatasetDict(splits | more).save_to_disk(tmp_path / str(number))
         assert len(load_questions(tmp_path / str(number))[0]) == number
-
-
-def test_columns_of_other_names_are_renamed(folder, tmp_path):
-    import datasets
-
     audio = {"bytes": (folder / "row-0-s0.wav").read_bytes(), "path": None}
     rows = [{"id": number, "audio": audio, "sentence": QUESTIONS[number]} for number in range(2)]
     datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "other")
@@ -151,19 +142,16 @@ def test_recordings_behind_addresses_are_not_downloaded_before_they_are_asked(mo
     assert len(load_questions(manifest, ["transcribe"])[0]) == 1
 
 
-def test_a_change_of_the_audio_knows_its_question(questions):
+def test_a_question_is_changed_by_its_number_and_named_by_its_row(questions, tmp_path):
     question = next(one for one in questions if one.has_audio and one.number == 2)
     changed = question.to_question(tiny_processor(), lambda waveform, rate, number: waveform[: rate // 10] * number)
     audio = changed.prompt[0]["content"][0]["audio"]
     assert audio["sampling_rate"] == RATE
     np.testing.assert_array_equal(audio["array"], question.load("question_audio")[: RATE // 10] * 2)
-
-
-def test_a_row_without_an_id_is_named_without_the_folder_of_its_file(tmp_path):
     manifest = tmp_path / "rows.jsonl"
     manifest.write_text('{"question_text": "a", "answer_text": "b"}\n')
     ((question,), _) = load_questions(manifest)
-    assert question.id == "rows.jsonl:1"
+    assert question.id == "rows.jsonl:1", "without the folder of its file"
     assert EvaluationQuestion({"question_text": "a", "answer_text": "b"}, "text_to_text", 4).id == "row 5"
 
 
@@ -186,11 +174,16 @@ def test_a_recording_without_an_answer_is_transcribed_and_spoken(folder):
 # --- sweeps
 
 
-def test_sweeps_are_known_by_name():
+def test_sweeps_are_known_by_name_and_take_the_tasks_that_show_their_effect(questions):
     assert Settings(sweeps=["all"]).sweeps == list(SWEEPS)
     assert Settings(sweeps=["solver_steps", "noise"]).sweeps == ["noise", "solver_steps"]
     with pytest.raises(ValueError, match="'wind' is unknown: choose from noise, speed"):
         Settings(sweeps=["noise", "wind"])
+    chosen = sweep_questions("noise", questions, 2)
+    assert sorted(one.task for one in chosen) == ["speech_to_speech"] * 2 + ["transcribe"] * 2
+    assert {one.task for one in sweep_questions("solver_steps", questions, None)} == {"say"}
+    written = [one for one in questions if one.task == "text_to_text"]
+    assert sweep_questions("noise", written, None) == []
 
 
 def test_a_sweep_has_one_unchanged_point_and_repeatable_changes(questions):
@@ -199,26 +192,21 @@ def test_a_sweep_has_one_unchanged_point_and_repeatable_changes(questions):
         all_points = sweep_points(name, questions)
         for sweep in {point.sweep for point in all_points}:
             points = [point for point in all_points if point.sweep == sweep]
-            assert len({point.axis for point in points}) == 1
-            assert len({point.part for point in points}) == len(points)
-            if name in GENERATION_SWEEPS:
-                assert all(point.generation == {point.axis: point.value} and not point.change for point in points)
-                continue
+            assert len({point.axis for point in points}) == 1 and len({point.part for point in points}) == len(points)
             changed = [point for point in points if point.change is not None]
+            if name in GENERATION_SWEEPS:
+                assert not changed and all(point.generation == {point.axis: point.value} for point in points)
+                continue
             assert len(changed) == len(points) - 1
             for point in changed:
                 audio = point.change(waveform, RATE, 3)
                 np.testing.assert_array_equal(audio, point.change(waveform, RATE, 3))
                 assert len(audio) != len(waveform) or not np.allclose(audio, waveform, atol=1e-3), point.part
-
-
-def test_noise_has_its_level_and_is_the_same_at_every_level_but_not_for_every_question(questions):
-    waveform = 0.2 * tone(1.0, RATE)
+    # noise has its level, and is the same at every level but not for every question
     points = {(point.sweep, point.value): point for point in sweep_points("noise", questions)}
-    loud, soft, other = (
-        points["noise/white", snr].change(waveform, RATE, number) - waveform
-        for snr, number in ((10, 1), (20, 1), (10, 2))
-    )
+    waveform = 0.2 * tone(1.0, RATE)
+    cases = ((10, 1), (20, 1), (10, 2))
+    loud, soft, other = (points["noise/white", snr].change(waveform, RATE, number) - waveform for snr, number in cases)
     assert 10 * np.log10((waveform**2).mean() / (loud**2).mean()) == pytest.approx(10.0, abs=0.1)
     np.testing.assert_allclose(loud, soft * 10**0.5, atol=1e-4)
     assert abs(np.corrcoef(loud, other)[0, 1]) < 0.1
@@ -230,14 +218,6 @@ def test_any_length_has_any_tempo():
         for tempo in (0.7, 1.15):
             changed = change_tempo(np.zeros(num_samples, dtype=np.float32), RATE, tempo)
             assert len(changed) == round(num_samples / tempo)
-
-
-def test_sweeps_take_the_tasks_that_show_their_effect(questions):
-    chosen = sweep_questions("noise", questions, 2)
-    assert sorted(one.task for one in chosen) == ["speech_to_speech"] * 2 + ["transcribe"] * 2
-    assert {one.task for one in sweep_questions("solver_steps", questions, None)} == {"say"}
-    written = [one for one in questions if one.task == "text_to_text"]
-    assert sweep_questions("noise", written, None) == []
 
 
 def test_unchanged_questions_are_not_asked_again(pair, questions, tmp_path, monkeypatch):
@@ -274,14 +254,26 @@ def test_a_perfect_model_has_no_errors(pair, questions, tmp_path, perfect):
         assert results.metrics[group]["cer"] == results.metrics[group]["wer"] == 0.0
     assert results.metrics["speech"]["clean"] == 1.0
     assert results.metrics["reference@tones"]["num_rows"] == results.metrics["vocoded@tones"]["num_rows"] == len(TONES)
+    head, *lines = (json.loads(line) for line in (tmp_path / ANSWERS_FILE).read_text().splitlines())
+    assert head["num_questions"] == len(questions)
+    answers = [(line["task"], line["number"]) for line in lines if line["part"] == ""]
+    assert sorted(answers) == sorted((one.task, one.number) for one in questions)
+    # rows that share a text share its audio, which is transcribed once
+    assert sum(line["part"] == "reference" for line in lines) == len(TONES)
 
 
-def test_one_wrong_answer_is_counted_where_it_belongs(pair, questions, tmp_path, monkeypatch):
+def test_wrong_and_silent_answers_are_counted_where_they_belong(pair, questions, tmp_path, monkeypatch):
     def mistaken(*args, **options):
         answers = perfect_answers(*args, **options)
         for answer in answers:
             if answer.task == "say" and answer.reference == "Paris.":
                 answer.text, answer.waveform = "Cows drink water.", audio_of_text("Cows drink water.")
+        return answers
+
+    def silent(*args, **options):
+        answers = perfect_answers(*args, **options)
+        for answer in answers:
+            answer.waveform = np.zeros(0, np.float32) if answer.is_spoken else None
         return answers
 
     monkeypatch.setattr(evaluation, "answer_batch", mistaken)
@@ -294,19 +286,9 @@ def test_one_wrong_answer_is_counted_where_it_belongs(pair, questions, tmp_path,
     assert sample.transcripts["tones"] == "Cows drink water."
     assert set(sample.files) == {"answer", "reference"}
     assert all((tmp_path / file).is_file() for file in sample.files.values())
-
-
-def test_an_answer_without_speech_is_a_stop_error(pair, questions, tmp_path, monkeypatch):
-    def silent(*args, **options):
-        answers = perfect_answers(*args, **options)
-        for answer in answers:
-            answer.waveform = np.zeros(0, np.float32) if answer.is_spoken else None
-        return answers
-
     monkeypatch.setattr(evaluation, "answer_batch", silent)
-    results = evaluate(*pair, questions, ASR, tmp_path, Settings(num_timed=0))
-    assert results.metrics["speech"]["no_start"] == 1.0
-    assert results.metrics["say@tones"]["cer"] == 1.0
+    results = evaluate(*pair, questions, ASR, tmp_path / "silent", Settings(num_timed=0))
+    assert results.metrics["speech"]["no_start"] == results.metrics["say@tones"]["cer"] == 1.0
 
 
 def timeless(results: Results) -> dict[str, dict[str, float]]:
@@ -375,16 +357,6 @@ def test_answers_of_another_evaluation_are_not_taken_over(pair, few, tmp_path, p
         with pytest.raises(ResultsError, match=f"{message}.*choose another output folder"):
             evaluate(*model_and_processor, questions, asr, tmp_path, other)
     assert (tmp_path / ANSWERS_FILE).read_text() == before
-
-
-def test_every_answer_is_a_line(pair, questions, tmp_path, perfect):
-    evaluate(*pair, questions, {}, tmp_path, Settings(num_timed=0))
-    head, *lines = (json.loads(line) for line in (tmp_path / ANSWERS_FILE).read_text().splitlines())
-    assert head["num_questions"] == len(questions)
-    answers = [(line["task"], line["number"]) for line in lines if line["part"] == ""]
-    assert sorted(answers) == sorted((one.task, one.number) for one in questions)
-    # rows that share a text share its audio, which is transcribed once
-    assert sum(line["part"] == "reference" for line in lines) == len(TONES)
 
 
 def test_results_say_how_they_came_about(pair, few, tmp_path):

@@ -52,13 +52,17 @@ def test_an_end_that_is_missing_is_not_an_end_that_was_misheard():
         assert lacks_last_word(text, transcript) == lacks, (text, transcript)
 
 
-def test_bootstrap_intervals_hold_the_rate_and_shrink_with_rows():
+def test_intervals_hold_the_rate_and_shrink_with_rows():
     errors, lengths = [0, 1, 0, 3] * 10, [10] * 40
     low, high = bootstrap_interval(errors, lengths)
     assert low < 0.1 < high
     wider = bootstrap_interval(errors[:12], lengths[:12])
     assert high - low < wider[1] - wider[0]
     assert bootstrap_interval(errors, lengths) == (low, high)
+    low, high = wilson_interval(0, 500)
+    assert low == 0.0 and 0.005 < high < 0.01, "none of many is not certain"
+    assert wilson_interval(500, 500)[1] == 1.0
+    assert wilson_interval(5, 10)[0] == pytest.approx(1 - wilson_interval(5, 10)[1])
 
 
 def test_few_rows_and_rows_that_are_alike_have_no_bootstrap_interval():
@@ -68,13 +72,6 @@ def test_few_rows_and_rows_that_are_alike_have_no_bootstrap_interval():
         assert set(error_rate("cer", errors, [length] * len(errors))) == {"cer"}
     low, high = bootstrap_interval([0] * 49 + [1], [20] * 50)
     assert low == 0.0 < high
-
-
-def test_none_of_many_is_not_certain():
-    low, high = wilson_interval(0, 500)
-    assert low == 0.0 and 0.005 < high < 0.01
-    assert wilson_interval(500, 500)[1] == 1.0
-    assert wilson_interval(5, 10)[0] == pytest.approx(1 - wilson_interval(5, 10)[1])
 
 
 def test_rates_of_nothing_are_left_out():
@@ -98,22 +95,19 @@ def test_silences_are_measured_at_start_inside_and_end():
     found = find_silences(np.concatenate([silence(0.3), speech(), silence(1.2), speech(), silence(0.6)]), RATE)
     for value, expected in zip((found.start, found.inside, found.end, found.speech), (0.3, 1.2, 0.6, 2.2)):
         assert value == pytest.approx(expected, abs=0.03)
-
-
-def test_a_quiet_hiss_is_silence_and_a_click_does_not_end_it():
+    # a quiet hiss is silence, and a click does not end it
     pause = silence(1.5) + 0.002 * noise(1.5, RATE)
     pause[RATE // 2 : RATE // 2 + 100] = 0.5
-    found = find_silences(np.concatenate([speech(), pause, speech()]), RATE)
-    assert found.inside == pytest.approx(1.5, abs=0.05)
-
-
-def test_silence_is_without_speech_and_quiet_speech_is_not():
+    assert find_silences(np.concatenate([speech(), pause, speech()]), RATE).inside == pytest.approx(1.5, abs=0.05)
     for waveform in (silence(0.0), silence(1.0), 1e-5 * noise(1.0, RATE)):
         assert find_silences(waveform, RATE).speech == 0.0
-    assert find_silences(0.02 * speech(1.0), RATE).speech == pytest.approx(1.0, abs=0.03)
+    assert find_silences(0.02 * speech(1.0), RATE).speech == pytest.approx(1.0, abs=0.03), "quiet speech is speech"
 
 
 def test_each_stop_error_is_found():
+    first, second = np.split(audio_of_text("Paris."), 2)
+    silences = find_silences(np.concatenate([first, silence(1.5), second]), RATE)
+    assert find_stop_errors("Paris.", silences, False, "Paris.", silences.speech) == ["silence_inside"]
     text = "red green blue grey"
     usual = {"text": text, "silences": Silences(0, 0, 0, 2.0), "is_truncated": False, "reference": text}
     usual |= {"reference_seconds": 2.0, "transcript": text}
@@ -142,12 +136,6 @@ def test_each_stop_error_is_found():
         ({"text": "Hmm.", "reference": "Yes.", "transcript": "", "silences": brief}, "cut_short"),
     ]:
         assert find_stop_errors(**usual | change) == ([] if error is None else [error]), change
-
-
-def test_a_silence_in_the_middle_of_an_answer_is_found():
-    first, second = np.split(audio_of_text("Paris."), 2)
-    silences = find_silences(np.concatenate([first, silence(1.5), second]), RATE)
-    assert find_stop_errors("Paris.", silences, False, "Paris.", silences.speech) == ["silence_inside"]
 
 
 def test_stop_errors_are_fractions_of_the_answers():

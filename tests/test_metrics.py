@@ -70,35 +70,29 @@ def transcription(processor, num_samples: int, task: str = "transcribe") -> Ques
 
 
 def test_error_rates_are_those_of_all_rows_together():
+    """Spaces are not characters, and in languages without spaces every character is a word."""
     assert word_error_rate(["red green blue grey"], ["red greed blue"]) == pytest.approx(2 / 4)
     assert character_error_rate(["abcd", "ef"], ["abd", "ef"]) == pytest.approx(1 / 6)
     assert exact_match_rate(["Red.", "blue"], ["red", "grey"]) == 0.5
+    counts = count_errors("every day", "everyday")
+    assert (counts.characters, counts.words, counts.num_words) == (0, 2, 2)
+    assert word_error_rate(["你好，世界。"], ["你 好 时 界"], "zh") == pytest.approx(1 / 4)
+    assert character_error_rate(["你好"], ["你 好。"], "zh") == 0.0
+    for rate in (word_error_rate, character_error_rate):
+        with pytest.raises(ValueError, match="None of the 2 references"):
+            rate(["...", ""], ["four", ""])
 
 
 def test_text_is_normalised_as_whisper_does():
-    cases = [
+    for text, language, expected in (
         ("  Don’t — STOP, “now”! ", "en", "do not stop now"),
         ("It is twenty-one.", "en", "it is 21"),
         ("My favourite colour", "en", "my favorite color"),
         ("Über 21 Katzen!", "de", "über 21 katzen"),
         ("你好，世界。", "zh", "你 好 世 界"),
         ("十減三", "zh", "十 减 三"),
-    ]
-    for text, language, expected in cases:
+    ):
         assert normalize_text(text, language) == expected
-
-
-def test_spaces_are_no_characters_and_characters_are_words_in_languages_without_spaces():
-    counts = count_errors("every day", "everyday")
-    assert (counts.characters, counts.words, counts.num_words) == (0, 2, 2)
-    assert word_error_rate(["你好，世界。"], ["你 好 时 界"], "zh") == pytest.approx(1 / 4)
-    assert character_error_rate(["你好"], ["你 好。"], "zh") == 0.0
-
-
-def test_references_without_any_letter_are_refused():
-    for rate in (word_error_rate, character_error_rate):
-        with pytest.raises(ValueError, match="None of the 2 references"):
-            rate(["...", ""], ["four", ""])
 
 
 def test_missing_packages_of_the_normaliser_are_named(monkeypatch):
@@ -124,21 +118,15 @@ def test_answers_become_metrics_of_each_task():
     assert answer_metrics(punctuation) == {"say_exact": 1.0, "say_truncated": 0.0}
 
 
-def test_answers_stand_in_the_order_of_their_questions(model, questions):
+def test_answers_are_in_order_and_the_same_in_any_batch(model, questions):
     metrics = GenerationMetrics(questions, tiny_processor(), SilentASR(), batch_size=2, max_new_tokens=12)
     answers = metrics.answer(model, questions)
     assert [answer.task for answer in answers] == [question.task for question in questions]
     assert [answer.reference for answer in answers] == ["four", "tin", "why", "so so"]
     assert [answer.is_spoken for answer in answers] == [False, True, False, True]
     assert [answer.transcript for answer in answers] == [None, "", None, ""]
-
-
-def test_metrics_are_the_same_twice_and_in_other_batches(model, questions):
-    first = GenerationMetrics(questions, tiny_processor(), batch_size=1, max_new_tokens=12)(model, 0)
-    assert first == GenerationMetrics(questions, tiny_processor(), batch_size=4, max_new_tokens=12)(model, 0)
-
-
-def test_the_training_mode_of_the_model_is_restored(model, questions):
+    first = metrics(model, 0)
+    assert first == GenerationMetrics(questions, tiny_processor(), SilentASR(), max_new_tokens=12)(model, 0)
     for mode in (True, False):
         GenerationMetrics(questions[:1], tiny_processor(), max_new_tokens=2)(model.train(mode), 0)
         assert model.training is mode
@@ -163,12 +151,9 @@ def test_processes_answer_their_own_questions_and_all_see_all_metrics(model, que
     assert metrics(model, 0, SimpleNamespace(args=args, is_fsdp_enabled=True)) == both
 
 
-def test_spoken_and_written_answers_are_not_mixed_in_a_batch(model, questions):
+def test_an_answer_has_a_seed_of_its_own(model, questions):
     with pytest.raises(ValueError, match="separate batches"):
         answer_batch(model, tiny_processor(), questions)
-
-
-def test_an_answer_has_a_seed_of_its_own(model, questions):
     spoken = [question for question in questions if question.is_spoken]
     options = {"max_new_tokens": 8, "flow_temperature": 1.0}
     both = answer_batch(model, tiny_processor(), spoken, seed=[1, 2], **options)
@@ -232,7 +217,7 @@ def test_speech_of_any_script_is_transcribed_to_its_end(model):
 
 
 class RecordingASR:
-    """In place of an ASR model of others: records the options of its calls."""
+    """Stands for an ASR model, and records the options of its calls."""
 
     def __init__(self, can_generate: bool = True, **fields):
         self.options: dict = {}

@@ -152,13 +152,10 @@ def test_every_form_gives_the_same_rows(folder):
             ids = [row.pop("id") for row in found]
             assert found == [{k: v for k, v in row.items() if k != "id"} for row in expected], (source, streaming)
             assert ids[1] == "second"
-
-
-def test_audio_columns_of_datasets_are_not_decoded(folder):
-    rows = datasets.Dataset.from_dict({"file": [str(folder / "one.wav")], "text": ["why"]})
-    rows = rows.cast_column("file", datasets.Audio())
-    (loaded,) = data.load_rows(rows, {"question_audio": "file", "question_text": "text"})
-    assert loaded["question_audio"]["path"] == str(folder / "one.wav")
+    # values of tables are parsed
+    raw = {"id": 7, "question_text": "a", "answer_text": "b c", "answer_seconds": "1.5", "answer_word_times": "[0, 1]"}
+    row = data.check_row(raw, "table.csv:2")
+    assert (row["id"], row["answer_seconds"], row["answer_word_times"]) == ("7", 1.5, [0.0, 1.0])
 
 
 def test_written_rows_read_back_and_the_folder_can_be_moved(folder):
@@ -178,18 +175,19 @@ def test_written_rows_read_back_and_the_folder_can_be_moved(folder):
 
 
 def test_a_mistake_is_named_by_file_line_field_value_and_rule(folder):
+    row = '{"question_text": "a", "answer_text": "b", '
     cases = {
         '{"question_text": 3, "answer_text": "b"}': "`question_text` is 3: it must be a string",
         '{"question_text": " ", "answer_text": "b"}': "`question_text` is ' ': it must be a string that is not blank",
         '{"question_txt": "a", "answer_text": "b"}': "the field `question_txt` is unknown: did you mean `question_text`",
         '{"sentence": "a"}': r"none of its fields \(sentence\) is known.*map other names with `columns`",
         '{"question_text": "a"}': "the row has `question_text`, which serves no task.*transcribe: question_audio",
-        '{"question_text": "a", "answer_text": "b", "answer_seconds": -1}': "`answer_seconds` is -1: .* 0 or more",
-        '{"question_text": "a", "answer_text": "b", "answer_word_times": [1, 0]}': ".* onsets in ascending order",
-        '{"question_text": "a", "answer_text": "b", "answer_word_times": "[1"}': ".* it must be a list",
-        '{"question_text": "a", "answer_text": "b", "history": [{"role": "x"}]}': ".* a list of turns, each with `role`",
+        row + '"answer_seconds": -1}': "`answer_seconds` is -1: .* 0 or more",
+        row + '"answer_word_times": [1, 0]}': ".* onsets in ascending order",
+        row + '"answer_word_times": "[1"}': ".* it must be a list",
+        row + '"history": [{"role": "x"}]}': ".* a list of turns, each with `role`",
         '{"question_text": "a", "question_audio": 3}': "`question_audio` is 3: it must be the path of an audio file",
-        '{"question_text": "a", "question_audio": "b", "question_start": 2, "question_end": 1}': ".* must be after",
+        row + '"question_audio": "b", "question_start": 2, "question_end": 1}': ".* must be after",
         "[1, 2]": "the row is \\[1, 2\\]: it must be an object",
         '{"question_text": ': "the line is not JSON, one object per line",
     }
@@ -197,19 +195,16 @@ def test_a_mistake_is_named_by_file_line_field_value_and_rule(folder):
         (folder / "wrong.jsonl").write_text((folder / "rows.jsonl").read_text() + line + "\n")
         with pytest.raises(data.RowError, match=f"wrong.jsonl:3: {message}"):
             data.load_rows(folder / "wrong.jsonl")
-        assert any(
-            isinstance(raw, data.RowError) or where.endswith(":3")
-            for where, _, raw in data.raw_rows(folder / "wrong.jsonl")
-        )
-    (folder / "wrong.jsonl").write_bytes(b'{"question_text": "\xe9t\xe9", "answer_text": "b"}\n')
-    with pytest.raises(data.RowError, match="wrong.jsonl:1: the line is not UTF-8"):
-        data.load_rows(folder / "wrong.jsonl")
-    (folder / "wrong.csv").write_text("question_text,answer_text\na,b,c\n")
-    with pytest.raises(data.RowError, match="wrong.csv:2: the line has more values than columns"):
-        data.load_rows(folder / "wrong.csv")
-    (folder / "latin.csv").write_bytes(b"question_text,answer_text\n\xe9,b\n")
-    with pytest.raises(data.RowError, match="latin.csv:2: the line is not UTF-8"):
-        data.load_rows(folder / "latin.csv")
+        raw = list(data.raw_rows(folder / "wrong.jsonl"))
+        assert any(isinstance(row, data.RowError) or where.endswith(":3") for where, _, row in raw)
+    for name, content, message in (
+        ("wrong.jsonl", b'{"question_text": "\xe9t\xe9", "answer_text": "b"}\n', "1: the line is not UTF-8"),
+        ("wrong.csv", b"question_text,answer_text\na,b,c\n", "2: the line has more values than columns"),
+        ("latin.csv", b"question_text,answer_text\n\xe9,b\n", "2: the line is not UTF-8"),
+    ):
+        (folder / name).write_bytes(content)
+        with pytest.raises(data.RowError, match=f"{name}:{message}"):
+            data.load_rows(folder / name)
 
 
 def test_sources_that_cannot_be_read_say_so(folder):
@@ -233,16 +228,14 @@ def test_sources_that_cannot_be_read_say_so(folder):
     rows = data.load_rows(folder / "rows.jsonl")
     with pytest.raises(ValueError, match="lacks the column 'sentence' of `columns`"):
         data.load_rows(rows.remove_columns("question_text"), {"question_text": "sentence"})
+    recordings = datasets.Dataset.from_dict({"file": [str(folder / "one.wav")], "text": ["why"]})
+    recordings = recordings.cast_column("file", datasets.Audio())
+    (loaded,) = data.load_rows(recordings, {"question_audio": "file", "question_text": "text"})
+    assert loaded["question_audio"]["path"] == str(folder / "one.wav"), "audio is not decoded"
     splits = datasets.DatasetDict({"train": rows, "test": rows.select([0])})
     assert (len(data.load_rows(splits)), len(data.load_rows(splits, split="test"))) == (2, 1)
     with pytest.raises(ValueError, match="has no split 'dev': choose one of train, test"):
         data.load_rows(splits, split="dev")
-
-
-def test_values_of_csv_files_are_parsed():
-    raw = {"id": 7, "question_text": "a", "answer_text": "b c", "answer_seconds": "1.5", "answer_word_times": "[0, 1]"}
-    row = data.check_row(raw, "table.csv:2")
-    assert (row["id"], row["answer_seconds"], row["answer_word_times"]) == ("7", 1.5, [0.0, 1.0])
 
 
 # Mixtures

@@ -26,7 +26,8 @@ from transformers import TrainerState
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
 from flow_omni.training.arguments import RecipeParser
-from flow_omni.training.train import main, make_trainer, train_recipe
+from flow_omni.training.augmentation import Augmentation
+from flow_omni.training.train import main, train_recipe
 
 
 NEEDED = ["model=a-model", "train_data=train.jsonl", "output_dir=out", "report_to=none"]
@@ -49,18 +50,10 @@ def parse(name, *changes):
 
 
 def test_the_packaged_recipes_name_what_they_train():
-    modules = {name: parse(name)[2].trainable_modules for name in ("align", "finetune", "vocoder")}
-    assert modules["align"] == ["audio_adapter", "speech_inputs", "speech_decoder"]
-    assert modules["finetune"] == [
-        "audio_encoder",
-        "audio_adapter",
-        "language_model",
-        "speech_inputs",
-        "speech_decoder",
-    ]
-    assert modules["vocoder"] == ["vocoder"]
-    for name in modules:
+    align = ["audio_adapter", "speech_inputs", "speech_decoder"]
+    for name, modules in {"align": align, "finetune": tools.ALL_BUT_VOCODER, "vocoder": ["vocoder"]}.items():
         model_args, data_args, args = parse(name)
+        assert args.trainable_modules == modules
         assert (model_args.model, data_args.train_data, args.output_dir) == ("a-model", "train.jsonl", "out")
         assert isinstance(args.learning_rate, float) and args.eval_strategy == "no"
         assert parse(name, "eval_data=eval.jsonl")[2].eval_strategy == "steps"
@@ -96,9 +89,8 @@ def test_epochs_and_schedules_replace_what_the_recipe_has_in_their_place():
     assert (args.num_train_epochs, args.max_steps) == (7, -1)
     assert parse("vocoder", "num_train_epochs=7", "max_steps=5")[2].max_steps == 5
     assert not parse("align", "lr_scheduler_type=linear")[2].lr_scheduler_kwargs
-    assert parse("align", "lr_scheduler_type=polynomial", "lr_scheduler_kwargs={power: 2.0}")[
-        2
-    ].lr_scheduler_kwargs == {"power": 2.0}
+    args = parse("align", "lr_scheduler_type=polynomial", "lr_scheduler_kwargs={power: 2.0}")[2]
+    assert args.lr_scheduler_kwargs == {"power": 2.0}
 
 
 def test_mistakes_are_named_with_their_remedy(tmp_path):
@@ -133,9 +125,8 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
 
 
 def test_a_recipe_of_ones_own_is_read_as_it_is_written(tmp_path):
-    (tmp_path / "mine.yaml").write_text(
-        "model: null\ntrainable_modules: [speech_decoder]\nlearning_rate: 2e-4\neval_strategy: no\nbf16: False\ntasks: {say: 1}\n"
-    )
+    lines = ["model: null", "trainable_modules: [speech_decoder]", "learning_rate: 2e-4", "eval_strategy: no"]
+    (tmp_path / "mine.yaml").write_text("\n".join([*lines, "bf16: False", "tasks: {say: 1}"]))
     _, data_args, args = parse(str(tmp_path / "mine.yaml"))
     assert (args.trainable_modules, args.learning_rate, args.bf16) == (["speech_decoder"], 2e-4, False)
     assert data_args.tasks == {"say": 1}
@@ -206,7 +197,7 @@ def test_an_evaluation_in_bf16_leaves_the_saved_model_in_fp32(material, tmp_path
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
 
 
-def test_skipped_rows_are_logged_and_told_at_the_end(material, tmp_path):
+def test_skipped_rows_are_logged_and_listed(material, tmp_path):
     rows = [json.loads(line) for line in (material / "train.jsonl").read_text().splitlines()]
     rows = [row | {name: str(material / row[name]) for name in ("question_audio", "answer_audio")} for row in rows]
     (tmp_path / "broken.flac").write_bytes(b"fLaC and no more")
@@ -249,15 +240,6 @@ def test_a_dry_run_prints_what_would_train_and_writes_nothing(material, tmp_path
     assert f"{vocoder:,}" in output and "discriminators" in output
 
 
-def test_augmentation_is_for_training_only(material, tmp_path):
-    from flow_omni.training.augmentation import Augmentation
-
-    changes = {"eval_data": material / "eval.jsonl", "augmentation": "{share: 1.0}"}
-    trainer, _ = make_trainer(RecipeParser().parse("align", overrides(material, tmp_path, **changes)))
-    assert trainer.train_dataset.builder.augmentation == Augmentation(share=1.0)
-    assert trainer.eval_dataset.builder.augmentation is None
-
-
 def test_a_model_that_cannot_be_loaded_is_named(material, tmp_path):
     with pytest.raises(ValueError, match="`model` is '.*nowhere': neither a folder nor a checkpoint"):
         train_recipe("align", overrides(material, tmp_path / "run", model=tmp_path / "nowhere"))
@@ -284,8 +266,10 @@ def test_the_command_on_two_processes_ends_in_order(material, tmp_path):
     assert json.loads(Path(tmp_path / "trainer_state.json").read_text())["global_step"] == 4
 
 
-def test_answers_are_generated_at_each_evaluation(material, tmp_path):
-    pytest.importorskip("flow_omni.training.metrics")
+def test_answers_are_generated_at_each_evaluation_and_augmentation_is_for_training_only(material, tmp_path):
     changes = {"eval_data": material / "eval.jsonl", "num_eval_questions": 3, "eval_max_new_tokens": 8}
-    result = train_recipe("align", overrides(material, tmp_path, **changes, max_steps=1))
+    changes |= {"augmentation": "{share: 1.0}", "max_steps": 1}
+    result = train_recipe("align", overrides(material, tmp_path, **changes))
     assert any(name.endswith(("_wer", "_cer")) for name in result.state.log_history[-1])
+    assert result.train_dataset.builder.augmentation == Augmentation(share=1.0)
+    assert result.eval_dataset.builder.augmentation is None

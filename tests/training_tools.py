@@ -306,7 +306,7 @@ def run_together(folder: str, kill_at: str = "", **options: Any) -> None:
 
 
 def take_processes_for_gpus() -> None:
-    """accelerate shards on GPUs alone: it is told that processes on the CPU are some."""
+    """Makes accelerate, which shards on GPUs alone, take processes on the CPU for GPUs."""
     from accelerate.state import DistributedType, PartialState
 
     original = PartialState.__init__

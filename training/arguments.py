@@ -128,6 +128,12 @@ class FlowOmniTrainingArguments(TrainingArguments):
         if not 0 <= self.scheduled_sampling <= 1:
             raise ValueError(f"`scheduled_sampling` is {self.scheduled_sampling}: it must be between 0 and 1.")
 
+    @property
+    def all_modalities(self) -> bool:
+        """Whether every batch needs audio input and speech: for DDP and FSDP, and for a gradient where little is trained."""
+        always_reached = {"language_model", "speech_inputs"}.intersection(self.trainable_modules or MODULE_GROUPS)
+        return self.world_size > 1 or not always_reached
+
 
 Arguments = tuple[ModelArguments, DataArguments, FlowOmniTrainingArguments]
 

@@ -76,7 +76,7 @@ class OwnASR:
             prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         ).to(self.model.device, dtype=self.model.dtype)
         limit = transcript_limit(self.processor, inputs["input_ids"])
-        # under FSDP all processes transcribe the same audio, and none waits for another
+        # under FSDP all processes transcribe the same audio: they end together by themselves
         options = {"do_sample": False, "synced_gpus": False, "stopping_criteria": limit}
         output = self.model.generate(**inputs, generation_mode="text", **options)
         return self.processor.post_process_generation(output)[0]["text"]

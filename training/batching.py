@@ -106,8 +106,9 @@ class StreamedBatches(IterableDataset):
 class TrainingCollator:
     """
     Collates encoded examples into a batch of the model's inputs, padded on the right. `ids` names its rows, and `skipped`
-    those whose audio could not be read. With `all_modalities`, a batch without audio input or without speech gets a row of
-    silence without targets: DDP and FSDP wait for the gradients of every module on every process.
+    those that could not be encoded. With `all_modalities`, a batch without audio input or without speech gets a row of
+    silence without targets: DDP and FSDP wait for the gradients of every module on every process, and where only the audio
+    encoder or the speech decoder trains, the loss of other batches would have no gradient.
     """
 
     def __init__(self, processor: Any, all_modalities: bool = False):

@@ -193,7 +193,7 @@ def audio_seconds(row: Mapping, side: str, trust_columns: bool = True) -> float:
 
 
 def _open_sound(source: Any) -> Any:
-    """An audio cell as a `soundfile.SoundFile`. Only what is no local file and no bytes of one is read whole."""
+    """An audio cell as a `soundfile.SoundFile`. Sources other than a local file or the bytes of a file are read whole."""
     import soundfile
 
     file = file_of(source)

@@ -30,8 +30,8 @@ ADAPTER = "default"
 def add_lora(model: FlowOmniForSpeechGeneration, fields: Mapping[str, Any], base: str | None = None) -> LoraModel:
     """
     Injects adapters into the language model, in place, by `fields` of [`peft.LoraConfig`]; on all linear layers by default.
-    Their weights train beside whatever else does, and are saved in the Trainer's checkpoints with all others. Returns the
-    tuner that [`save_and_merge_lora`] takes. `base` names the checkpoint of the model in the config of the adapters.
+    The Trainer trains and saves their weights together with those of the other modules. Returns the tuner that
+    [`save_and_merge_lora`] takes. `base` names the checkpoint of the model in the config of the adapters.
     """
     try:
         config = LoraConfig(**{"target_modules": "all-linear", "base_model_name_or_path": base} | dict(fields))

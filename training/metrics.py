@@ -265,7 +265,7 @@ def answer_metrics(answers: Sequence[Answer], language: str = "en") -> dict[str,
         spoken = [answer for answer in group if answer.is_spoken]
         spoken_pairs = [(answer.reference, answer.transcript) for answer in spoken if answer.transcript is not None]
         for prefix, rows in ((task, pairs), (f"{task}_spoken", spoken_pairs)):
-            # references of punctuation alone are no reason to end a training run
+            # references of punctuation alone must not end a training run
             if any(normalize_text(reference, language) for reference, _ in rows):
                 metrics[f"{prefix}_cer"] = character_error_rate(*zip(*rows), language)
                 metrics[f"{prefix}_wer"] = word_error_rate(*zip(*rows), language)

@@ -175,7 +175,7 @@ def make_dataset(arguments: Arguments, processor: FlowOmniProcessor, is_evaluati
         return ExampleDataset(rows, builder, max_length, data_args.max_skipped_fraction)
     if args.world_size > 1:
         rows = split_dataset_by_node(rows, args.process_index, args.world_size)
-    collate = TrainingCollator(processor, all_modalities=args.world_size > 1)
+    collate = TrainingCollator(processor, args.all_modalities)
     return StreamedBatches(rows, collate, budget, builder, max_length, data_args.max_skipped_fraction)
 
 

@@ -124,7 +124,7 @@ class FlowOmniTrainer(AtomicTrainer):
         if args.trainable_modules is not None:
             freeze(model, args.trainable_modules)
         if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
-            kwargs["data_collator"] = TrainingCollator(kwargs["processing_class"], all_modalities=args.world_size > 1)
+            kwargs["data_collator"] = TrainingCollator(kwargs["processing_class"], args.all_modalities)
         super().__init__(model, args, LOSSES, **kwargs)
         self.generation_metrics, self.num_targets = generation_metrics, None
         self.skipped, self.num_rows = set(), 0

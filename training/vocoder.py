@@ -152,7 +152,7 @@ class Discriminator(nn.Module):
 
 class VocoderWithLosses(nn.Module):
     """
-    The vocoder beside its discriminators. `forward` gives the losses of both, whose gradients do not mix: one optimizer,
+    The vocoder with its losses and discriminators. `forward` gives the losses of both, whose gradients do not mix: one optimizer,
     one backward pass and one checkpoint serve both. `mel_floor` is the lowest log-mel value that the speech model produces:
     a vocoder trained on true silence hisses there.
     """
@@ -203,7 +203,7 @@ class VocoderTrainer(AtomicTrainer):
     """Trains a [`VocoderWithLosses`] on [`VocoderSegments`]. Evaluation measures the reconstruction alone."""
 
     def __init__(self, model: VocoderWithLosses, args: FlowOmniTrainingArguments, **kwargs: Any):
-        # evaluation has no targets beside the waveform; discriminators that start later get no gradients until then
+        # the waveform is the only target; discriminators that start later get no gradients until then
         args.label_names, args.ddp_find_unused_parameters = ["waveform"], args.adversarial_start > 0
         super().__init__(model, args, LOSSES, **kwargs)
 
