@@ -761,7 +761,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         base = self.config.base_language_model
         if language_model is None and base["id"] is None:
             raise ValueError(
-                "The adapter does not name its language model, which came from a folder: pass it as `language_model=` (a "
+                "The adapter does not name its language model, which came from a folder: pass it as `language_model` (a "
                 "folder, a Hub id, a GGUF file or a loaded causal LLM)."
             )
         if not isinstance(language_model, PreTrainedModel):
@@ -771,7 +771,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             raise ValueError(
                 f"The adapter was trained on the language model {base['id']!r} with the fingerprint "
                 f"{base['fingerprint']}, but {language_model.name_or_path!r} has {found}: pass the former as "
-                "`language_model=`."
+                "`language_model`."
             )
         language_model.set_attn_implementation(self.config._attn_implementation)
         self.model.language_model = language_model.base_model.requires_grad_(False)

@@ -125,7 +125,7 @@ def test_another_language_model_is_refused_with_both_names(adapter, parts, tmp_p
 
 
 def test_adapter_of_a_language_model_without_a_name_asks_for_it(adapter):
-    with pytest.raises(ValueError, match="pass it as `language_model=`"):
+    with pytest.raises(ValueError, match="pass it as `language_model`"):
         FlowOmniForSpeechGeneration.from_pretrained(adapter)
 
 

@@ -529,6 +529,15 @@ def test_init_names_what_is_wrong_and_writes_nothing(sources):
     assert fields == {"a": 8, "b": 0.5, "c": "flow", "d": True, "e": "x=y", "f": [1, 2]}
 
 
+def test_adapter_is_assembled_and_answers_with_its_language_model(sources):
+    succeeds(*init(sources, "--adapter"))
+    assert "without the language model" in succeeds("info", "model")
+    assert "pass it as `language_model`" in fails("ask", EXAMPLE_QUESTION, "--model", "model")
+    options = ("--model", "model", "--language-model", sources / "llm", "--max-new-tokens", 8)
+    succeeds("ask", EXAMPLE_QUESTION, *options, "--output", "answer.wav")
+    assert soundfile.info("answer.wav").samplerate == 8000
+
+
 def test_info_describes_a_checkpoint(checkpoint):
     model = FlowOmniForSpeechGeneration.from_pretrained(checkpoint)
     lines = succeeds("info", checkpoint).splitlines()

@@ -138,6 +138,7 @@ def load_model(model_args: ModelArguments) -> FlowOmniForSpeechGeneration:
     """The model to start from, in fp32: mixed precision casts by itself, and small updates vanish in bf16."""
     source, attention = model_args.model, model_args.attn_implementation
     options = {} if attention is None else {"attn_implementation": attention}
+    options["language_model"] = model_args.language_model
     try:
         model = FlowOmniForSpeechGeneration.from_pretrained(source, dtype="float32", **options)
     except OSError as error:

@@ -63,13 +63,16 @@ class GenerationOptions:
     flow_guidance_scale: Annotated[float | None, generation(help="Classifier-free guidance.", min=0.0)] = None
     device: Annotated[str | None, option(panel="Model", help="cpu, cuda, cuda:1, mps …")] = None
     dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
+    language_model: Annotated[
+        str | None, option(panel="Model", help="Of an adapter: folder, Hub id or GGUF file. Default: as it says.")
+    ] = None
 
     def load(self, model: str | None) -> LoadedModel:
-        return load_model(model, self.device, self.dtype)
+        return load_model(model, self.device, self.dtype, self.language_model)
 
     def generation_kwargs(self) -> dict[str, Any]:
         """Arguments of `generate`. Options that were not given are left to the checkpoint's generation config."""
-        others = ("sample", "device", "dtype")
+        others = ("sample", "device", "dtype", "language_model")
         kwargs = {name: value for name, value in asdict(self).items() if name not in others and value is not None}
         return kwargs | ({"do_sample": True} if self.sample or self.temperature is not None else {})
 

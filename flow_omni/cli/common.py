@@ -193,8 +193,10 @@ class LoadedModel(NamedTuple):
     name: str
 
 
-def load_model(name: str | None, device: str | None = None, dtype: str = "auto") -> LoadedModel:
-    """The model of a folder or Hub id, or without a name the bundled one."""
+def load_model(
+    name: str | None, device: str | None = None, dtype: str = "auto", language_model: str | None = None
+) -> LoadedModel:
+    """The model of a folder or Hub id, or without a name the bundled one. `language_model` is for adapters."""
     import torch
 
     from ..bundled import FlowOmniForSpeechGeneration, FlowOmniProcessor, load_bundled
@@ -213,7 +215,11 @@ def load_model(name: str | None, device: str | None = None, dtype: str = "auto")
             with user_errors(f"Cannot load '{name}': ", remedy, also=(KeyError, RuntimeError)):
                 processor = FlowOmniProcessor.from_pretrained(name)
                 model, info = FlowOmniForSpeechGeneration.from_pretrained(
-                    name, dtype="auto", use_safetensors=True, output_loading_info=True
+                    name,
+                    dtype="auto",
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    language_model=language_model,
                 )
                 if info["missing_keys"]:
                     missing = sorted(info["missing_keys"])

@@ -48,6 +48,7 @@ def init(
         option(metavar="KEY=VALUE", help="A field of FlowOmniSpeechConfig, such as frames_per_step=8."),
     ] = None,
     dtype: Annotated[DType, option(help="dtype of the weights. Default: auto, as in the language model.")] = "auto",
+    adapter: Annotated[bool, option("--adapter", help="Save everything but the language model.")] = False,
     overwrite: Annotated[bool, option("--overwrite", help="Replace the checkpoint in the folder.")] = False,
 ):
     """
@@ -84,7 +85,7 @@ def init(
         )
         processor = FlowOmniProcessor.from_parts(load_tokenizer(llm), model.config)
     with progress(f"Saving {output} …"), _replacing(folder) as temporary:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, include_language_model=not adapter)
         processor.save_pretrained(temporary)
         parts = {"audio_encoder": whisper, "language_model": llm, "vocoder": vocoder}
         options = {"whisper": [whisper], "llm": [llm], "vocoder": [vocoder] if vocoder else []}
@@ -169,13 +170,14 @@ def info(
     name = os.path.expanduser(model or BUNDLED_CHECKPOINT)
     with user_errors(f"Cannot use the `config.json` of '{name}': ", also=(KeyError,)):
         config = FlowOmniConfig.from_dict(read_config(name))
+        is_adapter, config.is_adapter = config.is_adapter, False
         with torch.device("meta"):
             modules = _module_rows(FlowOmniForSpeechGeneration(config))
     speech = config.speech_config
     positions = f"{speech.steps_per_second:.4g} per second of speech, each of {speech.frames_per_step} mel frames"
     rows = [
         ("checkpoint", name),
-        ("weights", config.dtype),
+        ("weights", f"{config.dtype}{', without the language model' if is_adapter else ''}"),
         ("speech", f"{speech.sampling_rate} Hz, {speech.num_mel_bins} mel bands, hop of {speech.hop_length} samples"),
         ("positions", f"{positions}, after {speech.speech_delay} of text"),
     ]
