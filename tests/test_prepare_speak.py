@@ -166,7 +166,7 @@ def test_audio_of_the_source_is_kept(speak, tmp_path):
 
 def test_unknown_synthesizers_voices_and_languages_are_refused(speak):
     for synthesizer, options, message in (
-        ("parrot", {}, "choose one of espeak, flite, piper"),
+        ("parrot", {}, "choose one of espeak, flite, kokoro, piper"),
         (None, {"answer_voice": "tom"}, "There is no voice 'tom': choose from 220, 440"),
         (None, {"question_voices": ["440", "tim"]}, "There is no voice 'tim'"),
         (None, {"language": "tlh"}, "There is no voice of the language 'tlh'"),
