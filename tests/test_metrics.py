@@ -125,8 +125,9 @@ def test_answers_are_in_order_and_the_same_in_any_batch(model, questions):
     assert [answer.reference for answer in answers] == ["four", "tin", "why", "so so"]
     assert [answer.is_spoken for answer in answers] == [False, True, False, True]
     assert [answer.transcript for answer in answers] == [None, "", None, ""]
-    first = metrics(model, 0)
-    assert first == GenerationMetrics(questions, tiny_processor(), SilentASR(), max_new_tokens=12)(model, 0)
+    for size in (1, 4):
+        other = GenerationMetrics(questions, tiny_processor(), SilentASR(), batch_size=size, max_new_tokens=12)
+        assert other(model, 0) == metrics(model, 0)
     for mode in (True, False):
         GenerationMetrics(questions[:1], tiny_processor(), max_new_tokens=2)(model.train(mode), 0)
         assert model.training is mode

@@ -372,6 +372,9 @@ def test_piper_itself_speaks():
 
 def test_a_missing_engine_is_named_with_its_package(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda *args, **kwargs: (_ for _ in ()).throw(OSError))
-    for load, message in ((espeak_engine._load_library, "apt install espeak-ng"), (flite_engine._load, "flite")):
-        with pytest.raises(SynthesisError, match=f"{message}"):
+    for load, message in (
+        (espeak_engine._load_library, "apt install espeak-ng"),
+        (flite_engine._load, "apt install flite"),
+    ):
+        with pytest.raises(SynthesisError, match=message):
             load(*[] if load is espeak_engine._load_library else ["flite"])

@@ -345,9 +345,11 @@ def test_bands_that_were_silent_are_measured_when_a_voice_reaches_them(tmp_path)
         trainer = tools.make_trainer(tmp_path, model, mel_statistics_batches=100, trainable_modules=modules)
         frames = spoken_frames(trainer)
         trainer.train()
-        expected = before if modules == ["audio_adapter"] else torch.cat([before[:5], frames.mean(dim=0)[5:]])
-        torch.testing.assert_close(normalizer.mean, expected, rtol=1e-4, atol=1e-4)
         assert torch.equal(normalizer.mean[:5], before[:5])
+        if modules == ["audio_adapter"]:
+            assert torch.equal(normalizer.mean, before)
+        else:
+            torch.testing.assert_close(normalizer.mean[5:], frames.mean(dim=0)[5:], rtol=1e-4, atol=1e-4)
 
 
 def test_codebooks_are_fitted_before_the_first_step(tmp_path):
