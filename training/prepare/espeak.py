@@ -86,13 +86,13 @@ class _Engine:
     """The library, which keeps its state in global variables: one engine per process."""
 
     def __init__(self):
-        self.library = _load_library()
-        self.library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
-        self.sampling_rate = self.library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, None, INITIALIZE_DONT_EXIT)
+        self.espeak = _load_library()
+        self.espeak.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+        self.sampling_rate = self.espeak.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, None, INITIALIZE_DONT_EXIT)
         if self.sampling_rate <= 0:
             raise SynthesisError("espeak-ng does not find its data (espeak-ng-data): reinstall it.")
         self.callback = _Callback(self._receive)  # a reference: the library does not keep one
-        self.library.espeak_SetSynthCallback(self.callback)
+        self.espeak.espeak_SetSynthCallback(self.callback)
         # each language after a byte of priority; voices of MBROLA need another program
         voices = [voice for voice in self._list(None) if not voice.identifier.startswith(b"mb/")]
         self.files = dict(sorted((voice.languages[1:].decode(), voice.identifier.decode()) for voice in voices))
@@ -101,26 +101,26 @@ class _Engine:
         self.variants = sorted(name for name in names if " " not in name)
 
     def _list(self, kind) -> list[_Voice]:
-        pointers = self.library.espeak_ListVoices(kind)
+        pointers = self.espeak.espeak_ListVoices(kind)
         return [pointer.contents for pointer in takewhile(bool, (pointers[index] for index in count()))]
 
     def speak(self, text: str, voice: str, rate: float, pitch: float) -> tuple[np.ndarray, list[tuple[int, float]]]:
         self.chunks, self.events = [], []
-        self.library.espeak_SetVoiceByName(voice.encode())
-        self.library.espeak_SetParameter(PARAMETER_RATE, round(min(max(175 * rate, 80), 450)), 0)
-        self.library.espeak_SetParameter(PARAMETER_PITCH, round(min(max(50 * pitch, 0), 99)), 0)
+        self.espeak.espeak_SetVoiceByName(voice.encode())
+        self.espeak.espeak_SetParameter(PARAMETER_RATE, round(min(max(175 * rate, 80), 450)), 0)
+        self.espeak.espeak_SetParameter(PARAMETER_PITCH, round(min(max(50 * pitch, 0), 99)), 0)
         encoded = text.encode() + b"\0"
-        self.library.espeak_Synth(encoded, len(encoded), 0, POS_CHARACTER, 0, CHARS_UTF8, None, None)
+        self.espeak.espeak_Synth(encoded, len(encoded), 0, POS_CHARACTER, 0, CHARS_UTF8, None, None)
         return np.frombuffer(b"".join(self.chunks), np.int16).astype(np.float32) / 32768.0, self.events
 
     def phonemes(self, text: str, voice: str) -> str:
         """The text in IPA, with its punctuation: the library reads one clause at a time and drops what ends it."""
-        self.library.espeak_SetVoiceByName(voice.encode())
-        self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        self.espeak.espeak_SetVoiceByName(voice.encode())
+        self.espeak.espeak_TextToPhonemes.restype = ctypes.c_char_p
         encoded = text.encode()
         rest, start, clauses = ctypes.c_char_p(encoded), 0, []
         while rest.value:
-            phonemes = self.library.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, PHONEMES_IPA)
+            phonemes = self.espeak.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, PHONEMES_IPA)
             end = len(encoded) - len(rest.value or b"")
             # the library has also read the first character of the next clause
             marks = [mark for mark in encoded[start:end].decode(errors="ignore") if mark in ".,!?;:"]
