@@ -93,7 +93,7 @@ def fingerprint(language_model: PreTrainedModel) -> dict[str, str]:
     quantisation leaves as they are, and of its other weights (none of a quantised model).
     """
     hashes = {"embeddings": hashlib.sha256(), "layers": hashlib.sha256()}
-    is_quantised = getattr(language_model, "hf_quantizer", None) is not None
+    is_quantised = getattr(language_model.config, "quantization_config", None) is not None
     embeddings = language_model.get_input_embeddings().weight
     for name, weight in sorted(language_model.base_model.named_parameters()):
         group = "embeddings" if weight.dim() == 1 or weight is embeddings else "layers"
@@ -767,7 +767,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         if not isinstance(language_model, PreTrainedModel):
             language_model = load_causal_lm(language_model or base["id"], base.get("revision"), self.dtype)
         found = fingerprint(language_model)
-        if any(base["fingerprint"].get(group) != digest for group, digest in found.items()):
+        if any(found.get(group, digest) != digest for group, digest in base["fingerprint"].items()):
             raise ValueError(
                 f"The adapter was trained on the language model {base['id']!r} with the fingerprint "
                 f"{base['fingerprint']}, but {language_model.name_or_path!r} has {found}: pass the former as "

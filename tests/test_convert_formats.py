@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperFo
 
 from flow_omni.modeling_flow_omni.convert_flow_omni import load_language_model, load_tokenizer, load_whisper_encoder
 from flow_omni.modeling_flow_omni.import_ctranslate2 import DTYPES, load_ctranslate2_whisper
-from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration, fingerprint
 
 
 SPEECH_CONFIG = {name: SPEECH_FIELDS[name] for name in ("frames_per_step", "num_hidden_layers", "head_hidden_size")}
@@ -188,6 +188,8 @@ def test_gguf_language_model_is_loaded_assembled_and_saved(whisper, tmp_path):
     model = FlowOmniForSpeechGeneration.from_pretrained_parts(
         whisper=tmp_path / "whisper", llm=tmp_path / "model.gguf", speech_config=SPEECH_CONFIG
     ).eval()
+    # dequantised, it is the same language model as the one that was written
+    assert model.config.base_language_model["fingerprint"] == fingerprint(llama)
     model.save_pretrained(tmp_path / "assembled")
     assert "gguf" not in (tmp_path / "assembled" / "config.json").read_text()
     again = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "assembled").eval()
