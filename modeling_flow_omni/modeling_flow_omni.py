@@ -492,8 +492,9 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
 
     def embed_text(self, input_ids: torch.LongTensor) -> torch.Tensor:
         """The embeddings of text. Those of `<|audio|>`, which may have none, are replaced by encoded audio."""
-        embeddings = self.get_input_embeddings()
-        return embeddings(input_ids.clamp(max=self.config.text_config.vocab_size - 1))
+        if self.config.audio_token_id >= self.config.text_config.vocab_size:
+            input_ids = input_ids.masked_fill(input_ids == self.config.audio_token_id, 0)
+        return self.get_input_embeddings()(input_ids)
 
     @can_return_tuple
     @auto_docstring(custom_intro="Encodes audio into embeddings of the language model.")

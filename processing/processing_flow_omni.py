@@ -102,7 +102,7 @@ class FlowOmniProcessor(ProcessorMixin):
         if audio_token_id != config.audio_token_id:
             raise ValueError(
                 f"The id of `{audio_token}` in the tokenizer is {audio_token_id}, but `audio_token_id` of the config is "
-                f"{config.audio_token_id}: set the latter to the former, and resize the embeddings if they are fewer."
+                f"{config.audio_token_id}: set the latter to the former."
             )
         speech_config = config.speech_config
         feature_extractor = FlowOmniFeatureExtractor(
