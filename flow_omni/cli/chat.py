@@ -17,6 +17,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,10 +95,8 @@ def chat(
 def _lines(is_interactive: bool) -> Iterator[str]:
     """The lines of the user, up to `/quit` or the end of the input."""
     if is_interactive:
-        try:
+        with suppress(ImportError):
             import readline  # noqa: F401  # arrow keys and history, where the system has it
-        except ImportError:
-            pass
     while True:
         try:
             line = input("> " if is_interactive else "").strip()
