@@ -87,16 +87,16 @@ audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*
 """
 
 
-def fingerprint(language_model: PreTrainedModel) -> dict[str, str]:
+def fingerprint(language_model: PreTrainedModel, weights: dict[str, torch.Tensor] | None = None) -> dict[str, str]:
     """
     Hashes of a causal language model's weights, at up to 4,096 places in each: of its embeddings and norms, which
-    quantisation leaves as they are, and of its other weights (none of a quantised model).
+    quantisation leaves as they are, and of its other weights (none of a quantised model). `weights` are those of its
+    backbone, where the model itself holds only a shard of them.
     """
     hashes = {"embeddings": hashlib.sha256(), "layers": hashlib.sha256()}
     is_quantised = getattr(language_model.config, "quantization_config", None) is not None
-    embeddings = language_model.get_input_embeddings().weight
-    for name, weight in sorted(language_model.base_model.named_parameters()):
-        group = "embeddings" if weight.dim() == 1 or weight is embeddings else "layers"
+    for name, weight in sorted((weights or language_model.base_model.state_dict()).items()):
+        group = "embeddings" if weight.dim() == 1 or name == "embed_tokens.weight" else "layers"
         if group == "layers" and is_quantised:
             continue
         values = weight.detach().flatten()
@@ -765,14 +765,15 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
                 "The adapter does not name its language model, which came from a folder: pass it as `language_model` (a "
                 "folder, a Hub id, a GGUF file or a loaded causal LLM)."
             )
-        if not isinstance(language_model, PreTrainedModel):
-            language_model = load_causal_lm(language_model or base["id"], base.get("revision"), self.dtype)
-        found = fingerprint(language_model)
-        if any(found.get(group, digest) != digest for group, digest in base["fingerprint"].items()):
+        if language_model is None:
+            language_model = load_causal_lm(base["id"], base["revision"], self.dtype)
+        elif not isinstance(language_model, PreTrainedModel):
+            language_model = load_causal_lm(language_model, None, self.dtype)
+        if not self._is_base(language_model):
             raise ValueError(
                 f"The adapter was trained on the language model {base['id']!r} with the fingerprint "
-                f"{base['fingerprint']}, but {language_model.name_or_path!r} has {found}: pass the former as "
-                "`language_model`."
+                f"{base['fingerprint']}, but {language_model.name_or_path!r} has {fingerprint(language_model)}: pass the "
+                "former as `language_model`."
             )
         language_model.set_attn_implementation(self.config._attn_implementation)
         self.model.language_model = language_model.base_model.requires_grad_(False)
@@ -781,16 +782,32 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=False)
         self.config.is_adapter = False
 
+    def _is_base(self, language_model: PreTrainedModel, weights: dict[str, torch.Tensor] | None = None) -> bool:
+        """Whether its weights are those of `base_language_model`, as far as both fingerprints reach."""
+        expected, found = self.config.base_language_model["fingerprint"], fingerprint(language_model, weights)
+        return all(found.get(group, digest) == digest for group, digest in expected.items())
+
     def save_pretrained(self, save_directory, include_language_model: bool | None = None, **kwargs):
         """
         Saves as every model does, with the code beside it and an `auto_map` for each of `AUTO_CLASSES`. Without the
-        language model, the checkpoint is an adapter: by default where the language model is frozen and
-        `base_language_model` names it.
+        language model, the checkpoint is an adapter: by default where the language model is frozen and still the
+        `base_language_model`. One that was trained before it was frozen is saved.
         """
         prefixes = MODULE_GROUPS["language_model"]
+        weights = {
+            name.removeprefix(prefixes[0]): weight
+            for name, weight in (kwargs.get("state_dict") or {}).items()
+            if name.startswith(prefixes[0])
+        }
+        is_base = self.config.base_language_model is not None and self._is_base(self.model.language_model, weights)
         if include_language_model is None:
             is_frozen = not any(p.requires_grad for name, p in self.named_parameters() if name.startswith(prefixes))
-            include_language_model = not is_frozen or self.config.base_language_model is None
+            include_language_model = not (is_frozen and is_base)
+        elif not (include_language_model or is_base):
+            raise ValueError(
+                "`include_language_model=False` would lose the language model, which is not the `base_language_model` of the "
+                "config: leave it out."
+            )
         if not include_language_model:
             weights = kwargs.pop("state_dict", None) or self.state_dict()
             kwargs["state_dict"] = {name: w for name, w in weights.items() if not name.startswith(prefixes)}

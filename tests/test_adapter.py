@@ -100,6 +100,17 @@ def test_model_whose_language_model_is_trainable_is_saved_whole(model, tmp_path)
     assert any(name.startswith("model.language_model.") for name in names_in(tmp_path))
 
 
+def test_language_model_that_was_trained_before_it_was_frozen_is_not_lost(model, tmp_path):
+    """Such as one of the finetune stage, or with LoRA merged into it: its base can be found again, its weights cannot."""
+    with torch.no_grad():
+        model.model.language_model.layers[1].mlp.up_proj.weight.mul_(1.01)
+    model.save_pretrained(tmp_path)
+    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(text_logits(loaded), text_logits(model))
+    with pytest.raises(ValueError, match="would lose the language model"):
+        model.save_pretrained(tmp_path, include_language_model=False)
+
+
 def test_text_is_that_of_the_language_model_before_and_after_training(model, adapter, parts):
     llm = AutoModelForCausalLM.from_pretrained(parts[1]).eval()
     assert torch.equal(text_logits(model), text_logits(llm))
