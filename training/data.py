@@ -239,7 +239,8 @@ def check_row(raw: Any, where: str, folder: str | os.PathLike | None = None) -> 
             row[name] = audio | {"path": path} if isinstance(audio, Mapping) else path
     if row.get("question_start", 0.0) >= row.get("question_end", math.inf):
         raise RowError(where, "question_end", "`question_end` must be after `question_start`.")
-    if not tasks_of(row):
+    # a text alone can be spoken (`prepare speak`)
+    if not tasks_of(row) and not has(row, "question_text") and not has(row, "answer_text"):
         given = ", ".join(f"`{name}`" for name in row if name != "id") or "no known field"
         needs = "; ".join(f"{task}: {' + '.join(spec.needs)}" for task, spec in TASKS.items())
         raise RowError(where, "", f"the row has {given}, which serves no task. Each task needs: {needs}.")

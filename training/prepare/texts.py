@@ -40,6 +40,8 @@ def wordnet_rows(folder: str | Path) -> Iterator[dict]:
             # the licence is indented; a gloss stands behind the last field of its entry
             for example in QUOTED.findall(line.partition(" | ")[2]) if not line.startswith(" ") else ():
                 text = " ".join(example.split()).strip(";- ")
+                text = text[:1].upper() + text[1:]
+                text = text if text.endswith((".", "?", "!")) else f"{text.rstrip(' ,:;-')}."
                 if is_speakable(text, min_words=2) and text not in seen:
                     seen.add(text)
                     yield {"id": f"wordnet-{len(seen)}", "question_text": text}
