@@ -213,16 +213,26 @@ class FlowOmniConfig(FlowOmniBaseConfig):
             its own and may lie beyond the vocabulary. Defaults to the last of the vocabulary.
         ctc_blank_token_id (`int`, *optional*): The blank of the CTC loss of the audio encoder, a token that no
             transcript contains. Defaults to `audio_token_id`.
+        adapter_compression (`str`, *optional*): How the adapter shortens encoded audio. With `None`, as in the paper,
+            linear layers join `adapter_stack_size` frames into a position. With `"ctc"`, the adapter decides what was
+            said, letter by letter and then token by token, and keeps one position for each token.
         adapter_stack_size (`int`, *optional*, defaults to 4): Encoder frames (of 20 ms) that the adapter joins into
-            one position of the language model.
+            one position of the language model. With `"ctc"`, there are at most as many positions.
         adapter_hidden_size (`int`, *optional*): Width of the adapter. Defaults to the language model's.
-        adapter_num_layers (`int`, *optional*, defaults to 2): Linear layers of the adapter.
-        adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation between them.
+        adapter_num_layers (`int`, *optional*, defaults to 2): Linear layers of the adapter; with `"ctc"`, transformer
+            layers between letters and tokens.
+        adapter_num_attention_heads (`int`, *optional*, defaults to 8): Attention heads of the transformer layers.
+        adapter_hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation between the layers.
+        ctc_alphabet (`str`, *optional*, defaults to the letters of English, apostrophe and space): The symbols that an
+            adapter with `"ctc"` spells with.
         text_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the text tokens.
+        distillation_loss_weight (`float`, *optional*, defaults to 1.0): Weight of their divergence from
+            `teacher_logits`.
         state_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the speech states.
         speech_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the head's loss (flow matching, or codes).
         auxiliary_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the linear prediction's L1 error.
         ctc_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the CTC loss of `audio_labels`.
+        letter_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the CTC loss of `letter_labels`.
         state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`): Weight of each speech
             state in its cross-entropy, by id: starts and stops are rare and matter most.
         tie_word_embeddings (`bool`, *optional*): Whether the text head shares the input embeddings.
@@ -262,15 +272,20 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     vocoder_config: dict | PreTrainedConfig | None = None
     audio_token_id: int | None = None
     ctc_blank_token_id: int | None = None
+    adapter_compression: Literal["ctc"] | None = None
     adapter_stack_size: int = positive_int_field(default=4)
     adapter_hidden_size: int | None = positive_int_field(default=None)
     adapter_num_layers: int = positive_int_field(default=2)
+    adapter_num_attention_heads: int = positive_int_field(default=8)
     adapter_hidden_act: str = activation_fn_key(default="gelu")
+    ctc_alphabet: str = "abcdefghijklmnopqrstuvwxyz' "
     text_loss_weight: float = interval(min=0.0)(default=1.0)
+    distillation_loss_weight: float = interval(min=0.0)(default=1.0)
     state_loss_weight: float = interval(min=0.0)(default=1.0)
     speech_loss_weight: float = interval(min=0.0)(default=1.0)
     auxiliary_loss_weight: float = interval(min=0.0)(default=1.0)
     ctc_loss_weight: float = interval(min=0.0)(default=0.3)
+    letter_loss_weight: float = interval(min=0.0)(default=0.3)
     state_class_weights: list[float | int] | tuple[float | int, ...] = (0.5, 5.0, 1.0, 5.0)
     tie_word_embeddings: bool | None = None
     base_language_model: dict[str, Any] | None = None
@@ -305,6 +320,13 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                 f"`ctc_blank_token_id` ({self.ctc_blank_token_id}) lies outside the vocabulary of "
                 f"{self.text_config.vocab_size} tokens: pass the id of a token that no transcript contains."
             )
+        if self.adapter_compression == "ctc" and self.adapter_hidden_size % self.adapter_num_attention_heads:
+            raise ValueError(
+                f"`adapter_hidden_size` ({self.adapter_hidden_size}) must be divisible by `adapter_num_attention_heads` "
+                f"({self.adapter_num_attention_heads})."
+            )
+        if len(set(self.ctc_alphabet)) != len(self.ctc_alphabet) or not self.ctc_alphabet:
+            raise ValueError(f"`ctc_alphabet` is {self.ctc_alphabet!r}: each symbol must occur once.")
         if len(self.state_class_weights) != 4 or not all(weight >= 0 for weight in self.state_class_weights):
             raise ValueError(
                 f"`state_class_weights` is {self.state_class_weights}: pass four numbers of at least 0, one for each "

@@ -84,10 +84,11 @@ def assemble_from_pretrained_parts(
     backbone = language_model.base_model.state_dict()
     weights |= {f"model.language_model.{name}": weight for name, weight in backbone.items()}
     weights["lm_head.weight"] = language_model.get_output_embeddings().weight
-    # encoded audio starts at the size of text
-    embeddings = language_model.get_input_embeddings().weight
-    size = embeddings.detach().float().square().mean().sqrt()
-    weights["model.audio_adapter.norm.weight"] = size.repeat(embeddings.shape[1])
+    if config.adapter_compression is None:
+        # encoded audio starts at the size of text
+        embeddings = language_model.get_input_embeddings().weight
+        size = embeddings.detach().float().square().mean().sqrt()
+        weights["model.audio_adapter.norm.weight"] = size.repeat(embeddings.shape[1])
     if vocos is not None:
         weights |= {f"vocoder.{name}": weight for name, weight in vocos.state_dict().items()}
 

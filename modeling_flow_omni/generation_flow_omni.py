@@ -53,6 +53,15 @@ GENERATION_DEFAULTS = {
 SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator")
 GENERATION_MODES = ("speech", "text", "auto")
 DEFAULT_MAX_NEW_TOKENS = 1024
+# Inputs with one value per position, and what padding holds.
+ALIGNED_INPUTS = {
+    "attention_mask": 0,
+    "position_ids": 0,
+    "speech_states": 0,
+    "previous_patches": 0.0,
+    "labels": -100,
+    "state_labels": -100,
+}
 
 
 @dataclass
@@ -267,8 +276,38 @@ class FlowOmniGenerationMixin(GenerationMixin):
         criteria = super()._get_stopping_criteria(*args, **kwargs)
         return StoppingCriteriaList([one for one in criteria if not isinstance(one, EosTokenCriteria)])
 
+    def _prepare_model_inputs(self, inputs=None, bos_token_id=None, model_kwargs=None):
+        """
+        With `adapter_compression="ctc"` only the adapter knows how many positions the audios take up: they are encoded
+        here, and the placeholders that are left over are taken out of the prompt, which `prompt_ids` keeps whole.
+        """
+        inputs, name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+        features, mask = (model_kwargs.get(key) for key in ("input_features", "input_features_mask"))
+        if self.config.adapter_compression is None or features is None or name != "input_ids":
+            return inputs, name, model_kwargs
+        for key in ("input_features", "input_features_mask"):
+            model_kwargs.pop(key, None)
+        audio = self.get_audio_features(features, mask)
+        aligned = {key: model_kwargs.get(key) for key in ALIGNED_INPUTS}
+        aligned = drop_unheard(
+            inputs, num_audio_tokens(features, mask, self.config), audio.audio_lengths.tolist(), self.config, **aligned
+        )
+        model_kwargs |= {"prompt_ids": inputs, "audio_embeddings": audio.pooler_output}
+        inputs = aligned.pop("input_ids")
+        model_kwargs |= {key: value for key, value in aligned.items() if value is not None}
+        return inputs, name, model_kwargs
+
     def _expand_inputs_for_generation(self, expand_size: int = 1, input_ids=None, **model_kwargs):
         """With `num_return_sequences`, repeats the audios row by row, as their placeholders are repeated."""
+        if model_kwargs.get("audio_embeddings") is not None and expand_size > 1:
+            rows = model_kwargs.pop("audio_embeddings").split(
+                (input_ids == self.config.audio_token_id).sum(dim=-1).tolist()
+            )
+            repeated = torch.cat([row for row in rows for _ in range(expand_size)])
+            input_ids, model_kwargs = super()._expand_inputs_for_generation(
+                expand_size=expand_size, input_ids=input_ids, **model_kwargs
+            )
+            return input_ids, model_kwargs | {"audio_embeddings": repeated}
         features, mask = (model_kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
         if features is not None and expand_size > 1:
             lengths = num_audio_tokens(features, mask, self.config)
@@ -294,6 +333,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 "the middle of its speech."
             )
         features, mask = (kwargs.pop(name, None) for name in ("input_features", "input_features_mask"))
+        embeddings = kwargs.pop("audio_embeddings", None)
         speech_inputs = {name: kwargs.pop(name, None) for name in ("speech_states", "previous_patches")}
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
@@ -310,6 +350,15 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 # cloned: the stride of a slice grows with the answer, and `torch.compile` would compile every step
                 model_inputs[name] = value[:, -num_positions:].clone(memory_format=torch.contiguous_format)
 
+        if embeddings is not None:
+            if is_first_iteration or not kwargs.get("use_cache", True):
+                # those whose placeholders are in the cache are left out
+                is_audio = input_ids == self.config.audio_token_id
+                is_new = (
+                    torch.arange(input_ids.shape[1], device=input_ids.device) >= input_ids.shape[1] - num_positions
+                )
+                model_inputs["audio_embeddings"] = embeddings[is_new.expand_as(is_audio)[is_audio]]
+            return model_inputs
         if is_first_iteration and inputs_embeds is None:
             features, mask = uncached_audios(input_ids, num_positions, features, mask, self.config)
         if features is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
@@ -331,9 +380,10 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 "`synced_gpus=True` (weights sharded by FSDP or ZeRO-3) is not supported, since the speech of rows "
                 "differs in length: gather the weights first, or generate from a saved checkpoint."
             )
+        prompt_ids = kwargs.pop("prompt_ids", input_ids)
         steps = self._steps(input_ids, generation_config=generation_config, **kwargs)
         steps = list(_with_streamer(steps, streamer))
-        sequences = torch.cat([input_ids, torch.stack([step.text_ids for step in steps], dim=1)], dim=1)
+        sequences = torch.cat([prompt_ids, torch.stack([step.text_ids for step in steps], dim=1)], dim=1)
         if not generation_config.return_dict_in_generate:
             return sequences
         mel, mel_lengths = self._collect_mel(steps)
@@ -374,6 +424,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
     ) -> Iterator[FlowOmniStep]:
         """The positions with their audio: one vocoder stream for each row with speech."""
         streams = {}
+        kwargs.pop("prompt_ids", None)
         for step in self._steps(input_ids, generation_config=generation_config, **kwargs):
             if generation_config.return_audio:
                 step.audio = [self._vocode_step(step, row, streams) for row in range(len(input_ids))]
@@ -650,6 +701,44 @@ def audios_of_rows(input_ids: torch.LongTensor, lengths: list[int], audio_token_
             "positions: prepare both with `FlowOmniProcessor`, and do not truncate its `input_ids`."
         )
     return rows
+
+
+def drop_unheard(
+    input_ids: torch.LongTensor,
+    num_placeholders: list[int],
+    num_heard: list[int],
+    config: FlowOmniConfig,
+    **aligned: torch.Tensor | None,
+) -> dict[str, torch.Tensor | None]:
+    """
+    `input_ids` (batch_size, num_positions), and `aligned` inputs and labels, without the placeholders that audios have
+    too many of: of the `num_placeholders` of each, the first `num_heard` are kept. Rows are padded on the left. The
+    `attention_mask` and the `position_ids` say where each begins.
+    """
+    audios_of_rows(input_ids, num_placeholders, config.audio_token_id)  # raises unless each is in its own row
+    is_audio = input_ids == config.audio_token_id
+    is_heard = [torch.arange(total) < kept for total, kept in zip(num_placeholders, num_heard)]
+    is_kept = ~is_audio
+    is_kept[is_audio] = torch.cat(is_heard).to(input_ids.device)
+    if aligned.get("attention_mask") is None:
+        aligned["attention_mask"] = torch.ones_like(input_ids)
+    # dropped positions first, all others in their order
+    order = is_kept.int().argsort(dim=-1, stable=True)[:, -int(is_kept.sum(dim=-1).max()) :]
+    is_kept = is_kept.gather(1, order)
+    compact = {}
+    for name, values in (aligned | {"input_ids": input_ids}).items():
+        if values is None:
+            continue
+        index = (
+            order.to(values.device)
+            .view(*order.shape, *[1] * (values.dim() - 2))
+            .expand(*order.shape, *values.shape[2:])
+        )
+        kept = is_kept.to(values.device).view(*order.shape, *[1] * (values.dim() - 2))
+        compact[name] = values.gather(1, index).masked_fill(~kept, ALIGNED_INPUTS.get(name, 0))
+    if aligned.get("position_ids") is None:
+        compact["position_ids"] = (compact["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+    return compact
 
 
 def uncached_audios(

@@ -26,7 +26,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, WhisperConfig
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import (
@@ -41,14 +40,23 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .audio_adapters import (
+    AUDIO_ADAPTERS,
+    IGNORE_INDEX,
+    FlowOmniAdapterOutput,
+    FlowOmniCTCAdapter,
+    FlowOmniEmbeddingNorm,
+    letter_ctc_loss,
+    token_ctc_loss,
+)
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
-from .generation_flow_omni import FlowOmniGenerationMixin, num_audio_tokens
+from .generation_flow_omni import FlowOmniGenerationMixin, drop_unheard, num_audio_tokens
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
 
 
-# labels that the losses ignore
-IGNORE_INDEX = -100
+# tokens that the CTC loss of a training batch compares audio with, beside those of its transcripts
+NUM_DRAWN_TOKENS = 2000
 
 # transformers' auto classes that load a `FlowOmniForSpeechGeneration`
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForTextToWaveform")
@@ -69,6 +77,8 @@ input_features (`torch.Tensor` of shape `(num_audios, num_mel_bins, num_frames)`
     Whisper's log-mel features of the audios, right-padded, in the order of their placeholders in `input_ids`.
 input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
     1 for frames of audio, 0 for padding.
+audio_embeddings (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
+    What `get_audio_features` made of the audios, instead of `input_features`: one row for each placeholder.
 speech_states (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
     The speech state of every position. Defaults to `pad` throughout.
 previous_patches (`torch.Tensor` of shape `(batch_size, num_positions, patch_size)`, *optional*):
@@ -84,6 +94,10 @@ mel_labels (`torch.Tensor` of shape `(batch_size, max_patches, frames_per_step, 
     Log-mel targets, right-padded: the patches of each row's `generating` positions, in order.
 audio_labels (`torch.LongTensor` of shape `(num_audios, max_labels)`, *optional*):
     The tokens of the transcript of each audio in `input_features`, padded with -100, for the CTC loss.
+teacher_logits (`torch.Tensor` of shape `(num_targets, vocab_size)`, *optional*):
+    For distillation: what a teacher scores at each text target, one after another over all rows. Needs `labels`.
+letter_labels (`torch.LongTensor` of shape `(num_audios, max_letters)`, *optional*):
+    The letters of these transcripts, as indices of `ctc_alphabet`, for an adapter with `adapter_compression="ctc"`.
 """
 
 
@@ -127,16 +141,33 @@ def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 @dataclass
+class FlowOmniAudioFeatures(BaseModelOutputWithPooling):
+    """
+    Outputs of `FlowOmniModel.get_audio_features`.
+
+    Args:
+        pooler_output (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`): The embeddings of all audios, one
+            after another, without padding.
+        audio_lengths (`torch.LongTensor` of shape `(num_audios,)`): The number of embeddings of each.
+        windows (`list[FlowOmniAdapterOutput]`): Outputs of the adapter for each window of 30 seconds.
+        frame_lengths (`list[torch.LongTensor]`): Encoder frames of each audio in each window.
+    """
+
+    audio_lengths: torch.LongTensor | None = None
+    windows: list[FlowOmniAdapterOutput] | None = None
+    frame_lengths: list[torch.LongTensor] | None = None
+
+
+@dataclass
 class FlowOmniModelOutputWithPast(BaseModelOutputWithPast):
     """
     Outputs of `FlowOmniModel`.
 
     Args:
-        audio_hidden_states (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
-            The adapter's output, one row for each `<|audio|>` placeholder, in the order of the batch.
+        audio_features (`FlowOmniAudioFeatures`, *optional*): The encoded audio.
     """
 
-    audio_hidden_states: torch.Tensor | None = None
+    audio_features: FlowOmniAudioFeatures | None = None
 
 
 @dataclass
@@ -153,18 +184,21 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
             Scores of the next speech state.
         condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
             Output of the speech transformer, the condition of each position's patch.
-        text_loss, state_loss, speech_loss, auxiliary_loss, ctc_loss (`torch.Tensor` of shape `()`, *optional*):
-            Cross-entropy of the text tokens and of the speech states, loss of the speech head and of its linear
-            prediction, CTC loss of the encoded audio.
+        text_loss, distillation_loss, state_loss, speech_loss, auxiliary_loss, ctc_loss, letter_loss (`torch.Tensor` of shape `()`, \
+        *optional*):
+            Cross-entropy of the text tokens, their divergence from a teacher, cross-entropy of the speech states, loss
+            of the speech head and of its linear prediction, CTC losses of the encoded audio.
     """
 
     state_logits: torch.Tensor | None = None
     condition: torch.Tensor | None = None
     text_loss: torch.Tensor | None = None
+    distillation_loss: torch.Tensor | None = None
     state_loss: torch.Tensor | None = None
     speech_loss: torch.Tensor | None = None
     auxiliary_loss: torch.Tensor | None = None
     ctc_loss: torch.Tensor | None = None
+    letter_loss: torch.Tensor | None = None
 
 
 # --- audio encoder and adapter
@@ -232,62 +266,37 @@ class FlowOmniAudioEncoder(WhisperEncoder):
         return BaseModelOutput(last_hidden_state=torch.cat(encoded, dim=1))
 
     def _encode_window(self, features: torch.Tensor, mask: torch.BoolTensor, **kwargs) -> torch.Tensor:
+        return self.run_layers(self.embed_frames(features, mask), mask[:, ::2], **kwargs)
+
+    def embed_frames(self, features: torch.Tensor, mask: torch.BoolTensor) -> torch.Tensor:
+        """The input of the first layer, for one window of features (num_audios, num_mel_bins, num_frames)."""
         # Both convolutions see one frame to each side: beyond the end of a row these must be the zeros of the padding
         # that the row would get alone, before the first and again before the second.
         frame_mask = mask[:, None].to(features.dtype)
         hidden_states = nn.functional.gelu(self.conv1(features * frame_mask)) * frame_mask
         hidden_states = nn.functional.gelu(self.conv2(hidden_states)).permute(0, 2, 1)
         hidden_states = hidden_states + self.embed_positions(hidden_states.shape[1])
-        hidden_states = nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
+        return nn.functional.dropout(hidden_states, p=self.dropout, training=self.training)
 
-        mask = mask[:, ::2]
+    def run_layers(
+        self, hidden_states: torch.Tensor, mask: torch.BoolTensor, first: int = 0, last: int | None = None, **kwargs
+    ) -> torch.Tensor:
+        """
+        The layers from `first` to before `last` on their input (num_audios, num_encoded, d_model) for one window, and
+        after all layers the norm.
+        """
         has_audio = mask.any(dim=-1, keepdim=True)
         # a row without audio in this window attends to all of it: attention over nothing would give NaN
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=mask | ~has_audio
         )
-        for layer in self.layers:
+        for layer in self.layers[first:last]:
             if self.training and torch.rand([]) < self.layerdrop:
                 continue
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        if last is not None:
+            return hidden_states
         return torch.where(has_audio[..., None], self.layer_norm(hidden_states), 0.0)
-
-
-class FlowOmniEmbeddingNorm(nn.RMSNorm):
-    """Scales embeddings to the size of the language model's own, at first; the scale is trained."""
-
-
-class FlowOmniAudioAdapter(nn.Module):
-    """
-    Joins `adapter_stack_size` encoder frames into one position of the language model, through linear layers and a
-    norm. Without the norm, training makes encoded audio a hundred times as large as text embeddings, so that the
-    updates of the language model's layers are lost in it.
-    """
-
-    def __init__(self, config: FlowOmniConfig):
-        super().__init__()
-        self.stack_size = config.adapter_stack_size
-        sizes = [config.audio_config.d_model * self.stack_size]
-        sizes += [config.adapter_hidden_size] * (config.adapter_num_layers - 1) + [config.text_config.hidden_size]
-        self.layers = nn.ModuleList([nn.Linear(size_in, size_out) for size_in, size_out in zip(sizes, sizes[1:])])
-        self.act_fn = ACT2FN[config.adapter_hidden_act]
-        self.norm = FlowOmniEmbeddingNorm(config.text_config.hidden_size, eps=1e-6)
-
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.BoolTensor]:
-        """
-        `hidden_states` (num_audios, num_encoded, d_model) and their mask (num_audios, num_encoded) -> the embeddings
-        (num_audios, ceil(num_encoded / stack_size), hidden_size) and theirs.
-        """
-        # encoder outputs at padding are not zero, and a last group may contain some of them
-        hidden_states = hidden_states * attention_mask[..., None].to(hidden_states.dtype)
-        missing = -hidden_states.shape[1] % self.stack_size
-        hidden_states = nn.functional.pad(hidden_states, (0, 0, 0, missing))
-        hidden_states = hidden_states.reshape(hidden_states.shape[0], -1, self.layers[0].in_features)
-        for layer in self.layers[:-1]:
-            hidden_states = self.act_fn(layer(hidden_states))
-        return self.norm(self.layers[-1](hidden_states)), attention_mask[:, :: self.stack_size].bool()
 
 
 # --- mel patches
@@ -364,17 +373,30 @@ def corrupt_patches(patches: torch.Tensor, config: FlowOmniSpeechConfig) -> torc
 # --- losses
 
 
-def text_loss(lm_head: nn.Module, hidden_states: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+def text_logits(lm_head: nn.Module, hidden_states: torch.Tensor, labels: torch.LongTensor) -> tuple[torch.Tensor, ...]:
     """
-    Cross-entropy of the next text token, from `hidden_states` (batch_size, num_positions, hidden_size) and `labels`
-    (batch_size, num_positions), aligned with the input: position `t` predicts the label of `t + 1`. The vocabulary
-    head runs only where there is a label: with 152 thousand tokens it would otherwise cost more than everything else.
+    The logits (num_targets, vocab_size) and targets (num_targets,) of the text, from `hidden_states` (batch_size,
+    num_positions, hidden_size) and `labels` (batch_size, num_positions), aligned with the input: position `t` predicts
+    the label of `t + 1`. The vocabulary head runs only where there is a label: with 152 thousand tokens it would
+    otherwise cost more than everything else.
     """
     targets = labels[:, 1:].to(hidden_states.device)
     is_target = targets != IGNORE_INDEX
     logits = lm_head(hidden_states[:, :-1][is_target]).float()
-    loss = nn.functional.cross_entropy(logits, targets[is_target].to(logits.device), reduction="sum")
-    return loss / max(len(logits), 1)
+    return logits, targets[is_target].to(logits.device)
+
+
+def text_losses(
+    logits: torch.Tensor, targets: torch.LongTensor, teacher_logits: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Cross-entropy of the next text token, and its Kullback-Leibler divergence from a teacher."""
+    num_targets = max(len(logits), 1)
+    losses = {"text_loss": nn.functional.cross_entropy(logits, targets, reduction="sum") / num_targets}
+    if teacher_logits is not None:
+        log_probs, expected = logits.log_softmax(dim=-1), teacher_logits.to(logits).log_softmax(dim=-1)
+        divergence = nn.functional.kl_div(log_probs, expected, reduction="sum", log_target=True)
+        losses["distillation_loss"] = divergence / num_targets
+    return losses
 
 
 def state_loss(state_logits: torch.Tensor, labels: torch.LongTensor, class_weights: list[float]) -> torch.Tensor:
@@ -388,38 +410,6 @@ def state_loss(state_logits: torch.Tensor, labels: torch.LongTensor, class_weigh
     loss = nn.functional.cross_entropy(logits, targets, weights, ignore_index=IGNORE_INDEX, reduction="sum")
     total_weight = torch.where(targets == IGNORE_INDEX, 0.0, weights[targets.clamp(min=0)]).sum()
     return loss / total_weight.clamp(min=1e-6)
-
-
-def ctc_loss(
-    audio_embeddings: torch.Tensor,
-    lengths: list[int],
-    token_embeddings: torch.Tensor,
-    labels: torch.LongTensor,
-    blank: int,
-) -> torch.Tensor:
-    """
-    Connectionist temporal classification over the language model's own embeddings: each position of encoded audio is
-    to point, by cosine, at the token that it adds to the transcript, or at the `blank`. `audio_embeddings`
-    (num_audio_tokens, hidden_size) are those of all audios, one after another, with their `lengths`;
-    `token_embeddings` (vocab_size, hidden_size) get no gradient; `labels` (num_audios, max_labels) are the
-    transcripts, padded with -100. An audio without any is left out.
-    """
-    labels = labels.to(audio_embeddings.device)
-    num_labels = (labels != IGNORE_INDEX).sum(dim=-1)
-    audio_embeddings = nn.functional.normalize(audio_embeddings.float(), dim=-1)
-    token_embeddings = nn.functional.normalize(token_embeddings.detach().float(), dim=-1)
-    # cosines, scaled as the scores of an attention over vectors of this size
-    log_probs = (audio_embeddings @ token_embeddings.T * token_embeddings.shape[-1] ** 0.5).log_softmax(dim=-1)
-    losses = nn.functional.ctc_loss(
-        nn.utils.rnn.pad_sequence(log_probs.split(lengths)),
-        labels.clamp(min=0),
-        torch.tensor(lengths, device=labels.device),
-        num_labels,
-        blank=blank,
-        reduction="none",
-        zero_infinity=True,  # audio with more tokens than positions has no alignment
-    )
-    return losses[num_labels > 0].sum() / num_labels.sum().clamp(min=1)
 
 
 # --- the model
@@ -437,7 +427,13 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
     output_modalities = ("text", "audio")
     supports_gradient_checkpointing = True
     # head and adapter run as one unit: split across devices, their layers would mix devices mid-computation
-    _no_split_modules = ["FlowOmniFlowHead", "FlowOmniResidualVQHead", "FlowOmniAudioAdapter", "FlowOmniMelNormalizer"]
+    _no_split_modules = [
+        "FlowOmniFlowHead",
+        "FlowOmniResidualVQHead",
+        "FlowOmniAudioAdapter",
+        "FlowOmniCTCAdapter",
+        "FlowOmniMelNormalizer",
+    ]
     _skip_keys_device_placement = ["cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -455,6 +451,8 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
         elif isinstance(module, FlowOmniEmbeddingNorm):
             # the size of new embeddings; that of pretrained ones is measured when the parts are assembled
             init.constant_(module.weight, getattr(self.config.text_config, "initializer_range", 0.02))
+        elif isinstance(module, FlowOmniCTCAdapter):
+            init.normal_(module.blank, std=getattr(self.config.text_config, "initializer_range", 0.02))
         elif isinstance(module, FlowOmniSpeechHead):
             init.zeros_(module.empty_condition)
         elif isinstance(module, FlowOmniResidualQuantizer):
@@ -475,7 +473,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         super().__init__(config)
         hidden_size = config.text_config.hidden_size
         self.audio_encoder = FlowOmniAudioEncoder(config.audio_config)
-        self.audio_adapter = FlowOmniAudioAdapter(config)
+        self.audio_adapter = AUDIO_ADAPTERS[config.adapter_compression](config)
         # an adapter gets its language model after its own weights (`join_language_model`)
         self.language_model = None if config.is_adapter else AutoModel.from_config(config.text_config)
         # The inputs that the language model was not pretrained on start at zero: its text stays exactly what it was.
@@ -509,21 +507,81 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             1 for frames of audio, 0 for padding.
 
         Returns:
-            The encoder's outputs, and in `pooler_output` the embeddings `(num_audio_tokens, hidden_size)` of all
-            audios, one after another, without padding.
+            [`FlowOmniAudioFeatures`].
         """
         if input_features_mask is None:
             input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
         outputs = self.audio_encoder(input_features, attention_mask=input_features_mask, return_dict=True, **kwargs)
         # the second convolution of the encoder has a stride of two
         encoded_mask = input_features_mask[:, ::2].to(outputs.last_hidden_state.device)
-        embeddings, embeddings_mask = self.audio_adapter(outputs.last_hidden_state, encoded_mask)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=embeddings[embeddings_mask.to(embeddings.device)],
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        features = self.adapt(outputs.last_hidden_state, encoded_mask)
+        features.hidden_states, features.attentions = outputs.hidden_states, outputs.attentions
+        return features
+
+    def adapt(self, encoded: torch.Tensor, mask: torch.Tensor, with_embeddings: bool = True) -> FlowOmniAudioFeatures:
+        """
+        The adapter's part of [`get_audio_features`], for outputs of the encoder and their mask (num_audios,
+        num_encoded). Without embeddings, as for CTC alone, the language model has nothing to read.
+        """
+        # CTC, as the encoder, sees each window by itself
+        is_ctc = self.config.adapter_compression == "ctc"
+        length = self.audio_encoder.max_source_positions if is_ctc else max(1, mask.shape[1])
+        windows, frame_lengths = [], []
+        for window, window_mask in zip(encoded.split(length, dim=1), mask.split(length, dim=1)):
+            table = self.get_token_embeddings() if with_embeddings else None
+            windows.append(self.audio_adapter(window, window_mask, table))
+            frame_lengths.append(window_mask.sum(dim=-1))
+        features = FlowOmniAudioFeatures(last_hidden_state=encoded, windows=windows, frame_lengths=frame_lengths)
+        if with_embeddings:
+            mask = torch.cat([window.mask for window in windows], dim=1)
+            features.pooler_output = torch.cat([window.embeddings for window in windows], dim=1)[mask]
+            features.audio_lengths = mask.sum(dim=-1)
+        return features
+
+    def get_token_embeddings(self) -> torch.Tensor | None:
+        """The language model's embeddings (vocab_size, hidden_size), which audio is compared with."""
+        return None if self.language_model is None else self.get_input_embeddings().weight
+
+    def ctc_losses(
+        self,
+        audio: FlowOmniAudioFeatures,
+        audio_labels: torch.LongTensor | None = None,
+        letter_labels: torch.LongTensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The losses of the transcripts of encoded audio: over tokens, and over letters where the adapter spells."""
+        losses = {}
+        if len(audio.windows) > 1:
+            raise ValueError(
+                "CTC losses are for audio of at most 30 seconds: leave out `audio_labels` of longer audio."
+            )
+        (window,), (num_frames,) = audio.windows, audio.frame_lengths
+        if letter_labels is not None and window.letter_logits is not None:
+            losses["letter_loss"] = letter_ctc_loss(window.letter_logits, num_frames, letter_labels)
+        if audio_labels is not None:
+            table, blank_id = self.get_token_embeddings(), self.config.ctc_blank_token_id
+            if window.token_states is not None:
+                states, blank = window.token_states, self.audio_adapter.blank
+                lengths = (window.letters != IGNORE_INDEX).sum(dim=-1)
+            else:
+                states, lengths, blank = window.embeddings, window.mask.sum(dim=-1), table[blank_id].detach()
+            losses["ctc_loss"] = token_ctc_loss(
+                states, lengths, table, blank, audio_labels, NUM_DRAWN_TOKENS if self.training else None
+            )
+        return losses
+
+    def drop_unheard(
+        self,
+        audio: FlowOmniAudioFeatures,
+        input_features: torch.Tensor,
+        input_features_mask: torch.Tensor | None,
+        input_ids: torch.LongTensor | None,
+        **aligned: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """With `adapter_compression="ctc"`: the inputs without the placeholders that the `audio` does not take up."""
+        if input_ids is None:
+            raise ValueError('`inputs_embeds` cannot be shortened (`adapter_compression="ctc"`): pass `input_ids`.')
+        num_placeholders = num_audio_tokens(input_features, input_features_mask, self.config)
+        return drop_unheard(input_ids, num_placeholders, audio.audio_lengths.tolist(), self.config, **aligned)
 
     def place_audio(
         self, inputs_embeds: torch.Tensor, input_ids: torch.LongTensor | None, audio_embeddings: torch.Tensor
@@ -573,19 +631,34 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         speech_states: torch.LongTensor | None = None,
         previous_patches: torch.Tensor | None = None,
+        audio_embeddings: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> FlowOmniModelOutputWithPast:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        audio_features = None
+        if input_features is not None:
+            audio_features = self.get_audio_features(input_features, input_features_mask)
+            audio_embeddings = audio_features.pooler_output
+            if self.config.adapter_compression is not None:
+                compact = self.drop_unheard(
+                    audio_features,
+                    input_features,
+                    input_features_mask,
+                    input_ids=input_ids,
+                    attention_mask=attention_mask,
+                    position_ids=position_ids,
+                    speech_states=speech_states,
+                    previous_patches=previous_patches,
+                )
+                input_ids, attention_mask, position_ids = (
+                    compact[name] for name in ("input_ids", "attention_mask", "position_ids")
+                )
+                speech_states, previous_patches = compact.get("speech_states"), compact.get("previous_patches")
         if inputs_embeds is None:
             inputs_embeds = self.embed_text(input_ids)
-
-        audio_embeddings = None
-        if input_features is not None:
-            audio_embeddings = self.get_audio_features(
-                input_features, input_features_mask, return_dict=True
-            ).pooler_output
+        if audio_embeddings is not None:
             inputs_embeds = self.place_audio(inputs_embeds, input_ids, audio_embeddings)
 
         outputs = self.language_model(
@@ -607,7 +680,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            audio_hidden_states=audio_embeddings,
+            audio_features=audio_features,
         )
 
 
@@ -841,9 +914,12 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         speech_states: torch.LongTensor | None = None,
         previous_patches: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
         state_labels: torch.LongTensor | None = None,
         mel_labels: torch.Tensor | None = None,
         audio_labels: torch.LongTensor | None = None,
+        letter_labels: torch.LongTensor | None = None,
+        audio_embeddings: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
@@ -852,6 +928,29 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if audio_labels is not None and input_features is None:
             raise ValueError("`audio_labels` are transcripts of `input_features`: pass these too.")
+        audio_features = None
+        if input_features is not None:
+            audio_features = self.model.get_audio_features(input_features, input_features_mask)
+            audio_embeddings = audio_features.pooler_output
+            if self.config.adapter_compression is not None:
+                compact = self.model.drop_unheard(
+                    audio_features,
+                    input_features,
+                    input_features_mask,
+                    input_ids=input_ids,
+                    attention_mask=attention_mask,
+                    position_ids=position_ids,
+                    speech_states=speech_states,
+                    previous_patches=previous_patches,
+                    labels=labels,
+                    state_labels=state_labels,
+                )
+                input_ids, attention_mask, position_ids = (
+                    compact[name] for name in ("input_ids", "attention_mask", "position_ids")
+                )
+                speech_states, previous_patches, labels, state_labels = (
+                    compact.get(name) for name in ("speech_states", "previous_patches", "labels", "state_labels")
+                )
         patches = None
         if mel_labels is not None:
             patches = self.prepare_patches(mel_labels, speech_states)
@@ -878,8 +977,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
 
         outputs = self.model(
             input_ids=input_ids,
-            input_features=input_features,
-            input_features_mask=input_features_mask,
+            audio_embeddings=audio_embeddings,
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache,
@@ -904,7 +1002,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
 
         losses, logits = {}, None
         if labels is not None:
-            losses["text_loss"] = text_loss(self.lm_head, hidden_states, labels)
+            losses |= text_losses(*text_logits(self.lm_head, hidden_states, labels), teacher_logits)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_states[:, kept])
@@ -916,14 +1014,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             # means over the patches; a batch without speech has none
             num_patches = max(len(speech_losses[0]), 1)
             losses["speech_loss"], losses["auxiliary_loss"] = (loss.sum() / num_patches for loss in speech_losses)
-        if audio_labels is not None:
-            losses["ctc_loss"] = ctc_loss(
-                outputs.audio_hidden_states,
-                num_audio_tokens(input_features, input_features_mask, self.config),
-                self.get_input_embeddings().weight,
-                audio_labels,
-                blank=self.config.ctc_blank_token_id,
-            )
+        if audio_features is not None:
+            losses |= self.model.ctc_losses(audio_features, audio_labels, letter_labels)
         loss = None
         if losses:
             weighted = [getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items()]

@@ -149,12 +149,20 @@ def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, t
         batch["input_features"] = _pad([features.T for features in audios]).mT.contiguous()
         batch["input_features_mask"] = _mask([features.shape[-1] for features in audios])
 
-    if any("audio_labels" in example for example in examples):
-        empty = torch.zeros(0, dtype=torch.long)
-        labels = [example.get("audio_labels", [empty] * len(example["input_features"])) for example in examples]
-        batch["audio_labels"] = _pad(
-            [transcript for transcripts in labels for transcript in transcripts], IGNORE_INDEX
-        )
+    empty = torch.zeros(0, dtype=torch.long)
+    for name in ("audio_labels", "letter_labels"):
+        if any(name in example for example in examples):
+            labels = [example.get(name, [empty] * len(example["input_features"])) for example in examples]
+            batch[name] = _pad([transcript for transcripts in labels for transcript in transcripts], IGNORE_INDEX)
+
+    if any("teacher_labels" in example for example in examples):
+        # an example without a teacher has no targets there
+        teachers = [
+            (example.get("teacher_input_ids", empty), example.get("teacher_labels", empty)) for example in examples
+        ]
+        batch["teacher_input_ids"] = _pad([ids for ids, _ in teachers], pad_token_id)
+        batch["teacher_labels"] = _pad([labels for _, labels in teachers], IGNORE_INDEX)
+        batch["teacher_attention_mask"] = _mask([len(ids) for ids, _ in teachers])
 
     spoken = [example["mel_labels"] for example in examples if "mel_labels" in example]
     if spoken:

@@ -51,6 +51,8 @@ class FlowOmniProcessor(ProcessorMixin):
         task_prompts (`dict[str, str]`, *optional*):
             The prompts that [`make_conversation`] writes for the tasks `ask`, `say` (with `{text}`, which is replaced)
             and `transcribe`, for instance in another language.
+        ctc_alphabet (`str`, *optional*, defaults to the letters of English, apostrophe and space):
+            The symbols that the model's audio adapter spells with.
     """
 
     # rendered prompts have all special tokens already, and rows end where the answer begins
@@ -65,6 +67,7 @@ class FlowOmniProcessor(ProcessorMixin):
         speech_delay: int = 3,
         max_audio_seconds: float = 600.0,
         task_prompts: dict[str, str] | None = None,
+        ctc_alphabet: str = "abcdefghijklmnopqrstuvwxyz' ",
     ):
         if not hasattr(feature_extractor, "extract_mel"):
             raise TypeError(
@@ -78,6 +81,7 @@ class FlowOmniProcessor(ProcessorMixin):
             raise ValueError(f"The tokenizer lacks `{audio_token}`: `FlowOmniProcessor.from_parts` adds it.")
         self.speech_delay = speech_delay
         self.max_audio_seconds = max_audio_seconds
+        self.ctc_alphabet = ctc_alphabet
         self.task_prompts = TASK_PROMPTS | (task_prompts or {})
         if "{text}" not in self.task_prompts["say"] or len(self.task_prompts) > len(TASK_PROMPTS):
             raise ValueError(
@@ -116,6 +120,7 @@ class FlowOmniProcessor(ProcessorMixin):
             speech_padding=speech_config.mel_padding,
         )
         kwargs.setdefault("speech_delay", speech_config.speech_delay)
+        kwargs.setdefault("ctc_alphabet", config.ctc_alphabet)
         return cls(feature_extractor, tokenizer, audio_token=audio_token, **kwargs)
 
     @property

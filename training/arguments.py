@@ -63,7 +63,8 @@ class DataArguments:
     streaming: bool = False  # reads training rows as they are needed; `max_steps` must be set
     tasks: dict | str | None = None  # the weight of each task among those that a row offers
     text_layout: Literal["leading", "timed", "auto"] = "leading"
-    ctc_labels: bool = False  # transcripts of spoken questions for the CTC loss
+    ctc_labels: bool = False  # transcripts of spoken questions for the CTC losses
+    distillation: bool = False  # answers to spoken questions learn from the model's own, reading the transcript
     augmentation: dict | str | None = None  # fields of [`Augmentation`], for spoken questions
     max_example_length: int | None = None  # longer examples are skipped; `max_positions_per_batch` by default
     max_skipped_fraction: float = 0.1  # more unreadable rows than this stop the run
@@ -71,6 +72,9 @@ class DataArguments:
     asr_model: str | None = None  # transcribes spoken answers: `own`, `whisper:NAME`, or a model on the Hub
     eval_language: str = "en"  # of the ASR model and the text normaliser
     eval_max_new_tokens: int = 400
+    # layers of the audio encoder whose outputs are cached: CTC trains those above them and the adapter
+    cached_encoder_layers: int | None = None
+    cache_dir: str | None = None  # of these outputs; `output_dir/encoded` by default
     segment_seconds: float = 1.0  # of the recordings that a vocoder trains on
 
     def __post_init__(self):

@@ -26,6 +26,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..processing.audio_io import load_audio
+from ..processing.spelling import letters_of
 from . import data
 from .augmentation import Augmentation
 
@@ -40,7 +41,8 @@ class ExampleBuilder:
     """
     Builds examples from rows, in the workers of a data loader. `tasks` weighs the tasks among those that a row offers (all
     alike by default; others are not trained). `text_layout` may be `"auto"`: timed if the row has word times. With
-    `ctc_labels`, spoken questions carry their transcript as `audio_labels`. `augmentation` is for spoken questions.
+    `ctc_labels`, spoken questions carry their transcript as `audio_labels` and `letter_labels`; with `distillation` also
+    the example in which the question is written. `augmentation` is for spoken questions.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ExampleBuilder:
         text_layout: Literal["leading", "timed", "auto"] = "leading",
         ctc_labels: bool = False,
         augmentation: Augmentation | None = None,
+        distillation: bool = False,
     ):
         for task in tasks or ():
             if task not in data.TASKS:
@@ -58,6 +61,7 @@ class ExampleBuilder:
         tasks = dict.fromkeys(data.TASKS, 1.0) if tasks is None else data.checked_weights(tasks, "task")
         self.processor, self.tasks, self.seed = processor, tasks, seed
         self.text_layout, self.ctc_labels, self.augmentation = text_layout, ctc_labels, augmentation
+        self.distillation = distillation
 
     def draw_task(self, offered: Sequence[str], *key: Any) -> str:
         """One of the offered tasks, by their weights; which one depends on the seed and the key alone."""
@@ -84,9 +88,16 @@ class ExampleBuilder:
             example = self.processor.encode_training_example(conversation, text_layout=layout, word_times=times)
         except UNREADABLE as error:
             return {"id": where, "error": f"{where} ({task}): {error}"}
-        if self.ctc_labels and is_spoken and data.has(row, "question_text"):
-            transcript = self.processor.tokenizer(row["question_text"], add_special_tokens=False)["input_ids"]
-            example["audio_labels"] = [torch.tensor(transcript, dtype=torch.long)]
+        if is_spoken and data.has(row, "question_text"):
+            if self.ctc_labels:
+                transcript = self.processor.tokenizer(row["question_text"], add_special_tokens=False)["input_ids"]
+                letters = letters_of(row["question_text"], self.processor.ctc_alphabet)
+                example["audio_labels"] = [torch.tensor(transcript, dtype=torch.long)]
+                example["letter_labels"] = [torch.tensor(letters, dtype=torch.long)]
+            if self.distillation and task == "speech_to_text":
+                conversation = data.conversation_of(row, "text_to_text", self.processor)
+                teacher = self.processor.encode_training_example(conversation)
+                example |= {f"teacher_{name}": teacher[name] for name in ("input_ids", "labels")}
         return example | {"id": where}
 
     def _augmented(self, row: Mapping, key: tuple) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..processing.processing_flow_omni import FlowOmniProcessor
 from .arguments import Arguments, DataArguments, ModelArguments, RecipeParser
 from .augmentation import Augmentation
 from .batching import StreamedBatches, TrainingCollator
+from .ctc import CTCModel, CTCTrainer, EncodedRows
 from .data import audio_seconds, conversation_of, has, load_rows
 from .examples import UNREADABLE, ExampleBuilder, ExampleDataset
 from .lora import add_lora, save_and_merge_lora
@@ -54,6 +56,8 @@ def train_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = Fal
         raise ValueError(f"`output_dir` is '{args.output_dir}', which is a file: name a folder.")
     set_seed(args.seed)  # adapters and discriminators start at random, before the Trainer sets the seed
     make = make_vocoder_trainer if args.trainable_modules == ["vocoder"] else make_trainer
+    if arguments[1].cached_encoder_layers is not None:
+        make = make_ctc_trainer
     trainer, save = make(arguments)
     if dry_run:
         if trainer.is_world_process_zero():
@@ -134,6 +138,27 @@ def make_trainer(arguments: Arguments) -> tuple[FlowOmniTrainer, Callable[[], No
     return trainer, save
 
 
+def make_ctc_trainer(arguments: Arguments) -> tuple[CTCTrainer, Callable[[], None]]:
+    """The Trainer of CTC without the language model, and what saves the whole model."""
+    model_args, data_args, args = arguments
+    model, processor = load_model(model_args), FlowOmniProcessor.from_pretrained(model_args.model)
+    if model.config.adapter_compression != "ctc":
+        raise ValueError(
+            f"'{model_args.model}' has an adapter without CTC: assemble it with `adapter_compression=ctc`."
+        )
+    num_layers, seed = data_args.cached_encoder_layers, args.seed if args.data_seed is None else args.data_seed
+    folder = Path(data_args.cache_dir or Path(args.output_dir, "encoded"))
+    augmentation = None if data_args.augmentation is None else Augmentation(**data_args.augmentation)
+    rows = load_rows(data_args.train_data, data_args.columns, data_args.train_split)
+    encode = partial(EncodedRows, max_skipped_fraction=data_args.max_skipped_fraction)
+    data = {"train_dataset": encode(rows, folder / "train", model, processor, num_layers, seed, augmentation)}
+    if data_args.eval_data:
+        rows = load_rows(data_args.eval_data, data_args.columns, data_args.eval_split)
+        data["eval_dataset"] = encode(rows, folder / "eval", model, processor, num_layers, seed)
+    trainer = CTCTrainer(CTCModel(model, num_layers), args, processor, processing_class=processor, **data)
+    return trainer, lambda: save_final(trainer, model)
+
+
 def load_model(model_args: ModelArguments) -> FlowOmniForSpeechGeneration:
     """The model to start from, in fp32: mixed precision casts by itself, and small updates vanish in bf16."""
     source, attention = model_args.model, model_args.attn_implementation
@@ -169,6 +194,7 @@ def make_dataset(arguments: Arguments, processor: FlowOmniProcessor, is_evaluati
         data_args.text_layout,
         data_args.ctc_labels,
         augmentation,
+        data_args.distillation,
     )
     budget = args.max_positions_per_batch
     max_length = min(data_args.max_example_length or budget, budget)

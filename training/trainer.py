@@ -28,7 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
-from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, MODULE_GROUPS, shift_patches
+from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, MODULE_GROUPS, shift_patches, text_logits
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration as Model
 from .arguments import FlowOmniTrainingArguments
 from .batching import LengthBatchSampler, StreamedBatches, TrainingCollator
@@ -37,7 +37,15 @@ from .examples import ExampleDataset
 
 
 # The parts of the loss, as the model's outputs and its config (with `_weight`) name them.
-LOSSES = ("text_loss", "state_loss", "speech_loss", "auxiliary_loss", "ctc_loss")
+LOSSES = (
+    "text_loss",
+    "distillation_loss",
+    "state_loss",
+    "speech_loss",
+    "auxiliary_loss",
+    "ctc_loss",
+    "letter_loss",
+)
 NEW_MODULES = ("audio_adapter", "speech_inputs", "speech_decoder")
 STAGING = ".unfinished"  # nothing that looks for checkpoints finds one that is being written
 
@@ -175,12 +183,7 @@ class FlowOmniTrainer(AtomicTrainer):
         if rate is not None:
             prefixes = tuple(prefix for name in NEW_MODULES for prefix in MODULE_GROUPS[name])
             new = {parameter for name, parameter in self.flow_omni.named_parameters() if name.startswith(prefixes)}
-            for group in list(optimizer.param_groups):
-                moved = [parameter for parameter in group["params"] if parameter in new]
-                group["params"] = [parameter for parameter in group["params"] if parameter not in new]
-                if moved:
-                    optimizer.add_param_group({**group, "params": moved, "lr": rate})
-            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+            set_learning_rate(optimizer, new, rate)
         return optimizer
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
@@ -199,6 +202,8 @@ class FlowOmniTrainer(AtomicTrainer):
         inputs, config = dict(inputs), self.flow_omni.config
         ids, skipped = inputs.pop("ids", None), inputs.pop("skipped", ())
         counts = total = count_targets(inputs, config)
+        if "teacher_input_ids" in inputs:
+            inputs["teacher_logits"] = self._teacher_logits(inputs)
         if model.training:
             self._check_skipped(ids or (), skipped)
             if self.args.scheduled_sampling > 0 and "mel_labels" in inputs:
@@ -211,6 +216,14 @@ class FlowOmniTrainer(AtomicTrainer):
         loss = sum(getattr(config, f"{name}_weight") * shares[name] * value for name, value in losses.items())
         self.add_losses(loss, losses, dict(zip(LOSSES, counts.tolist())), ids)
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _teacher_logits(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """What the language model scores at the text targets when it reads the transcripts instead of the audio."""
+        model, names = self.flow_omni, ("input_ids", "attention_mask", "labels")
+        input_ids, attention_mask, labels = (inputs.pop(f"teacher_{name}") for name in names)
+        output = model.model.language_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return text_logits(model.lm_head, output.last_hidden_state, labels)[0]
 
     def _sampled_patches(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Scheduled sampling: the previous patches, some of them predicted by the model from the true ones."""
@@ -289,6 +302,16 @@ class FlowOmniTrainer(AtomicTrainer):
             )
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, parameters: set[nn.Parameter], rate: float) -> None:
+    """Gives some of the optimizer's parameters a learning rate of their own."""
+    for group in list(optimizer.param_groups):
+        moved = [parameter for parameter in group["params"] if parameter in parameters]
+        group["params"] = [parameter for parameter in group["params"] if parameter not in parameters]
+        if moved:
+            optimizer.add_param_group({**group, "params": moved, "lr": rate})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
 def freeze(model: Model, trainable_modules: Sequence[str]) -> None:
     """Sets `requires_grad` of every parameter by its group. Of a language model with LoRA, the adapters alone are trained."""
     trained = tuple(prefix for name in trainable_modules for prefix in MODULE_GROUPS[name])
@@ -308,21 +331,27 @@ def has_lora(model: nn.Module) -> bool:
 
 
 def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor:
-    """What each of `LOSSES` is a mean over: text tokens, weights of the states, patches (twice), CTC labels: (5,)"""
+    """
+    What each of `LOSSES` is a mean over: text tokens (twice), weights of the states, patches (twice), tokens and letters
+    of transcripts: (7,)
+    """
     counts = torch.zeros(len(LOSSES), dtype=torch.float64)
-    names = ("labels", "state_labels", "audio_labels")
+    names = ("labels", "state_labels", "audio_labels", "letter_labels")
     is_target = {name: batch[name] != IGNORE_INDEX for name in names if name in batch}
     if "labels" in batch:
         counts[0] = is_target["labels"][:, 1:].sum()
+    if "teacher_labels" in batch:
+        counts[1] = (batch["teacher_labels"][:, 1:] != IGNORE_INDEX).sum()
     if "state_labels" in batch:
         weights = torch.tensor(config.state_class_weights, dtype=torch.float64)
-        counts[1] = weights[batch["state_labels"][:, 1:][is_target["state_labels"][:, 1:]].cpu()].sum()
+        counts[2] = weights[batch["state_labels"][:, 1:][is_target["state_labels"][:, 1:]].cpu()].sum()
     if "mel_labels" in batch:
         # the row of silence that fills up a batch has states but no state labels
         is_patch = batch["speech_states"] == config.generating_state_id
-        counts[2:4] = (is_patch & is_target.get("state_labels", is_patch)).sum()
-    if "audio_labels" in batch:
-        counts[4] = is_target["audio_labels"].sum()
+        counts[3:5] = (is_patch & is_target.get("state_labels", is_patch)).sum()
+    for index, name in ((5, "audio_labels"), (6, "letter_labels")):
+        if name in batch:
+            counts[index] = is_target[name].sum()
     return counts
 
 

@@ -196,6 +196,9 @@ def parts(
 def wordnet(
     folder: Annotated[str, typer.Argument(help="WordNet's data files, as parts/wordnet.", show_default=False)],
     manifest: Annotated[Path, typer.Argument(help="The manifest to write.", show_default=False)],
+    definitions: Annotated[
+        bool, typer.Option("--definitions", help="Write its words with their definitions.")
+    ] = False,
 ):
     """
     Write the example sentences of WordNet as rows. `prepare speak` synthesises them.
@@ -206,7 +209,7 @@ def wordnet(
     from ..training.prepare.texts import wordnet_rows
 
     with user_errors():
-        note(f"{manifest}: {write_rows(manifest, wordnet_rows(folder))} rows.")
+        note(f"{manifest}: {write_rows(manifest, wordnet_rows(folder, definitions))} rows.")
 
 
 @prepare.command(no_args_is_help=True)

@@ -147,7 +147,8 @@ def _chosen_voices(
 ) -> tuple[str, list[str]]:
     every, known = engine.voices(), engine.voices(language)
     for voice in (answer_voice, *(question_voices or ())):
-        if voice is not None and voice not in every:
+        # a mixture (`a:2+b:1`) is checked by the engine that can mix
+        if voice is not None and voice not in every and "+" not in voice:
             raise SynthesisError(f"There is no voice {voice!r}: choose from {', '.join((known or every)[:8])} ….")
     if not known and not (answer_voice and question_voices):
         raise SynthesisError(f"There is no voice of the language {language!r}: choose another language.")

@@ -29,22 +29,36 @@ QUOTED = re.compile(r'"([^"]+)"')
 MAX_WORDS = 25
 
 
-def wordnet_rows(folder: str | Path) -> Iterator[dict]:
-    """The examples in the glosses of WordNet's `data.*` files: phrases and sentences with 30,000 different words."""
+def wordnet_rows(folder: str | Path, definitions: bool = False) -> Iterator[dict]:
+    """
+    The examples in the glosses of WordNet's `data.*` files, phrases and sentences with 30,000 different words; or its
+    `definitions` with the words they define, which are 100,000.
+    """
     files = sorted(Path(folder).glob("data.*"))
     if not files:
         raise FileNotFoundError(f"There is no WordNet in '{folder}': `flow-omni prepare parts` downloads it.")
     seen = set()
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
-            # the licence is indented; a gloss stands behind the last field of its entry
-            for example in QUOTED.findall(line.partition(" | ")[2]) if not line.startswith(" ") else ():
-                text = " ".join(example.split()).strip(";- ")
-                text = text[:1].upper() + text[1:]
-                text = text if text.endswith((".", "?", "!")) else f"{text.rstrip(' ,:;-')}."
+            if line.startswith(" "):  # the licence
+                continue
+            entry, _, gloss = line.partition(" | ")
+            if definitions:
+                # the first word of an entry is its fifth field
+                word = entry.split()[4].partition("(")[0].replace("_", " ")
+                texts = [word + ": " + gloss.partition('; "')[0]]
+            else:
+                texts = QUOTED.findall(gloss)
+            for text in map(as_sentence, texts):
                 if is_speakable(text, min_words=2) and text not in seen:
                     seen.add(text)
                     yield {"id": f"wordnet-{len(seen)}", "question_text": text}
+
+
+def as_sentence(text: str) -> str:
+    """A phrase with a capital letter and a full stop."""
+    text = " ".join(text.split()).strip(" ,:;-")
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def llm_rows(

@@ -1,0 +1,338 @@
+# Copyright 2026 The Flow-Omni authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+CTC of an adapter that spells (`adapter_compression="ctc"`), without the language model: the upper layers of the audio
+encoder and the adapter, over cached outputs of the layers below, and over text alone.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, FlowOmniAudioFeatures, FlowOmniForSpeechGeneration
+from ..processing.audio_io import load_audio
+from ..processing.files import atomic_write
+from ..processing.spelling import letters_of, text_of_letters
+from .arguments import FlowOmniTrainingArguments
+from .augmentation import Augmentation, generator_of
+from .batching import LengthBatchSampler
+from .data import audio_of, draws_of_epoch, has
+from .examples import UNREADABLE, Draw
+from .metrics import character_error_rate
+from .trainer import AtomicTrainer, set_learning_rate
+
+
+logger = logging.getLogger(__name__)
+
+LOSSES = ("letter_loss", "ctc_loss")
+ROWS_PER_FILE = 64
+MAX_SECONDS = 30.0  # one window of the audio encoder
+# Letters that sound alike in English, which a speller who has only heard a word confuses.
+SIMILAR_LETTERS = ("aeiouy", "csxz", "ckq", "gj", "dt", "bp", "fv", "mn", "lr", "wu")
+MAX_TYPING_ERRORS = 0.25  # of the letters of a text, in training on text alone
+
+
+class EncodedRows(Dataset):
+    """
+    Rows as examples for CTC, indexed by [`Draw`]: with the output of the encoder's first `num_layers` layers where a row
+    has a `question_audio`, and otherwise of its text alone. Audio is encoded once, with `augmentation`, into files in
+    `folder`; those that are there already are kept.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        folder: str | Path,
+        model: FlowOmniForSpeechGeneration,
+        processor: Any,
+        num_layers: int,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        max_skipped_fraction: float = 0.1,
+    ):
+        self.rows, self.folder, self.processor, self.num_layers = rows, Path(folder), processor, num_layers
+        self.builder = SimpleNamespace(seed=seed)  # for the sampler
+        self.augmentation, self.alphabet = augmentation, model.config.ctc_alphabet
+        self.sizes = [len(source) for source in getattr(rows, "sources", [rows])]
+        self.times = getattr(rows, "times", [1.0])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lengths: list[int] = []
+        texts = [row["question_text"] if has(row, "question_text") else row["answer_text"] for row in rows]
+        self.letters = [letters_of(text, self.alphabet) for text in texts]
+        tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        self.texts, self.tokens = texts, tokens
+        files = range(0, len(rows), ROWS_PER_FILE)
+        for number, start in enumerate(files):
+            indices = range(start, min(start + ROWS_PER_FILE, len(rows)))
+            self.lengths += self._encoded(indices, model)
+            if number % 50 == 49:
+                logger.info("Encoded %d of %d rows.", indices[-1] + 1, len(rows))
+        unreadable = self.lengths.count(0)
+        if unreadable > max_skipped_fraction * len(rows):
+            raise ValueError(f"{unreadable} of {len(rows)} rows could not be read, see `max_skipped_fraction`.")
+        # a row that could not be read or spelled is never drawn
+        self.lengths = [length if letters else 0 for length, letters in zip(self.lengths, self.letters)]
+        if not any(self.lengths):
+            raise ValueError(f"None of {len(rows)} rows has a text that can be spelled with {self.alphabet!r}.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, epoch: int) -> list[tuple[Draw, int]]:
+        """The rows of an epoch with their lengths: encoder frames, or letters of a text."""
+        draws = draws_of_epoch(self.sizes, self.times, self.builder.seed, epoch)
+        return [(Draw(index, round_, "ctc"), self.lengths[index]) for round_, index in draws if self.lengths[index]]
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        index = draw.index
+        example = {
+            "letter_labels": torch.tensor(self.letters[index]),
+            "audio_labels": torch.tensor(self.tokens[index]),
+        }
+        example |= {"id": str(self.rows[index].get("id")), "key": (self.builder.seed, index, draw.round)}
+        if has(self.rows[index], "question_audio"):
+            with safe_open(self._file(index), framework="pt") as file:
+                example["hidden_states"] = file.get_tensor(str(index % ROWS_PER_FILE)).float()
+        return example
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index // ROWS_PER_FILE:06d}.safetensors"
+
+    @torch.no_grad()
+    def _encoded(self, indices: Sequence[int], model: FlowOmniForSpeechGeneration) -> list[int]:
+        """The lengths of some rows, whose audio is encoded into a file unless it is there."""
+        rows = [dict(self.rows[index]) for index in indices]
+        spoken = [(index, row) for index, row in zip(indices, rows) if has(row, "question_audio")]
+        lengths = {index: len(self.letters[index]) for index in indices} | {index: 0 for index, _ in spoken}
+        if spoken:
+            file, key = self._file(indices[0]), self._key(spoken)
+            if not file.is_file() or _metadata(file)["key"] != key:
+                encodings = {}
+                with torch.autocast(
+                    model.device.type, dtype=torch.bfloat16
+                ):  # once: it keeps the weights that it casts
+                    for index, row in spoken:
+                        try:
+                            encodings[str(index % ROWS_PER_FILE)] = self._encode(index, row, model)
+                        except UNREADABLE as error:
+                            logger.warning("Skipped %s: %s", row.get("id"), error)
+                lengths_of = {name: len(encoding) for name, encoding in encodings.items()}
+                with atomic_write(file) as unfinished:
+                    save_file(encodings, unfinished, {"key": key, "lengths": json.dumps(lengths_of)})
+            found = json.loads(_metadata(file)["lengths"])
+            lengths |= {index: found.get(str(index % ROWS_PER_FILE), 0) for index, _ in spoken}
+        return [lengths[index] for index in indices]
+
+    def _key(self, spoken: Sequence[tuple[int, Mapping]]) -> str:
+        contents = [self.num_layers, self.builder.seed, repr(self.augmentation)]
+        contents += [[row.get("id"), row.get("question_text"), str(row["question_audio"])] for _, row in spoken]
+        return hashlib.blake2b(json.dumps(contents).encode(), digest_size=8).hexdigest()
+
+    def _encode(self, index: int, row: Mapping, model: FlowOmniForSpeechGeneration) -> torch.Tensor:
+        extractor, encoder = self.processor.feature_extractor, model.model.audio_encoder
+        waveform = load_audio(audio_of(row, "question_audio"), extractor.sampling_rate, max_seconds=MAX_SECONDS)
+        if self.augmentation is not None:
+            key = (self.builder.seed, index)
+            waveform = self.augmentation.augment(waveform, extractor.sampling_rate, key=key)
+            waveform = waveform[: round(MAX_SECONDS * extractor.sampling_rate)]
+        with torch.autocast(model.device.type, enabled=False):
+            features = extractor(waveform, return_tensors="pt").to(model.device)
+        mask = features["input_features_mask"].bool()
+        hidden_states = encoder.embed_frames(features["input_features"], mask)
+        hidden_states = encoder.run_layers(hidden_states, mask[:, ::2], last=self.num_layers)
+        return hidden_states[0].half().contiguous().cpu()
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as opened:
+        return opened.metadata()
+
+
+def misspell(letters: Sequence[int], alphabet: str, generator: np.random.Generator) -> list[int]:
+    """
+    A text with the errors of a speller who has only heard it: letters that are replaced (mostly by similar ones),
+    dropped or doubled. The rate is drawn for each text; every second one has none.
+    """
+    rate = max(0.0, generator.uniform(-MAX_TYPING_ERRORS, MAX_TYPING_ERRORS))
+    spelled = []
+    for letter in letters:
+        kind = generator.random() / max(rate, 1e-9)
+        similar = [group for group in SIMILAR_LETTERS if alphabet[letter] in group]
+        if kind < 0.55 and similar:
+            group = similar[generator.integers(len(similar))]
+            spelled.append(alphabet.find(group[generator.integers(len(group))]))
+        elif kind < 0.65:
+            spelled.append(int(generator.integers(len(alphabet))))
+        elif kind < 0.85:
+            continue
+        else:
+            spelled += [letter] * (2 if kind < 1.0 else 1)
+    return [letter for letter in spelled if letter >= 0] or list(letters)
+
+
+class CTCCollator:
+    """Batches of encoded audio and of texts, with misspelled letters in training."""
+
+    def __init__(self, alphabet: str):
+        self.alphabet = alphabet
+
+    def __call__(self, examples: Sequence[Mapping]) -> dict[str, Any]:
+        spoken = [example for example in examples if "hidden_states" in example]
+        written = [example for example in examples if "hidden_states" not in example]
+        batch = {"ids": [example["id"] for example in spoken + written]}
+        for name in ("letter_labels", "audio_labels"):
+            batch[name] = _pad([example[name] for example in spoken + written], IGNORE_INDEX)
+        if spoken:
+            batch["hidden_states"] = _pad([example["hidden_states"] for example in spoken])
+            batch["num_frames"] = torch.tensor([len(example["hidden_states"]) for example in spoken])
+        if written:
+            letters = [
+                misspell(example["letter_labels"].tolist(), self.alphabet, generator_of("misspell", *example["key"]))
+                for example in written
+            ]
+            batch["letters"] = _pad([torch.tensor(text) for text in letters], IGNORE_INDEX)
+        return batch
+
+
+def _pad(rows: Sequence[torch.Tensor], value: float = 0.0) -> torch.Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+class CTCModel(nn.Module):
+    """
+    What CTC trains: the encoder's layers from `num_layers` on, and the adapter, against the language model's embeddings.
+    Both are the modules of the whole `model`.
+    """
+
+    def __init__(self, model: FlowOmniForSpeechGeneration, num_layers: int):
+        super().__init__()
+        encoder = model.model.audio_encoder
+        model.requires_grad_(False)
+        self.layers = encoder.layers[num_layers:].requires_grad_(True)
+        self.layer_norm = encoder.layer_norm.requires_grad_(True)
+        self.adapter = model.model.audio_adapter.requires_grad_(True)
+        self.num_layers, self.whole = num_layers, (model,)  # a tuple: the whole model is not part of checkpoints
+
+    def forward(
+        self,
+        letter_labels: torch.LongTensor,
+        audio_labels: torch.LongTensor,
+        hidden_states: torch.Tensor | None = None,
+        num_frames: torch.LongTensor | None = None,
+        letters: torch.LongTensor | None = None,
+    ) -> dict[str, Any]:
+        model = self.whole[0].model
+        losses: dict[str, Any] = {}
+        if hidden_states is not None:
+            num_spoken = len(hidden_states)
+            mask = torch.arange(hidden_states.shape[1], device=hidden_states.device) < num_frames[:, None]
+            if self.training:
+                hidden_states = mask_in_time(hidden_states, num_frames)
+            encoded = model.audio_encoder.run_layers(hidden_states, mask, first=self.num_layers)
+            audio = model.adapt(encoded, mask, with_embeddings=not self.training)
+            losses |= model.ctc_losses(audio, audio_labels[:num_spoken], letter_labels[:num_spoken])
+            losses["audio"] = audio
+        if letters is not None:
+            num_spoken = len(letter_labels) - len(letters)
+            one_hot = nn.functional.one_hot(letters.clamp(min=0), self.adapter.num_letters).float()
+            states = self.adapter.read_letters(one_hot, letters != IGNORE_INDEX)
+            window = SimpleNamespace(letter_logits=None, token_states=states, letters=letters)
+            audio = FlowOmniAudioFeatures(windows=[window], frame_lengths=[None])
+            losses["text_ctc_loss"] = model.ctc_losses(audio, audio_labels[num_spoken:])["ctc_loss"]
+        return losses
+
+
+def mask_in_time(hidden_states: torch.Tensor, num_frames: torch.LongTensor) -> torch.Tensor:
+    """Encoder frames with gaps: in each audio up to one of 20 frames for every two seconds, each at a drawn place."""
+    is_kept = torch.ones(hidden_states.shape[:2], device=hidden_states.device)
+    for row, length in enumerate(num_frames.tolist()):
+        for _ in range(length // 100):
+            width = int(torch.randint(1, 20, ()))
+            start = int(torch.randint(max(1, length - width), ()))
+            is_kept[row, start : start + width] = 0.0
+    return hidden_states * is_kept[..., None]
+
+
+class CTCTrainer(AtomicTrainer):
+    """Trains a [`CTCModel`] on [`EncodedRows`]. Evaluation transcribes."""
+
+    def __init__(self, model: CTCModel, args: FlowOmniTrainingArguments, processor: Any, **kwargs: Any):
+        args.label_names, args.ddp_find_unused_parameters = ["audio_labels"], True
+        config = model.whole[0].config
+        super().__init__(
+            model, args, (*LOSSES, "text_ctc_loss"), data_collator=CTCCollator(config.ctc_alphabet), **kwargs
+        )
+        self.processor, self.config, self.transcripts = processor, config, []
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._batches(self.train_dataset, shuffle=True)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        return self._batches(self.eval_dataset if eval_dataset is None else eval_dataset, shuffle=False)
+
+    def _batches(self, dataset: EncodedRows, shuffle: bool) -> DataLoader:
+        sampler = LengthBatchSampler(dataset, self.args.max_positions_per_batch, self.args.world_size, shuffle)
+        workers = self.args.dataloader_num_workers
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=self.data_collator, num_workers=workers)
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self.args.new_module_learning_rate is not None:
+            adapter = self.accelerator.unwrap_model(self.model).adapter
+            set_learning_rate(optimizer, set(adapter.parameters()), self.args.new_module_learning_rate)
+        return optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, **kwargs: Any):
+        inputs = dict(inputs)
+        ids = inputs.pop("ids")
+        outputs = model(**inputs)
+        audio = outputs.pop("audio", None)
+        loss = sum(outputs.values())
+        if model.training:
+            self.add_losses(loss, outputs, dict.fromkeys(outputs, 1.0), ids)
+        elif audio is not None:
+            self._transcribe(audio, inputs["audio_labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def _transcribe(self, audio: FlowOmniAudioFeatures, labels: torch.LongTensor) -> None:
+        window, tokenizer = audio.windows[0], self.processor.tokenizer
+        for letters, tokens, reference in zip(window.letters.tolist(), window.token_ids.tolist(), labels.tolist()):
+            texts = [tokenizer.decode([token for token in ids if token >= 0]) for ids in (reference, tokens)]
+            self.transcripts.append((*texts, text_of_letters(letters, self.config.ctc_alphabet)))
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
+        self.transcripts = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        references, tokens, letters = zip(*self.transcripts)
+        rates = {
+            "cer_tokens": character_error_rate(references, tokens),
+            "cer_letters": character_error_rate(references, letters),
+        }
+        output.metrics.update({f"{metric_key_prefix}_{name}": rate for name, rate in rates.items()})
+        for reference, token_text, letter_text in self.transcripts[:: max(1, len(self.transcripts) // 5)]:
+            logger.info("reference: %s | tokens: %s | letters: %s", reference, token_text, letter_text)
+        return output
