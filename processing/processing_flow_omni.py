@@ -326,6 +326,25 @@ class FlowOmniProcessor(ProcessorMixin):
             for text, waveform in zip(texts, waveforms)
         ]
 
+    def transcripts_of(self, audio_features: Any) -> list[str]:
+        """
+        What CTC has heard in each audio, without the language model: of the output of `model.get_audio_features`, where the
+        adapter spells (`adapter_compression="ctc"`).
+        """
+        if audio_features.windows[0].token_ids is None:
+            raise ValueError(
+                'The audio adapter does not spell: only one with `adapter_compression="ctc"` transcribes by itself. Ask '
+                'the language model (`make_conversation("transcribe", audio=...)`).'
+            )
+        windows = [
+            [
+                self.tokenizer.decode([token for token in ids if token >= 0]).strip()
+                for ids in window.token_ids.tolist()
+            ]
+            for window in audio_features.windows
+        ]
+        return [" ".join(filter(None, texts)) for texts in zip(*windows)]
+
     def post_process_multimodal_output(
         self, generated_outputs, skip_special_tokens: bool = True, generation_mode: str | None = None, **kwargs
     ) -> list:

@@ -181,7 +181,7 @@ def test_a_mistake_is_named_by_file_line_field_value_and_rule(folder):
         '{"question_text": " ", "answer_text": "b"}': "`question_text` is ' ': it must be a string that is not blank",
         '{"question_txt": "a", "answer_text": "b"}': "the field `question_txt` is unknown: did you mean `question_text`",
         '{"sentence": "a"}': r"none of its fields \(sentence\) is known.*map other names with `columns`",
-        '{"question_text": "a"}': "the row has `question_text`, which serves no task.*transcribe: question_audio",
+        '{"language": "en"}': "the row has `language`, which serves no task.*transcribe: question_audio",
         row + '"answer_seconds": -1}': "`answer_seconds` is -1: .* 0 or more",
         row + '"answer_word_times": [1, 0]}': ".* onsets in ascending order",
         row + '"answer_word_times": "[1"}': ".* it must be a list",

@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from ..modeling_flow_omni.audio_adapters import letter_ctc_loss
 from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, FlowOmniAudioFeatures, FlowOmniForSpeechGeneration
 from ..processing.audio_io import load_audio
 from ..processing.files import atomic_write
@@ -252,9 +253,13 @@ class CTCModel(nn.Module):
             if self.training:
                 hidden_states = mask_in_time(hidden_states, num_frames)
             encoded = model.audio_encoder.run_layers(hidden_states, mask, first=self.num_layers)
-            audio = model.adapt(encoded, mask, with_embeddings=not self.training)
-            losses |= model.ctc_losses(audio, audio_labels[:num_spoken], letter_labels[:num_spoken])
-            losses["audio"] = audio
+            if self.training and model.config.ctc_loss_weight == 0:
+                losses["letter_loss"] = letter_ctc_loss(
+                    self.adapter.letter_head(encoded), num_frames, letter_labels[:num_spoken]
+                )
+            else:
+                audio = losses["audio"] = model.adapt(encoded, mask, with_embeddings=not self.training)
+                losses |= model.ctc_losses(audio, audio_labels[:num_spoken], letter_labels[:num_spoken])
         if letters is not None:
             num_spoken = len(letter_labels) - len(letters)
             one_hot = nn.functional.one_hot(letters.clamp(min=0), self.adapter.num_letters).float()
