@@ -238,6 +238,32 @@ def questions(
 
 @prepare.command(no_args_is_help=True)
 @command
+def answers(
+    llm: Annotated[str, typer.Argument(help="Causal language model: folder, Hub id, GGUF file.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="Rows with question_text.", show_default=False)],
+    manifest: Annotated[Path, typer.Argument(help="The manifest to write.", show_default=False)],
+    system: Annotated[str | None, option(help="System prompt, which the rows keep.")] = None,
+):
+    """
+    Let a chat model answer the questions of rows, for distillation.
+
+        flow-omni prepare answers parts/smollm2-135m-instruct/model.gguf spoken/manifest.jsonl answered.jsonl
+    """
+    from ..modeling_flow_omni.convert_flow_omni import load_language_model, load_tokenizer
+    from ..training.data import has, load_rows, write_rows
+    from ..training.prepare.texts import answered_rows
+
+    with user_errors():
+        model, tokenizer = load_language_model(llm), load_tokenizer(llm)
+        rows = ({name: row[name] for name in row if has(row, name)} for row in load_rows(source, streaming=True))
+        rows = (row | ({"system": system} if system else {}) for row in rows)
+        with _bar("answers") as bar:
+            answered = _counted(answered_rows(model, tokenizer, rows), bar, manifest)
+            note(f"{manifest}: {write_rows(manifest, answered)} rows.")
+
+
+@prepare.command(no_args_is_help=True)
+@command
 def validate(
     source: Annotated[str, typer.Argument(help="A manifest, parquet files, a dataset.", show_default=False)],
     split: Annotated[str | None, option(help="The split of a dataset.")] = None,

@@ -14,7 +14,8 @@
 """Texts to be spoken: the example sentences of WordNet, and questions that a language model writes itself."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..data import uniform
 SPEAKABLE = re.compile(r"[A-Za-z][A-Za-z' ,.?!;:-]+")
 QUOTED = re.compile(r'"([^"]+)"')
 MAX_WORDS = 25
+ROLES = (("system", "system"), ("user", "question_text"))
 
 
 def wordnet_rows(folder: str | Path, definitions: bool = False) -> Iterator[dict]:
@@ -84,6 +86,28 @@ def llm_rows(
             if is_speakable(text, min_words=3) and text not in seen and len(seen) < num_rows:
                 seen.add(text)
                 yield {"id": f"question-{len(seen)}", "question_text": text}
+
+
+def answered_rows(
+    model: Any, tokenizer: Any, rows: Iterable[dict], batch_size: int = 64, max_new_tokens: int = 48
+) -> Iterator[dict]:
+    """
+    The rows with a chat model's greedy answers to their `question_text`, each after the row's `system` prompt, if any. An
+    answer may end early, after `max_new_tokens`: for distillation its first tokens serve as well as all.
+    """
+    rows = iter(rows)
+    while batch := list(islice(rows, batch_size)):
+        conversations = [
+            [{"role": role, "content": row[name]} for role, name in ROLES if row.get(name)] for row in batch
+        ]
+        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt", "padding": True}
+        options["tokenizer_kwargs"] = {"padding_side": "left"}
+        inputs = tokenizer.apply_chat_template(conversations, tokenize=True, **options).to(model.device)
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        for row, answer in zip(batch, ids[:, inputs["input_ids"].shape[1] :]):
+            text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            if text:
+                yield row | {"answer_text": text}
 
 
 def is_speakable(text: str, min_words: int) -> bool:
