@@ -453,6 +453,8 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
             init.constant_(module.weight, getattr(self.config.text_config, "initializer_range", 0.02))
         elif isinstance(module, FlowOmniCTCAdapter):
             init.normal_(module.blank, std=getattr(self.config.text_config, "initializer_range", 0.02))
+            # as large as the positions that are added: smaller letters are not seen for hundreds of steps
+            init.normal_(module.letter_proj.weight, std=1.0)
         elif isinstance(module, FlowOmniSpeechHead):
             init.zeros_(module.empty_condition)
         elif isinstance(module, FlowOmniResidualQuantizer):
@@ -565,7 +567,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             else:
                 states, lengths, blank = window.embeddings, window.mask.sum(dim=-1), table[blank_id].detach()
             losses["ctc_loss"] = token_ctc_loss(
-                states, lengths, table, blank, audio_labels, NUM_DRAWN_TOKENS if self.training else None
+                states, lengths, table, blank, audio_labels, NUM_DRAWN_TOKENS if self.audio_adapter.training else None
             )
         return losses
 

@@ -211,6 +211,20 @@ def test_transcript_of_silence_is_empty(checkpoint):
     assert json.loads(succeeds("transcribe", "silence.wav", "--json", "-m", checkpoint))["text"] == ""
 
 
+def test_an_adapter_with_ctc_transcribes_by_itself_unless_the_language_model_is_asked(tmp_path, monkeypatch):
+    model = tiny_model(adapter_compression="ctc", adapter_hidden_size=16, adapter_num_attention_heads=2)
+    model.generation_config.update(eos_token_id=EOS_TOKEN_ID, pad_token_id=PAD_TOKEN_ID)
+    model.save_pretrained(tmp_path / "spells")
+    processor = tiny_processor(model.config)
+    processor.save_pretrained(tmp_path / "spells")
+    features = processor.feature_extractor(QUESTION, return_tensors="pt")
+    (expected,) = processor.transcripts_of(model.get_audio_features(**features))
+    (row,) = map(json.loads, succeeds("transcribe", QUESTION, "--json", "-m", tmp_path / "spells").splitlines())
+    assert expected and row["text"] == expected
+    monkeypatch.setattr(FlowOmniForSpeechGeneration, "stream", lambda self, **kwargs: iter(()))
+    assert succeeds("transcribe", QUESTION, "--llm", "-m", tmp_path / "spells").strip() == ""
+
+
 def test_duration_of_the_audio_limits_its_transcript(checkpoint, monkeypatch):
     lengths, stream = [], FlowOmniForSpeechGeneration.stream
 

@@ -177,6 +177,7 @@ def _answer_once(
 def transcribe(
     files: Annotated[list[str], typer.Argument(help="Audio files (wav, flac, ogg, mp3).", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line: file, text, seconds.")] = False,
+    ask_llm: Annotated[bool, typer.Option("--llm", help="Ask the language model. Default: CTC, if there is.")] = False,
     model: ModelOption = None,
     *,
     options: GenerationOptions,
@@ -184,7 +185,7 @@ def transcribe(
     """
     Transcribe audio files.
 
-    With several files, each line starts with the name of its file. Silence gives an empty transcript. A transcript is
+    An audio adapter with CTC transcribes by itself, at once; otherwise the language model does. With several files, each line starts with the name of its file. Silence gives an empty transcript. A transcript is
     limited by the duration of its audio, unless `--max-new-tokens` limits it.
 
     Examples:
@@ -197,14 +198,47 @@ def transcribe(
     loaded = options.load(model)
     for file, audio in zip(files, audios):
         prefix = None if as_json else f"{file}: " if len(files) > 1 else ""
-        text = _transcript(loaded, audio, prefix, options.generation_kwargs())
+        if is_silent(audio):
+            text = ""
+            write("" if prefix is None else f"{prefix}\n")
+        elif loaded.model.config.adapter_compression == "ctc" and not ask_llm:
+            text = _ctc_transcript(loaded, audio, prefix)
+        else:
+            text = _transcript(loaded, audio, prefix, options.generation_kwargs())
         if as_json:
             seconds = round(len(audio["array"]) / audio["sampling_rate"], 3)
             write(json.dumps({"file": file, "text": text, "seconds": seconds}, ensure_ascii=False) + "\n")
 
 
+def is_silent(audio: dict) -> bool:
+    """Whether there is nothing to transcribe: a model would invent something."""
+    return abs(audio["array"]).max() < SILENCE
+
+
+def _ctc_transcript(loaded: LoadedModel, audio: dict, prefix: str | None) -> str:
+    """What the adapter's CTC hears, also written to stdout window by window after `prefix`."""
+    import torch
+
+    extractor, encoder = loaded.processor.feature_extractor, loaded.model.model.audio_encoder
+    limit = loaded.processor.max_audio_seconds
+    inputs = extractor(audio["array"], audio["sampling_rate"], return_tensors="pt", max_seconds=limit)
+    texts = []
+    if prefix is not None:
+        write(prefix)
+    for window in inputs["input_features"].split(2 * encoder.max_source_positions, dim=-1):
+        with torch.inference_mode():
+            heard = loaded.model.get_audio_features(window.to(loaded.model.device))
+        (text,) = loaded.processor.transcripts_of(heard)
+        if text and prefix is not None:
+            write(f" {text}" if texts else text)
+        texts += [text] if text else []
+    if prefix is not None:
+        write("\n")
+    return " ".join(texts)
+
+
 def _transcript(loaded: LoadedModel, audio: dict, prefix: str | None, kwargs: dict[str, Any]) -> str:
-    """The transcript of an audio, also written to stdout after `prefix`. For silence, a model would invent one."""
+    """What the language model hears, also written to stdout after `prefix`."""
     from ..processing.transcript_limit import transcript_limit
 
     def limit(prompt_ids: Any) -> dict[str, Any]:
@@ -212,10 +246,6 @@ def _transcript(loaded: LoadedModel, audio: dict, prefix: str | None, kwargs: di
             return {}
         return {"stopping_criteria": transcript_limit(loaded.processor, prompt_ids)}
 
-    if abs(audio["array"]).max() < SILENCE:
-        if prefix is not None:
-            write(f"{prefix}\n")
-        return ""
     conversation = loaded.processor.make_conversation("transcribe", audio=audio)
     answer = generate(loaded, conversation, prefix, limit, generation_mode="text", **kwargs)
     return loaded.processor.decode(answer.token_ids, skip_special_tokens=True)
