@@ -53,7 +53,7 @@ ROWS_PER_FILE = 64
 MAX_SECONDS = 30.0  # one window of the audio encoder
 # Letters that sound alike in English, which a speller who has only heard a word confuses.
 SIMILAR_LETTERS = ("aeiouy", "csxz", "ckq", "gj", "dt", "bp", "fv", "mn", "lr", "wu")
-MAX_TYPING_ERRORS = 0.25  # of the letters of a text, in training on text alone
+MAX_SPELLING_ERRORS = 0.25  # of the letters of a text, in training on text alone
 
 
 class EncodedRows(Dataset):
@@ -91,7 +91,7 @@ class EncodedRows(Dataset):
             self.lengths += self._encoded(indices, model)
             if number % 50 == 49:
                 logger.info("Encoded %d of %d rows.", indices[-1] + 1, len(rows))
-        unreadable = self.lengths.count(0)
+        unreadable = sum(length == 0 and has(row, "question_audio") for length, row in zip(self.lengths, rows))
         if unreadable > max_skipped_fraction * len(rows):
             raise ValueError(f"{unreadable} of {len(rows)} rows could not be read, see `max_skipped_fraction`.")
         # a row that could not be read or spelled is never drawn
@@ -177,7 +177,7 @@ def misspell(letters: Sequence[int], alphabet: str, generator: np.random.Generat
     A text with the errors of a speller who has only heard it: letters that are replaced (mostly by similar ones),
     dropped or doubled. The rate is drawn for each text; every second one has none.
     """
-    rate = max(0.0, generator.uniform(-MAX_TYPING_ERRORS, MAX_TYPING_ERRORS))
+    rate = max(0.0, generator.uniform(-MAX_SPELLING_ERRORS, MAX_SPELLING_ERRORS))
     spelled = []
     for letter in letters:
         kind = generator.random() / max(rate, 1e-9)
