@@ -113,7 +113,7 @@ class FlowOmniCTCAdapter(nn.Module):
             config.adapter_hidden_size,
             config.text_config.hidden_size,
         )
-        self.num_letters = len(config.ctc_alphabet)
+        self.num_letters, self.space = len(config.ctc_alphabet), config.ctc_alphabet.index(" ")
         self.stack_size = config.adapter_stack_size
         # transformers' encoder layer of Whisper, at the adapter's own width
         self.layer_config = WhisperConfig(
@@ -167,8 +167,15 @@ class FlowOmniCTCAdapter(nn.Module):
         is_letter, run = runs_of(path, self.num_letters)
         probabilities = logits[..., : self.num_letters].float().softmax(dim=-1).to(logits.dtype)
         pooled = mean_of_runs(torch.cat([probabilities, hidden_states], dim=-1), is_letter, run)
+        letters = first_of_runs(path, is_letter, run)
+        # a space after the last letter, which punctuation at the end may take
+        end = (letters != IGNORE_INDEX).sum(dim=-1, keepdim=True)
+        letters = nn.functional.pad(letters, (0, 1), value=IGNORE_INDEX).scatter(1, end, self.space)
+        pooled = nn.functional.pad(pooled, (0, 0, 0, 1))
         probabilities, heard = pooled.split([self.num_letters, hidden_states.shape[-1]], dim=-1)
-        return logits, probabilities, first_of_runs(path, is_letter, run), heard
+        is_end = torch.zeros_like(letters, dtype=torch.bool).scatter(1, end, True)[..., None]
+        space = nn.functional.one_hot(torch.tensor(self.space, device=letters.device), self.num_letters)
+        return logits, torch.where(is_end, space.to(probabilities), probabilities), letters, heard
 
     def read_letters(
         self, letters: torch.Tensor, mask: torch.BoolTensor, heard: torch.Tensor | None = None
@@ -274,22 +281,52 @@ def token_ctc_loss(
     With `num_drawn_tokens`, the vocabulary of a batch is that of its labels and so many drawn ones: with fifty thousand
     tokens, the scores of all would take nearly all of the time and the memory of a step.
     """
-    token_embeddings = token_embeddings.detach()
     labels = labels.to(token_states.device)
     num_labels = (labels != IGNORE_INDEX).sum(dim=-1)
+    scores, indices = token_scores(token_states, token_embeddings, blank, labels, num_drawn_tokens)
+    return ctc_loss(scores, lengths, indices, num_labels)
+
+
+def spelling_loss(
+    token_states: torch.Tensor,
+    token_embeddings: torch.Tensor,
+    blank: torch.Tensor,
+    targets: torch.LongTensor,
+    num_drawn_tokens: int | None = None,
+) -> torch.Tensor:
+    """
+    Cross-entropy of the token that each letter of a known text completes, or of the `blank` where the `targets`
+    (num_texts, max_letters) are -1. The spelling of a text is known, so that nothing has to be aligned.
+    """
+    scores, indices = token_scores(token_states, token_embeddings, blank, targets, num_drawn_tokens)
+    indices = torch.where(
+        targets == -1, scores.shape[-1] - 1, indices.masked_fill(targets == IGNORE_INDEX, IGNORE_INDEX)
+    )
+    return nn.functional.cross_entropy(scores.flatten(0, 1), indices.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def token_scores(
+    token_states: torch.Tensor,
+    token_embeddings: torch.Tensor,
+    blank: torch.Tensor,
+    labels: torch.LongTensor,
+    num_drawn_tokens: int | None,
+) -> tuple[torch.Tensor, torch.LongTensor]:
+    """
+    Scores of tokens and, last, of the blank: cosines, scaled as the scores of an attention over vectors of this size.
+    And the labels as indices of these scores, where they are not negative.
+    """
+    token_embeddings, vocab_size = token_embeddings.detach(), len(token_embeddings)
     ids, indices = labels.clamp(min=0).unique(return_inverse=True)
-    vocab_size = len(token_embeddings)
     if num_drawn_tokens is not None and num_drawn_tokens < vocab_size:
-        drawn = torch.randint(vocab_size, (num_drawn_tokens,), device=ids.device)
+        drawn = torch.randint(vocab_size, (num_drawn_tokens,), device=ids.device).unique()
         is_new = torch.ones(vocab_size, dtype=torch.bool, device=ids.device).index_fill(0, ids, False)
-        ids = torch.cat([ids, drawn.unique()[is_new[drawn.unique()]]])
-        directions = token_directions(token_embeddings[ids], token_embeddings)
+        directions = token_directions(token_embeddings[torch.cat([ids, drawn[is_new[drawn]]])], token_embeddings)
     else:
         indices, directions = labels.clamp(min=0), token_directions(token_embeddings)
     directions = torch.cat([directions, token_directions(blank[None], token_embeddings)])
-    # cosines, scaled as the scores of an attention over vectors of this size
     scores = nn.functional.normalize(token_states.float(), dim=-1) @ directions.T * directions.shape[-1] ** 0.5
-    return ctc_loss(scores, lengths, indices, num_labels)
+    return scores, indices
 
 
 def letter_ctc_loss(logits: torch.Tensor, lengths: torch.LongTensor, labels: torch.LongTensor) -> torch.Tensor:

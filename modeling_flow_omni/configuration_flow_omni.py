@@ -325,8 +325,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                 f"`adapter_hidden_size` ({self.adapter_hidden_size}) must be divisible by `adapter_num_attention_heads` "
                 f"({self.adapter_num_attention_heads})."
             )
-        if len(set(self.ctc_alphabet)) != len(self.ctc_alphabet) or not self.ctc_alphabet:
-            raise ValueError(f"`ctc_alphabet` is {self.ctc_alphabet!r}: each symbol must occur once.")
+        if len(set(self.ctc_alphabet)) != len(self.ctc_alphabet) or " " not in self.ctc_alphabet:
+            raise ValueError(f"`ctc_alphabet` is {self.ctc_alphabet!r}: it must hold a space, and each symbol once.")
         if len(self.state_class_weights) != 4 or not all(weight >= 0 for weight in self.state_class_weights):
             raise ValueError(
                 f"`state_class_weights` is {self.state_class_weights}: pass four numbers of at least 0, one for each "

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .spelling import SEPARATORS, letters_of
+from .spelling import letters_with_places
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,7 @@ def align_text(
     if windows[0].letter_logits is None:
         raise ValueError("The model's audio adapter does not spell: align with one of `adapter_compression='ctc'`.")
     logits = torch.cat([window.letter_logits[0] for window in windows])
-    letters, places, space = [], [], alphabet.find(" ")
-    for place, character in enumerate(text):
-        for letter in [space] if SEPARATORS.fullmatch(character) else letters_of(character, alphabet):
-            # one space between words, as in the labels of training
-            if letter != space or (letters and letters[-1] != space):
-                letters.append(letter)
-                places.append(place)
-    if letters and letters[-1] == space:
-        letters, places = letters[:-1], places[:-1]
+    letters, places = letters_with_places(text, alphabet)
     if not letters:
         raise ValueError(f"The text {text!r} has no letter of {alphabet!r}: nothing in it can be aligned.")
     frames = viterbi(logits.float().log_softmax(dim=-1).cpu().numpy(), letters)
@@ -66,7 +58,7 @@ def align_text(
     tokens, last = [], 0.0
     for token_id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
         said = [
-            frames[index] for index, place in enumerate(places) if start <= place < end and letters[index] != space
+            frames[index] for index, place in enumerate(places) if start <= place < end and not text[place].isspace()
         ]
         first, last = (said[0][0] * seconds, said[-1][1] * seconds) if said else (last, last)
         tokens.append(AlignedToken(token_id, start, end, first, last))

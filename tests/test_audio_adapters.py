@@ -26,7 +26,7 @@ from flow_omni.modeling_flow_omni.audio_adapters import (
     token_directions,
 )
 from flow_omni.processing.forced_alignment import align_text, viterbi
-from flow_omni.processing.spelling import letters_of, text_of_letters
+from flow_omni.processing.spelling import letters_of, spelled_tokens, text_of_letters
 
 
 CTC = {"adapter_compression": "ctc", "adapter_hidden_size": 16, "adapter_num_attention_heads": 2}
@@ -216,6 +216,16 @@ def test_checkpoint_keeps_the_adapter(model, inputs, tmp_path):
 )
 def test_texts_are_spelled_as_they_are_said(text, spelled):
     assert text_of_letters(letters_of(text, ALPHABET), ALPHABET) == spelled
+
+
+def test_a_token_belongs_to_its_last_letter_and_punctuation_to_the_space_after_it():
+    text = "A cat, sat."
+    tokens, offsets = [10, 11, 12, 13, 14], [(0, 1), (1, 5), (5, 6), (6, 10), (10, 11)]
+    letters, completed = spelled_tokens(text, tokens, offsets, ALPHABET)
+    assert text_of_letters(letters, ALPHABET) == "a cat sat" and ALPHABET[letters[-1]] == " "
+    spelled = "".join(ALPHABET[letter] for letter in letters)
+    assert spelled == "a cat sat "
+    assert completed == [10, -1, -1, -1, 11, 12, -1, -1, 13, 14]
 
 
 def test_viterbi_finds_the_frames_of_each_letter():

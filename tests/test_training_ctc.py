@@ -130,24 +130,28 @@ def test_rows_that_cannot_be_read_or_spelled_are_left_out(tmp_path, model, proce
 
 
 def test_misspelled_texts_stay_texts_and_repeat_with_their_key():
-    letters = [ALPHABET.index(letter) for letter in "beautiful weather today"]
+    letters = [
+        (ALPHABET.index(letter), place if letter in "rl" else -1) for place, letter in enumerate("beautiful weather")
+    ]
     spelled = [misspell(letters, ALPHABET, np.random.default_rng(seed)) for seed in range(200)]
     assert sum(one == letters for one in spelled) in range(80, 140)  # about half of them have no error
-    assert all(0 <= letter < len(ALPHABET) for one in spelled for letter in one)
+    assert all(0 <= letter < len(ALPHABET) for one in spelled for letter, _ in one)
+    # no token is lost with its letter
+    assert all([token for _, token in one if token >= 0] == [8, 16] for one in spelled)
     assert misspell(letters, ALPHABET, np.random.default_rng(3)) == spelled[3]
 
 
 def test_text_alone_teaches_the_layers_between_letters_and_tokens(tmp_path, model, processor, monkeypatch):
     monkeypatch.setattr("flow_omni.training.ctc.MAX_SPELLING_ERRORS", 0.0)
     content = rows(tmp_path)[3:]
-    dataset, collate = encoded(tmp_path, model, processor, content), CTCCollator(ALPHABET)
+    dataset, collate = encoded(tmp_path, model, processor, content), CTCCollator()
     batch = collate([dataset[draw] for draw, _ in dataset.draw(0)])
     batch.pop("ids")
     torch.manual_seed(0)
     trained = CTCModel(model, 1).train()
     optimizer = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], lr=0.01)
     for _ in range(60):
-        loss = trained(**batch)["text_ctc_loss"]
+        loss = trained(**batch)["spelling_loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -173,7 +177,7 @@ def test_recipe_trains_upper_layers_and_adapter_and_nothing_else(material):
     metrics = trainer.state.log_history[-1]
     assert {"eval_loss", "eval_cer_letters", "eval_cer_tokens"} <= set(metrics)
     logged = set().union(*trainer.state.log_history)
-    assert {"letter_loss", "ctc_loss", "text_ctc_loss"} <= logged
+    assert {"letter_loss", "ctc_loss", "spelling_loss"} <= logged
 
 
 def test_letters_alone_are_trained_without_tokens(material):

@@ -32,11 +32,16 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from ..modeling_flow_omni.audio_adapters import letter_ctc_loss
-from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, FlowOmniAudioFeatures, FlowOmniForSpeechGeneration
+from ..modeling_flow_omni.audio_adapters import letter_ctc_loss, spelling_loss
+from ..modeling_flow_omni.modeling_flow_omni import (
+    IGNORE_INDEX,
+    NUM_DRAWN_TOKENS,
+    FlowOmniAudioFeatures,
+    FlowOmniForSpeechGeneration,
+)
 from ..processing.audio_io import load_audio
 from ..processing.files import atomic_write
-from ..processing.spelling import letters_of, text_of_letters
+from ..processing.spelling import letters_of, spelled_tokens, text_of_letters
 from .arguments import FlowOmniTrainingArguments
 from .augmentation import Augmentation, generator_of
 from .batching import LengthBatchSampler
@@ -48,7 +53,7 @@ from .trainer import AtomicTrainer, set_learning_rate
 
 logger = logging.getLogger(__name__)
 
-LOSSES = ("letter_loss", "ctc_loss")
+LOSSES = ("letter_loss", "ctc_loss", "spelling_loss")
 ROWS_PER_FILE = 64
 MAX_SECONDS = 30.0  # one window of the audio encoder
 # Letters that sound alike in English, which a speller who has only heard a word confuses.
@@ -83,8 +88,8 @@ class EncodedRows(Dataset):
         self.lengths: list[int] = []
         texts = [row["question_text"] if has(row, "question_text") else row["answer_text"] for row in rows]
         self.letters = [letters_of(text, self.alphabet) for text in texts]
-        tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        self.texts, self.tokens = texts, tokens
+        self.texts = texts
+        self.tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
         files = range(0, len(rows), ROWS_PER_FILE)
         for number, start in enumerate(files):
             indices = range(start, min(start + ROWS_PER_FILE, len(rows)))
@@ -108,16 +113,18 @@ class EncodedRows(Dataset):
         return [(Draw(index, round_, "ctc"), self.lengths[index]) for round_, index in draws if self.lengths[index]]
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        index = draw.index
-        example = {
-            "letter_labels": torch.tensor(self.letters[index]),
-            "audio_labels": torch.tensor(self.tokens[index]),
-        }
-        example |= {"id": str(self.rows[index].get("id")), "key": (self.builder.seed, index, draw.round)}
-        if has(self.rows[index], "question_audio"):
+        index, row = draw.index, self.rows[draw.index]
+        example = {"id": str(row.get("id"))}
+        if has(row, "question_audio"):
             with safe_open(self._file(index), framework="pt") as file:
                 example["hidden_states"] = file.get_tensor(str(index % ROWS_PER_FILE)).float()
-        return example
+            example["letter_labels"] = torch.tensor(self.letters[index])
+            return example | {"audio_labels": torch.tensor(self.tokens[index])}
+        offsets = self.processor.tokenizer(self.texts[index], add_special_tokens=False, return_offsets_mapping=True)
+        pairs = zip(*spelled_tokens(self.texts[index], self.tokens[index], offsets["offset_mapping"], self.alphabet))
+        spelled = misspell(list(pairs), self.alphabet, generator_of("misspell", self.builder.seed, index, draw.round))
+        letters, targets = torch.tensor(spelled).T
+        return example | {"letters": letters, "letter_targets": targets}
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index // ROWS_PER_FILE:06d}.safetensors"
@@ -172,49 +179,52 @@ def _metadata(file: Path) -> dict[str, str]:
         return opened.metadata()
 
 
-def misspell(letters: Sequence[int], alphabet: str, generator: np.random.Generator) -> list[int]:
+def misspell(
+    letters: Sequence[tuple[int, int]], alphabet: str, generator: np.random.Generator
+) -> list[tuple[int, int]]:
     """
-    A text with the errors of a speller who has only heard it: letters that are replaced (mostly by similar ones),
-    dropped or doubled. The rate is drawn for each text; every second one has none.
+    Letters, each with the token that it completes (or -1), with the errors of a speller who has only heard the text:
+    letters are replaced (mostly by similar ones), dropped or doubled. The rate is drawn for each text; every second one
+    has none.
     """
     rate = max(0.0, generator.uniform(-MAX_SPELLING_ERRORS, MAX_SPELLING_ERRORS))
-    spelled = []
-    for letter in letters:
+    spelled: list[tuple[int, int]] = []
+    for letter, token in letters:
         kind = generator.random() / max(rate, 1e-9)
         similar = [group for group in SIMILAR_LETTERS if alphabet[letter] in group]
         if kind < 0.55 and similar:
             group = similar[generator.integers(len(similar))]
-            spelled.append(alphabet.find(group[generator.integers(len(group))]))
+            letter = max(0, alphabet.find(group[generator.integers(len(group))]))
         elif kind < 0.65:
-            spelled.append(int(generator.integers(len(alphabet))))
-        elif kind < 0.85:
+            letter = int(generator.integers(len(alphabet)))
+        elif kind < 0.85 and spelled and (token < 0 or spelled[-1][1] < 0):
+            # the token of a letter that is dropped belongs to the one before
+            spelled[-1] = (spelled[-1][0], max(token, spelled[-1][1]))
             continue
-        else:
-            spelled += [letter] * (2 if kind < 1.0 else 1)
-    return [letter for letter in spelled if letter >= 0] or list(letters)
+        elif kind < 1.0:
+            spelled.append((letter, -1))
+        spelled.append((letter, token))
+    return spelled
 
 
 class CTCCollator:
-    """Batches of encoded audio and of texts, with misspelled letters in training."""
-
-    def __init__(self, alphabet: str):
-        self.alphabet = alphabet
+    """Batches of encoded audio and of texts."""
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, Any]:
         spoken = [example for example in examples if "hidden_states" in example]
-        written = [example for example in examples if "hidden_states" not in example]
+        written = [example for example in examples if "letters" in example]
         batch = {"ids": [example["id"] for example in spoken + written]}
-        for name in ("letter_labels", "audio_labels"):
-            batch[name] = _pad([example[name] for example in spoken + written], IGNORE_INDEX)
+        for name, rows in (
+            ("letter_labels", spoken),
+            ("audio_labels", spoken),
+            ("letters", written),
+            ("letter_targets", written),
+        ):
+            if rows:
+                batch[name] = _pad([example[name] for example in rows], IGNORE_INDEX)
         if spoken:
             batch["hidden_states"] = _pad([example["hidden_states"] for example in spoken])
             batch["num_frames"] = torch.tensor([len(example["hidden_states"]) for example in spoken])
-        if written:
-            letters = [
-                misspell(example["letter_labels"].tolist(), self.alphabet, generator_of("misspell", *example["key"]))
-                for example in written
-            ]
-            batch["letters"] = _pad([torch.tensor(text) for text in letters], IGNORE_INDEX)
         return batch
 
 
@@ -239,34 +249,32 @@ class CTCModel(nn.Module):
 
     def forward(
         self,
-        letter_labels: torch.LongTensor,
-        audio_labels: torch.LongTensor,
         hidden_states: torch.Tensor | None = None,
         num_frames: torch.LongTensor | None = None,
+        letter_labels: torch.LongTensor | None = None,
+        audio_labels: torch.LongTensor | None = None,
         letters: torch.LongTensor | None = None,
+        letter_targets: torch.LongTensor | None = None,
     ) -> dict[str, Any]:
-        model = self.whole[0].model
+        """The losses of encoded audio and of texts, and in evaluation the `audio` features."""
+        model, adapter = self.whole[0].model, self.adapter
         losses: dict[str, Any] = {}
         if hidden_states is not None:
-            num_spoken = len(hidden_states)
             mask = torch.arange(hidden_states.shape[1], device=hidden_states.device) < num_frames[:, None]
             if self.training:
                 hidden_states = mask_in_time(hidden_states, num_frames)
             encoded = model.audio_encoder.run_layers(hidden_states, mask, first=self.num_layers)
             if self.training and model.config.ctc_loss_weight == 0:
-                losses["letter_loss"] = letter_ctc_loss(
-                    self.adapter.letter_head(encoded), num_frames, letter_labels[:num_spoken]
-                )
+                losses["letter_loss"] = letter_ctc_loss(adapter.letter_head(encoded), num_frames, letter_labels)
             else:
-                audio = losses["audio"] = model.adapt(encoded, mask, with_embeddings=not self.training)
-                losses |= model.ctc_losses(audio, audio_labels[:num_spoken], letter_labels[:num_spoken])
+                losses["audio"] = model.adapt(encoded, mask, with_embeddings=not self.training)
+                losses |= model.ctc_losses(losses["audio"], audio_labels, letter_labels)
         if letters is not None:
-            num_spoken = len(letter_labels) - len(letters)
-            one_hot = nn.functional.one_hot(letters.clamp(min=0), self.adapter.num_letters).float()
-            states = self.adapter.read_letters(one_hot, letters != IGNORE_INDEX)
-            window = SimpleNamespace(letter_logits=None, token_states=states, letters=letters)
-            audio = FlowOmniAudioFeatures(windows=[window], frame_lengths=[None])
-            losses["text_ctc_loss"] = model.ctc_losses(audio, audio_labels[num_spoken:])["ctc_loss"]
+            one_hot = nn.functional.one_hot(letters.clamp(min=0), adapter.num_letters).float()
+            states = adapter.read_letters(one_hot, letters != IGNORE_INDEX)
+            num_drawn = NUM_DRAWN_TOKENS if self.training else None
+            table = model.get_token_embeddings()
+            losses["spelling_loss"] = spelling_loss(states, table, adapter.blank, letter_targets, num_drawn)
         return losses
 
 
@@ -287,9 +295,7 @@ class CTCTrainer(AtomicTrainer):
     def __init__(self, model: CTCModel, args: FlowOmniTrainingArguments, processor: Any, **kwargs: Any):
         args.label_names, args.ddp_find_unused_parameters = ["audio_labels"], True
         config = model.whole[0].config
-        super().__init__(
-            model, args, (*LOSSES, "text_ctc_loss"), data_collator=CTCCollator(config.ctc_alphabet), **kwargs
-        )
+        super().__init__(model, args, LOSSES, data_collator=CTCCollator(), **kwargs)
         self.processor, self.config, self.transcripts = processor, config, []
 
     def get_train_dataloader(self) -> DataLoader:
