@@ -27,6 +27,9 @@ from .configuration_flow_omni import FlowOmniConfig
 from .speech_heads import FlowOmniZeroLinear
 
 
+# letters that each convolution sees at once
+LETTER_KERNEL = 7
+
 # labels that the losses ignore
 IGNORE_INDEX = -100
 
@@ -124,7 +127,9 @@ class FlowOmniCTCAdapter(nn.Module):
             attn_implementation=getattr(config.audio_config, "_attn_implementation", None),
         )
         self.letter_head = nn.Linear(d_model, self.num_letters + 1)
-        self.letter_proj = nn.Linear(self.num_letters, hidden_size, bias=False)
+        # a word is read from its neighbouring letters: attention alone takes thousands of steps to find them
+        self.letter_conv1 = nn.Conv1d(self.num_letters, hidden_size, LETTER_KERNEL, padding="same")
+        self.letter_conv2 = nn.Conv1d(hidden_size, hidden_size, LETTER_KERNEL, padding="same")
         # what was heard adds nothing until it is trained: text, from which the layers can learn alone, has none
         self.audio_proj = FlowOmniZeroLinear(d_model, hidden_size, bias=False)
         self.layers = nn.ModuleList(WhisperEncoderLayer(self.layer_config) for _ in range(config.adapter_num_layers))
@@ -184,11 +189,14 @@ class FlowOmniCTCAdapter(nn.Module):
         For each letter the vector that points at a token or at the blank, from the probabilities of `letters`
         (num_texts, max_letters, num_letters) and what was `heard` (num_texts, max_letters, d_model), if anything was.
         """
-        hidden_states = self.letter_proj(letters.to(self.letter_proj.weight.dtype))
-        positions = sinusoids(hidden_states.shape[1], hidden_states.shape[2]).to(hidden_states)
-        hidden_states = hidden_states + positions
+        # zeros beyond the letters of a row, as its convolutions would see alone
+        is_letter = mask[:, None].to(self.letter_conv1.weight.dtype)
+        hidden_states = nn.functional.gelu(self.letter_conv1(letters.mT.to(is_letter.dtype) * is_letter))
         if heard is not None:
-            hidden_states = hidden_states + self.audio_proj(heard)
+            hidden_states = hidden_states + self.audio_proj(heard).mT
+        hidden_states = hidden_states + nn.functional.gelu(self.letter_conv2(hidden_states * is_letter))
+        hidden_states = hidden_states.mT
+        hidden_states = hidden_states + sinusoids(hidden_states.shape[1], hidden_states.shape[2]).to(hidden_states)
         # attention over nothing would give NaN: a row without letters attends to its padding
         mask = mask | ~mask.any(dim=-1, keepdim=True)
         attention_mask = create_bidirectional_mask(

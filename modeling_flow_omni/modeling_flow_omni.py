@@ -454,7 +454,7 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
         elif isinstance(module, FlowOmniCTCAdapter):
             init.normal_(module.blank, std=getattr(self.config.text_config, "initializer_range", 0.02))
             # as large as the positions that are added: smaller letters are not seen for hundreds of steps
-            init.normal_(module.letter_proj.weight, std=1.0)
+            init.normal_(module.letter_conv1.weight, std=0.5)
         elif isinstance(module, FlowOmniSpeechHead):
             init.zeros_(module.empty_condition)
         elif isinstance(module, FlowOmniResidualQuantizer):

@@ -171,7 +171,7 @@ def test_gradients_reach_letters_and_tokens_but_not_the_embeddings(model):
     outputs = model(**batch)
     (outputs.ctc_loss + outputs.letter_loss).backward()
     adapter = model.model.audio_adapter
-    for parameter in (adapter.letter_head.weight, adapter.letter_proj.weight, adapter.blank):
+    for parameter in (adapter.letter_head.weight, adapter.letter_conv1.weight, adapter.blank):
         assert parameter.grad.abs().sum() > 0
     assert model.get_input_embeddings().weight.grad is None
     model.zero_grad()
