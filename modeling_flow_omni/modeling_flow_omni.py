@@ -109,7 +109,8 @@ def fingerprint(language_model: PreTrainedModel, weights: dict[str, torch.Tensor
     """
     hashes = {"embeddings": hashlib.sha256(), "layers": hashlib.sha256()}
     is_quantised = getattr(language_model.config, "quantization_config", None) is not None
-    for name, weight in sorted((weights or language_model.base_model.state_dict()).items()):
+    # the parameters alone: in the state dict, bitsandbytes adds the scales of its weights
+    for name, weight in sorted((weights or dict(language_model.base_model.named_parameters())).items()):
         group = "embeddings" if weight.dim() == 1 or name == "embed_tokens.weight" else "layers"
         if group == "layers" and is_quantised:
             continue

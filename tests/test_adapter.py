@@ -19,7 +19,7 @@ from safetensors import safe_open
 from tiny import SPEECH_FIELDS, VOCODER_FIELDS, spoken_prompt, tiny_model, training_batch
 from tiny_parts import save_llm, save_whisper
 from training_tools import assert_same_weights, make_trainer, weights_of
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS, FlowOmniForSpeechGeneration, fingerprint
@@ -181,13 +181,28 @@ def test_run_of_an_adapter_resumes_from_checkpoints_without_the_language_model(t
     assert_same_weights(weights_of(resumed.model), weights_of(uninterrupted.model))
 
 
-@pytest.mark.slow
-def test_adapter_joins_a_language_model_in_int8(adapter, parts):
-    pytest.importorskip("torchao")
-    from torchao.quantization import Int8WeightOnlyConfig
-    from transformers import TorchAoConfig
+def quantisation(name):
+    """A configuration of transformers for each of the kinds of quantised language models that run on a CPU."""
+    if name == "torchao int8":
+        pytest.importorskip("torchao")
+        from torchao.quantization import Int8WeightOnlyConfig
 
-    llm = AutoModelForCausalLM.from_pretrained(parts[1], quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
-    loaded = FlowOmniForSpeechGeneration.from_pretrained(adapter, language_model=llm).eval()
-    assert torch.equal(text_logits(loaded), text_logits(llm))
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    pytest.importorskip("bitsandbytes")
+    return BitsAndBytesConfig(load_in_8bit=name.endswith("int8"), load_in_4bit=name.endswith("4 bits"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchao int8", "bitsandbytes int8", "bitsandbytes 4 bits"])
+def test_adapter_joins_a_quantised_language_model(name, parts, tmp_path):
+    # blocks of 4 bits are of 64 weights
+    llm = save_llm(tmp_path / "llm", num_embeddings=NUM_EMBEDDINGS, hidden_size=64, intermediate_size=128)
+    model = FlowOmniForSpeechGeneration.from_pretrained_parts(
+        whisper=parts[0], llm=llm, vocoder=parts[2], speech_config=SPEECH_FIELDS
+    )
+    model.save_pretrained(tmp_path / "adapter", include_language_model=False)
+    llm = AutoModelForCausalLM.from_pretrained(llm, quantization_config=quantisation(name))
+    expected = text_logits(llm)
+    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "adapter", language_model=llm).eval()
+    assert torch.equal(text_logits(loaded), expected)
     assert len(loaded.generate(**spoken_prompt([24], [2]), seed=0, max_new_tokens=8).audio) == 1
