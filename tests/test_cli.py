@@ -446,6 +446,23 @@ def test_evaluate_writes_a_report_and_prints_the_main_metrics(checkpoint):
         assert message in fails("evaluate", *arguments)
 
 
+def test_questions_of_knowledge_are_asked_and_spoken_by_name(checkpoint, monkeypatch):
+    options = ("--limit", 2, "--max-new-tokens", 4, "--asr", "none")
+    output = succeeds("evaluate", checkpoint, "knowledge", *options)
+    assert output.startswith("correct: knowledge: ")
+    sources = []
+
+    def speak_dialogues(source, *args, **kwargs):
+        sources.append(Path(source).name)
+        return SimpleNamespace(manifest="manifest.jsonl")
+
+    monkeypatch.setattr("flow_omni.training.prepare.speak_dialogues", speak_dialogues)
+    succeeds("prepare", "speak", "knowledge", "spoken")
+    Path("knowledge").mkdir()
+    succeeds("prepare", "speak", "knowledge", "spoken")
+    assert sources == ["knowledge.jsonl", "knowledge"]
+
+
 def test_prepare_validates_rows():
     Path("rows.jsonl").write_text('{"id": "1", "ask": "Hi.", "answer_text": "Ho."}\n')
     assert "1" in succeeds("prepare", "validate", "rows.jsonl", "--columns", "question_text=ask")
