@@ -33,12 +33,11 @@ from tqdm import tqdm
 from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ..processing.audio_io import write_audio
 from ..training.asr import ASRModel, load_asr, transcribe
-from ..training.metrics import Answer, answer_batch
+from ..training.metrics import Answer, Question, answer_batch
 from .questions import (
     QUESTION_SAMPLING_RATE,
     SPEAKING_TASKS,
     UNDERSTANDING_TASKS,
-    AudioChange,
     EvaluationQuestion,
     spread,
 )
@@ -166,10 +165,11 @@ class Evaluation:
         missing = [one for one in questions if (part, one.task, one.number) not in self.log.records]
         all_batches = batches(missing, self.settings.batch_size)
         for batch in tqdm(all_batches, part or "batches", disable=not self.show_progress, leave=False):
+            prepared = [one.to_question(self.processor, change) for one in batch]
             # a seed for each row, so that an answer does not depend on its batch
             options["seed"] = [self.settings.seed + one.number for one in batch]
             start = time.perf_counter()
-            answers = self.ask(batch, change, options)
+            answers = self.ask(batch, prepared, options)
             seconds = (time.perf_counter() - start) / len(batch)
             for question, (answer, agreement) in zip(batch, answers):
                 record = self.judge(part, question, answer, seconds)
@@ -198,20 +198,19 @@ class Evaluation:
         return sweeps, notes
 
     def ask(
-        self, batch: Sequence[EvaluationQuestion], change: AudioChange | None, options: Mapping[str, Any]
+        self, batch: Sequence[EvaluationQuestion], prepared: Sequence[Question], options: Mapping[str, Any]
     ) -> list[tuple[Answer, Agreement | None]]:
         """The answers to questions of one task, and what the task `agreement` compares."""
-        task, questions = batch[0].task, [one.to_question(self.processor, change) for one in batch]
+        task, model, processor = batch[0].task, self.model, self.processor
         if task in UNDERSTANDING_TASKS:
             options = {"max_new_tokens": MAX_NEW_TOKENS} | options
         if task != "agreement":
-            return [(answer, None) for answer in answer_batch(self.model, self.processor, questions, **options)]
+            return [(answer, None) for answer in answer_batch(model, processor, prepared, **options)]
         answers = []
-        for one, question in zip(batch, questions):
-            written = one.to_written_question(self.processor)
-            text, agreement = measure_agreement(
-                self.model, self.processor, question.prompt, written.prompt, options["max_new_tokens"]
-            )
+        for one, question in zip(batch, prepared):
+            written = one.to_question(processor, in_writing=True)
+            limit = options["max_new_tokens"]
+            text, agreement = measure_agreement(model, processor, question.prompt, written.prompt, limit)
             answers.append((Answer(task, question.reference, text, is_spoken=False), agreement))
         return answers
 

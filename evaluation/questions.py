@@ -87,26 +87,20 @@ class EvaluationQuestion:
         except (ValueError, TypeError, OSError) as error:
             raise RowError(self.id, column, f"`{column}` cannot be read: {error}") from error
 
-    def to_question(self, processor: Any, change: AudioChange | None = None) -> Question:
-        """The question for [`answer_batch`] with its audio, which `change` may alter."""
-        row = self.row
-        if self.has_audio:
+    def to_question(self, processor: Any, change: AudioChange | None = None, in_writing: bool = False) -> Question:
+        """
+        The question for [`answer_batch`] with its audio, which `change` may alter; `in_writing`, with the transcript instead
+        (of `UNDERSTANDING_TASKS`).
+        """
+        row, task, has_audio = self.row, self.task, self.has_audio and not in_writing
+        if has_audio:
             waveform = self.load("question_audio")
             waveform = waveform if change is None else change(waveform, QUESTION_SAMPLING_RATE, self.number)
             audio = {"array": waveform, "sampling_rate": QUESTION_SAMPLING_RATE}
             row = {**row, "question_audio": audio, "question_start": None, "question_end": None}
-        if self.task not in UNDERSTANDING_TASKS:
-            return Question(self.task, conversation_of(row, self.task, processor))
-        row = {**row, "answer_text": self.reference}
-        return Question(
-            self.task, conversation_of(row, "speech_to_text" if self.has_audio else "text_to_text", processor)
-        )
-
-    def to_written_question(self, processor: Any) -> Question:
-        """The same question, to be read in place of heard."""
-        return Question(
-            self.task, conversation_of({**self.row, "answer_text": self.reference}, "text_to_text", processor)
-        )
+        if task in UNDERSTANDING_TASKS:
+            task, row = "speech_to_text" if has_audio else "text_to_text", {**row, "answer_text": self.reference}
+        return Question(self.task, conversation_of(row, task, processor))
 
 
 def load_questions(

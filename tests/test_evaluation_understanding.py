@@ -97,7 +97,7 @@ def test_accepted_answers_are_a_list_of_texts(tmp_path):
 
 def prompts(manifest, processor):
     question = load_questions(manifest, ["agreement"])[0][0]
-    return question.to_question(processor).prompt, question.to_written_question(processor).prompt
+    return question.to_question(processor).prompt, question.to_question(processor, in_writing=True).prompt
 
 
 def test_model_agrees_with_itself(pair, manifest):
@@ -190,7 +190,7 @@ def test_agreement_hears_the_changed_audio(pair, manifest, tmp_path):
     running = evaluation.Evaluation(*pair, questions, {}, tmp_path, Settings(), False)
     options = {"max_new_tokens": 4}
     (_, plain), (_, changed) = (
-        running.ask(questions, change, options)[0]
+        running.ask(questions, [questions[0].to_question(pair[1], change)], options)[0]
         for change in (None, lambda waveform, rate, number: np.flip(waveform)[: rate // 5].copy())
     )
     assert plain.num_tokens == changed.num_tokens and plain.divergence != changed.divergence
