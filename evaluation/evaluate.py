@@ -44,7 +44,7 @@ from .questions import (
 from .results import REFERENCE, VOCODED, AnswerLog, AnswerRecord, Results, compute_metrics, headline_metrics
 from .stop_errors import find_silences, find_stop_errors
 from .sweeps import AUDIO_SWEEPS, Point, check_sweeps, sweep_points, sweep_questions
-from .understanding import Agreement, measure_agreement
+from .understanding import Agreement, measure_agreement, transcribe_by_ctc
 
 
 # of answers in `UNDERSTANDING_TASKS`, unless an argument of `generate` says otherwise
@@ -204,6 +204,10 @@ class Evaluation:
         task, model, processor = batch[0].task, self.model, self.processor
         if task in UNDERSTANDING_TASKS:
             options = {"max_new_tokens": MAX_NEW_TOKENS} | options
+        if task == "transcribe_ctc":
+            texts = transcribe_by_ctc(model, processor, [question.prompt for question in prepared])
+            pairs = zip(prepared, texts)
+            return [(Answer(task, question.reference, text, is_spoken=False), None) for question, text in pairs]
         if task != "agreement":
             return [(answer, None) for answer in answer_batch(model, processor, prepared, **options)]
         answers = []

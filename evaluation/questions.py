@@ -34,15 +34,17 @@ logger = logging.getLogger(__name__)
 
 ANSWERING_TASKS = ("speech_to_speech", "text_to_speech", "speech_to_text", "text_to_text")
 SPEAKING_TASKS = ("say", "text_to_speech", "speech_to_speech")
-# tasks of evaluations alone: facts, asked in writing and by voice, and the model hearing a question beside itself reading it
+# tasks of evaluations alone: facts, asked in writing and by voice, the model hearing a question beside itself reading it, and
+# the transcript of the adapter's CTC, without the language model
 UNDERSTANDING_TASKS = {
     "knowledge": TaskSpec("ask", "question_text", "accepted_answers"),
     "spoken_knowledge": TaskSpec("ask", "question_audio", "accepted_answers"),
     "agreement": TaskSpec("ask", "question_audio", "question_text"),
+    "transcribe_ctc": TaskSpec("transcribe", "question_audio", "question_text"),
 }
 ALL_TASKS = (*TASKS, *UNDERSTANDING_TASKS)
-# without `agreement`, which every recording with a transcript offers
-DEFAULT_TASKS = ALL_TASKS[:-1]
+# without the two that every recording with a transcript offers
+DEFAULT_TASKS = ALL_TASKS[:-2]
 # questions of common knowledge with their accepted answers
 KNOWLEDGE_FILE = Path(__file__).with_name("knowledge.jsonl")
 SPLITS = ("test", "validation")

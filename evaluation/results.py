@@ -30,7 +30,8 @@ from .understanding import Agreement, agreement_metrics, knowledge_metrics
 FORMAT = 2
 ANSWERS_FILE, RESULTS_FILE = "answers.jsonl", "results.json"
 SPEECH, REFERENCE, VOCODED, SPEED = "speech", "reference", "vocoded", "speed"
-TASK_TYPES = {"transcribe": "automatic-speech-recognition", "text_to_text": "text-generation"}
+TASK_TYPES = {"transcribe": "automatic-speech-recognition", "transcribe_ctc": "automatic-speech-recognition"}
+TASK_TYPES |= {"text_to_text": "text-generation"}
 TASK_TYPES |= dict.fromkeys(("say", REFERENCE, VOCODED), "text-to-speech")
 
 HEADINGS = {"num_rows": "rows", "cer": "CER", "wer": "WER", "cer_of_own_text": "CER of own text"}
@@ -174,6 +175,8 @@ def compute_metrics(records: Sequence[AnswerRecord], language: str, seed: int = 
 def _understanding_metrics(
     name: str, groups: Mapping[str, list[AnswerRecord]], language: str, seed: int
 ) -> dict[str, float]:
+    if name == "transcribe_ctc":
+        return text_metrics([(record.reference, record.text) for record in groups[name]], language, seed)
     if name == "agreement":
         return agreement_metrics([Agreement(**record.agreement) for record in groups[name]], seed)
     answers, written = (
@@ -190,7 +193,7 @@ def headline_metrics(metrics: Groups, speed: dict[str, float], data: str, machin
     speaking = next((task for task in SPEAKING_TASKS if f"{task}@{asr}" in metrics), "")
     pairs = [("transcribe", "cer"), ("transcribe", "wer"), (answering, "exact"), (f"{answering}@{asr}", "exact")]
     pairs += [(f"{group}@{asr}", "cer") for group in (speaking, REFERENCE, VOCODED)]
-    pairs += [("agreement", "agreement"), ("agreement", "kl"), ("knowledge", "correct")]
+    pairs += [("transcribe_ctc", "cer"), ("agreement", "agreement"), ("agreement", "kl"), ("knowledge", "correct")]
     pairs += [("spoken_knowledge", "correct"), ("spoken_knowledge", "over_written")]
     pairs += [(SPEECH, "clean"), (SPEED, "first_audio_ms"), (SPEED, "real_time_factor")]
     path, tables = PurePath(data), {**metrics, SPEED: speed}

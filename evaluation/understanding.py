@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-How well a model understands speech: what it answers to a spoken question beside what it answers to the written one.
+How well a model understands speech: what it answers to a spoken question beside what it answers to the written one, and
+what its adapter transcribes.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,14 @@ def measure_agreement(
     return processor.decode(answer[0], skip_special_tokens=True), agreement
 
 
-def _inputs(model: Any, processor: Any, prompt: Sequence[dict]) -> Any:
+@torch.no_grad()
+def transcribe_by_ctc(model: Any, processor: Any, prompts: Sequence[Sequence[dict]]) -> list[str]:
+    """The transcripts of the audio of prompts, by the CTC of the adapter alone (`adapter_compression="ctc"`)."""
+    inputs = _inputs(model, processor, prompts)
+    return processor.transcripts_of(model.get_audio_features(inputs["input_features"], inputs["input_features_mask"]))
+
+
+def _inputs(model: Any, processor: Any, prompt: Sequence) -> Any:
     return processor.apply_chat_template(
         prompt, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     ).to(model.device, dtype=model.dtype)

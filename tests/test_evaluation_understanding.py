@@ -21,7 +21,7 @@ import pytest
 import torch
 from evaluation_tools import perfect_answers
 from sounds import tone
-from tiny import tiny_processor
+from tiny import tiny_model, tiny_processor
 
 from flow_omni.evaluation import evaluate as evaluation
 from flow_omni.evaluation.evaluate import Settings, evaluate
@@ -98,6 +98,39 @@ def test_accepted_answers_are_a_list_of_texts(tmp_path):
 def prompts(manifest, processor):
     question = load_questions(manifest, ["agreement"])[0][0]
     return question.to_question(processor).prompt, question.to_question(processor, in_writing=True).prompt
+
+
+@pytest.fixture(scope="module")
+def compressing():
+    """A model whose CTC drops most positions of the audio."""
+    model = tiny_model(adapter_compression="ctc", adapter_hidden_size=16, adapter_num_attention_heads=2)
+    model.model.audio_adapter.letter_head.bias.data[-1] += 1
+    return model, tiny_processor(model.config)
+
+
+def test_agreement_is_that_of_a_model_that_shortens_audio_too(compressing, manifest):
+    model, processor = compressing
+    spoken, written = prompts(manifest, processor)
+    _, agreement = measure_agreement(model, processor, spoken, written, max_new_tokens=6)
+    inputs = processor.apply_chat_template(
+        spoken, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    audio = model.get_audio_features(inputs["input_features"], inputs["input_features_mask"])
+    assert 0 < agreement.divergence and audio.audio_lengths.sum() < (inputs["input_ids"] == 259).sum()
+
+
+def test_transcripts_of_the_ctc_are_scored_without_the_language_model(compressing, pair, manifest, tmp_path):
+    questions, _ = load_questions(manifest, ["transcribe_ctc"])
+    results = evaluate(*compressing, questions, {}, tmp_path, Settings(batch_size=4))
+    assert results.metrics["transcribe_ctc"]["num_rows"] == 4 and results.metrics["transcribe_ctc"]["cer"] > 0
+    model, processor = compressing
+    prompt = questions[0].to_question(processor).prompt
+    inputs = processor.apply_chat_template(prompt, tokenize=True, return_dict=True, return_tensors="pt")
+    audio = model.get_audio_features(inputs["input_features"], inputs["input_features_mask"])
+    texts = {record.number: record.text for record in results.samples}
+    assert [texts[0]] == processor.transcripts_of(audio)
+    with pytest.raises(ValueError, match="does not spell"):
+        evaluate(*pair, questions, {}, tmp_path / "other", Settings())
 
 
 def test_model_agrees_with_itself(pair, manifest):
