@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 ANSWERING_TASKS = ("speech_to_speech", "text_to_speech", "speech_to_text", "text_to_text")
 SPEAKING_TASKS = ("say", "text_to_speech", "speech_to_speech")
-# tasks of evaluations alone: facts, asked in writing and by voice, the model hearing a question beside itself reading it, and
-# the transcript of the adapter's CTC, without the language model
+# tasks of evaluations alone: facts, asked in writing and by voice, the model hearing a question beside itself reading
+# it, and the transcript of the adapter's CTC, without the language model
 UNDERSTANDING_TASKS = {
     "knowledge": TaskSpec("ask", "question_text", "accepted_answers"),
     "spoken_knowledge": TaskSpec("ask", "question_audio", "accepted_answers"),
@@ -91,8 +91,8 @@ class EvaluationQuestion:
 
     def to_question(self, processor: Any, change: AudioChange | None = None, in_writing: bool = False) -> Question:
         """
-        The question for [`answer_batch`] with its audio, which `change` may alter; `in_writing`, with the transcript instead
-        (of `UNDERSTANDING_TASKS`).
+        The question for [`answer_batch`] with its audio, which `change` may alter; `in_writing`, with the transcript
+        instead (of `UNDERSTANDING_TASKS`).
         """
         row, task, has_audio = self.row, self.task, self.has_audio and not in_writing
         if has_audio:

@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-How well a model understands speech: what it answers to a spoken question beside what it answers to the written one, and
-what its adapter transcribes.
+How well a model understands speech: what it answers to a spoken question beside what it answers to the written one,
+and what its adapter transcribes.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ from .text_errors import contains_answer, error_rate, fraction
 @dataclass
 class Agreement:
     """
-    Over the tokens of the greedy answer to the written question: how many are there, of how many the model that hears the
-    question ranks the same token first as the model that reads it, and the sum of KL(reading || hearing) in nats.
+    Over the tokens of the greedy answer to the written question: how many are there, of how many the model that hears
+    the question ranks the same token first as the model that reads it, and the sum of KL(reading || hearing) in nats.
     """
 
     num_tokens: int
@@ -71,7 +71,7 @@ def _inputs(model: Any, processor: Any, prompt: Sequence) -> Any:
 
 
 def _log_probs(model: Any, inputs: Any, answer: torch.Tensor) -> torch.Tensor:
-    """The log probabilities `(num_tokens, vocab_size)` at the tokens `(1, num_tokens)` of an answer (teacher forcing)."""
+    """The log probabilities `(num_tokens, vocab_size)` at the tokens `(1, num_tokens)` of an answer, given it."""
     ids = torch.cat([inputs["input_ids"], answer], dim=1)
     inputs = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     logits = model(**inputs, use_cache=False, logits_to_keep=answer.shape[1] + 1).logits
@@ -95,9 +95,9 @@ def knowledge_metrics(
     seed: int = 0,
 ) -> dict[str, float]:
     """
-    `correct`, the fraction of answers that contain an accepted one. Each is a question, the model's text and the accepted
-    answers. Of spoken questions, `over_written` is their number of correct answers over that of the `written` answers to the
-    same questions.
+    `correct`, the fraction of answers that contain an accepted one. Each is a question, the model's text and the
+    accepted answers. Of spoken questions, `over_written` is their number of correct answers over that of the `written`
+    answers to the same questions.
     """
     correct = [(question, contains_answer(text, accepted, language)) for question, text, accepted in answers]
     metrics = {"num_rows": len(correct)} | fraction("correct", [hit for _, hit in correct])

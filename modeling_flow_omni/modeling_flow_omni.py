@@ -830,8 +830,8 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     def from_pretrained(cls, *args, language_model: str | PreTrainedModel | None = None, **kwargs):
         """
         Loads as every model does, and adds the language model to an adapter: `language_model` is its folder, Hub id,
-        installed package (`pypi:NAME==VERSION`) or GGUF file, or a loaded causal LLM, such as a quantised one. Defaults
-        to the id that the adapter names.
+        installed package (`pypi:NAME==VERSION`) or GGUF file, or a loaded causal LLM, such as a quantised one.
+        Defaults to the id that the adapter names.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded

@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Whisper from CTranslate2's format, and language models from GGUF and from packages that hold it, on files that these tests
-write themselves.
+Whisper from CTranslate2's format, and language models from GGUF and from packages that hold it, on files that these
+tests write themselves.
 """
 
 import functools

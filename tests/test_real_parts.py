@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
-Real pretrained parts, as `flow-omni prepare parts` writes them to `parts/` or to the folder in the variable FLOW_OMNI_PARTS: what
-the imported Whispers transcribe, and the logits of the imported language model.
+Real pretrained parts, as `flow-omni prepare parts` writes them to `parts/` or to the folder in the variable
+FLOW_OMNI_PARTS: what the imported Whispers transcribe, and the logits of the imported language model.
 """
 
 import functools
@@ -130,8 +130,8 @@ def dequantize(tensor) -> torch.Tensor:
 
 def logits_of_gguf(path: Path, ids: torch.Tensor) -> torch.Tensor:
     """
-    The logits `(num_tokens, vocab_size)` of a Llama in a GGUF file, in fp32. Its rotary embedding turns pairs of neighbours, as
-    llama.cpp's does, so that no weight is reordered.
+    The logits `(num_tokens, vocab_size)` of a Llama in a GGUF file, in fp32. Its rotary embedding turns pairs of
+    neighbours, as llama.cpp's does, so that no weight is reordered.
     """
     gguf = pytest.importorskip("gguf")
     reader = gguf.GGUFReader(path)
