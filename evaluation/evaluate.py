@@ -33,11 +33,22 @@ from tqdm import tqdm
 from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ..processing.audio_io import write_audio
 from ..training.asr import ASRModel, load_asr, transcribe
-from ..training.metrics import Answer, answer_batch
-from .questions import QUESTION_SAMPLING_RATE, SPEAKING_TASKS, EvaluationQuestion, spread
+from ..training.metrics import Answer, Question, answer_batch
+from .questions import (
+    QUESTION_SAMPLING_RATE,
+    SPEAKING_TASKS,
+    UNDERSTANDING_TASKS,
+    EvaluationQuestion,
+    spread,
+)
 from .results import REFERENCE, VOCODED, AnswerLog, AnswerRecord, Results, compute_metrics, headline_metrics
 from .stop_errors import find_silences, find_stop_errors
 from .sweeps import AUDIO_SWEEPS, Point, check_sweeps, sweep_points, sweep_questions
+from .understanding import Agreement, measure_agreement, transcribe_by_ctc
+
+
+# of answers in `UNDERSTANDING_TASKS`, unless an argument of `generate` says otherwise
+MAX_NEW_TOKENS = 64
 
 
 @dataclass
@@ -158,10 +169,12 @@ class Evaluation:
             # a seed for each row, so that an answer does not depend on its batch
             options["seed"] = [self.settings.seed + one.number for one in batch]
             start = time.perf_counter()
-            answers = answer_batch(self.model, self.processor, prepared, **options)
+            answers = self.ask(batch, prepared, options)
             seconds = (time.perf_counter() - start) / len(batch)
-            for question, answer in zip(batch, answers):
-                self.log.add(self.judge(part, question, answer, seconds))
+            for question, (answer, agreement) in zip(batch, answers):
+                record = self.judge(part, question, answer, seconds)
+                record.agreement = None if agreement is None else asdict(agreement)
+                self.log.add(record)
         return [self.log.records[part, one.task, one.number] for one in questions]
 
     def sweep(self, log: Callable[[str], None]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -184,9 +197,31 @@ class Evaluation:
                 sweep["points"].append({"value": point.value, "metrics": metrics})
         return sweeps, notes
 
+    def ask(
+        self, batch: Sequence[EvaluationQuestion], prepared: Sequence[Question], options: Mapping[str, Any]
+    ) -> list[tuple[Answer, Agreement | None]]:
+        """The answers to questions of one task, and what the task `agreement` compares."""
+        task, model, processor = batch[0].task, self.model, self.processor
+        if task in UNDERSTANDING_TASKS:
+            options = {"max_new_tokens": MAX_NEW_TOKENS} | options
+        if task == "transcribe_ctc":
+            texts = transcribe_by_ctc(model, processor, [question.prompt for question in prepared])
+            pairs = zip(prepared, texts)
+            return [(Answer(task, question.reference, text, is_spoken=False), None) for question, text in pairs]
+        if task != "agreement":
+            return [(answer, None) for answer in answer_batch(model, processor, prepared, **options)]
+        answers = []
+        for one, question in zip(batch, prepared):
+            written = one.to_question(processor, in_writing=True)
+            limit = options["max_new_tokens"]
+            text, agreement = measure_agreement(model, processor, question.prompt, written.prompt, limit)
+            answers.append((Answer(task, question.reference, text, is_spoken=False), agreement))
+        return answers
+
     def judge(self, part: str, question: EvaluationQuestion, answer: Answer, seconds: float) -> AnswerRecord:
         """The record of an answer; the audio of a sample is written."""
         record = AnswerRecord(*question.about(part), answer.text, seconds)
+        record.accepted_answers = question.accepted_answers
         if answer.waveform is not None:
             silences, reference = find_silences(answer.waveform, self.rate), self.reference_record(question)
             record.speech_seconds = len(answer.waveform) / self.rate

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from ..processing.audio_io import load_audio
-from ..training.data import TASKS, RowError, audio_of, conversation_of, has, load_rows, spec_of, tasks_of
+from ..training.data import TASKS, RowError, TaskSpec, audio_of, conversation_of, has, load_rows, spec_of, tasks_of
 from ..training.metrics import Question
 
 
@@ -34,6 +34,19 @@ logger = logging.getLogger(__name__)
 
 ANSWERING_TASKS = ("speech_to_speech", "text_to_speech", "speech_to_text", "text_to_text")
 SPEAKING_TASKS = ("say", "text_to_speech", "speech_to_speech")
+# tasks of evaluations alone: facts, asked in writing and by voice, the model hearing a question beside itself reading
+# it, and the transcript of the adapter's CTC, without the language model
+UNDERSTANDING_TASKS = {
+    "knowledge": TaskSpec("ask", "question_text", "accepted_answers"),
+    "spoken_knowledge": TaskSpec("ask", "question_audio", "accepted_answers"),
+    "agreement": TaskSpec("ask", "question_audio", "question_text"),
+    "transcribe_ctc": TaskSpec("transcribe", "question_audio", "question_text"),
+}
+ALL_TASKS = (*TASKS, *UNDERSTANDING_TASKS)
+# without the two that every recording with a transcript offers
+DEFAULT_TASKS = ALL_TASKS[:-2]
+# questions of common knowledge with their accepted answers
+KNOWLEDGE_FILE = Path(__file__).with_name("knowledge.jsonl")
 SPLITS = ("test", "validation")
 QUESTION_SAMPLING_RATE = 16000
 AudioChange = Callable[[np.ndarray, int, int], np.ndarray]
@@ -48,12 +61,14 @@ class EvaluationQuestion:
     number: int
 
     def __post_init__(self):
-        self.spec = spec_of(self.row, self.task)
+        self.spec = UNDERSTANDING_TASKS.get(self.task) or spec_of(self.row, self.task)
         name = self.row["id"] if has(self.row, "id") else f"row {self.number + 1}"
         # an id made of a manifest's path and line is shown without the folder
         self.id = re.sub(r"^.*/(?=[^/]+:\d+$)", "", str(name))
         self.question_text: str | None = self.row.get("question_text")
-        self.reference: str = self.row[self.spec.answer_text]
+        reference = self.row[self.spec.answer_text]
+        self.reference: str = reference if isinstance(reference, str) else " / ".join(reference)
+        self.accepted_answers: list[str] | None = self.row.get("accepted_answers")
         self.is_spoken = self.spec.answer_audio is not None
         self.has_audio = self.spec.question == "question_audio"
 
@@ -74,15 +89,20 @@ class EvaluationQuestion:
         except (ValueError, TypeError, OSError) as error:
             raise RowError(self.id, column, f"`{column}` cannot be read: {error}") from error
 
-    def to_question(self, processor: Any, change: AudioChange | None = None) -> Question:
-        """The question for [`answer_batch`] with its audio, which `change` may alter."""
-        row = self.row
-        if self.has_audio:
+    def to_question(self, processor: Any, change: AudioChange | None = None, in_writing: bool = False) -> Question:
+        """
+        The question for [`answer_batch`] with its audio, which `change` may alter; `in_writing`, with the transcript
+        instead (of `UNDERSTANDING_TASKS`).
+        """
+        row, task, has_audio = self.row, self.task, self.has_audio and not in_writing
+        if has_audio:
             waveform = self.load("question_audio")
             waveform = waveform if change is None else change(waveform, QUESTION_SAMPLING_RATE, self.number)
             audio = {"array": waveform, "sampling_rate": QUESTION_SAMPLING_RATE}
             row = {**row, "question_audio": audio, "question_start": None, "question_end": None}
-        return Question(self.task, conversation_of(row, self.task, processor))
+        if task in UNDERSTANDING_TASKS:
+            task, row = "speech_to_text" if has_audio else "text_to_text", {**row, "answer_text": self.reference}
+        return Question(self.task, conversation_of(row, task, processor))
 
 
 def load_questions(
@@ -96,14 +116,15 @@ def load_questions(
 ) -> tuple[list[EvaluationQuestion], list[str]]:
     """
     The questions of a data set (anything that [`load_rows`] takes), and notes for the reader of the results. Of a folder
-    `test.jsonl` is read, of a dataset the split `test` or `validation`, unless `split` is another. `limit` is per task.
+    `test.jsonl` is read, of a dataset the split `test` or `validation`, unless `split` is another. `tasks` defaults to
+    `DEFAULT_TASKS`; `limit` is per task.
     Recordings that are not behind URLs are all decoded once, as a broken one would end an evaluation after hours.
     """
     if on_error not in ("stop", "skip"):
         raise ValueError(f'`on_error` is {on_error!r}: it must be "stop" or "skip".')
-    tasks = list(TASKS) if tasks is None else list(tasks)
-    if unknown := set(tasks).difference(TASKS):
-        raise ValueError(f"The task {min(unknown)!r} is unknown: choose from {', '.join(TASKS)}.")
+    tasks = list(DEFAULT_TASKS if tasks is None else tasks)
+    if unknown := set(tasks).difference(ALL_TASKS):
+        raise ValueError(f"The task {min(unknown)!r} is unknown: choose from {', '.join(ALL_TASKS)}.")
     rows = _load_split(source, split, columns)
     questions = questions_of(rows, tasks, limit)
     if not questions:
@@ -127,7 +148,8 @@ def questions_of(rows: Sequence[Mapping], tasks: Sequence[str], limit: int | Non
     by_task: dict[str, list[EvaluationQuestion]] = {task: [] for task in tasks}
     seen = set()
     for number, row in enumerate(rows):
-        for task in set(tasks).intersection(tasks_of(row)):
+        offered = [one for one, spec in UNDERSTANDING_TASKS.items() if all(has(row, name) for name in spec.needs)]
+        for task in set(tasks).intersection([*tasks_of(row), *offered]):
             question = EvaluationQuestion(row, task, number)
             key = (task, number) if question.has_audio else (task, row[question.spec.question], question.reference)
             if key not in seen:

@@ -27,11 +27,11 @@ from .stop_errors import STOP_ERRORS
 
 
 REPORT_FILE = "report.md"
-TEXT_METRICS = ("num_rows", "cer", "wer", "exact", "cer_of_own_text")
+TEXT_METRICS = ("num_rows", "cer", "wer", "exact", "cer_of_own_text", "correct", "over_written", "agreement", "kl")
 SPEECH_METRICS = ("num_rows", "clean", *STOP_ERRORS, "batch_real_time_factor")
 SPEED_METRICS = ("num_rows", "first_text_ms", "first_audio_ms", "real_time_factor")
 SWEEP_METRICS = ("cer", "exact", "clean", "batch_real_time_factor")
-RATES = ("cer", "wer", "exact", "cer_of_own_text", "clean", *STOP_ERRORS)
+RATES = ("cer", "wer", "exact", "cer_of_own_text", "correct", "over_written", "agreement", "clean", *STOP_ERRORS)
 
 
 def write_report(output: str | os.PathLike, compare: Sequence[str | os.PathLike] = ()) -> Path:

@@ -21,19 +21,22 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ..processing.files import atomic_write
-from .questions import ANSWERING_TASKS, SPEAKING_TASKS
+from .questions import ANSWERING_TASKS, SPEAKING_TASKS, UNDERSTANDING_TASKS
 from .stop_errors import stop_metrics
 from .text_errors import text_metrics
+from .understanding import Agreement, agreement_metrics, knowledge_metrics
 
 
 FORMAT = 2
 ANSWERS_FILE, RESULTS_FILE = "answers.jsonl", "results.json"
 SPEECH, REFERENCE, VOCODED, SPEED = "speech", "reference", "vocoded", "speed"
-TASK_TYPES = {"transcribe": "automatic-speech-recognition", "text_to_text": "text-generation"}
+TASK_TYPES = {"transcribe": "automatic-speech-recognition", "transcribe_ctc": "automatic-speech-recognition"}
+TASK_TYPES |= {"text_to_text": "text-generation"}
 TASK_TYPES |= dict.fromkeys(("say", REFERENCE, VOCODED), "text-to-speech")
 
 HEADINGS = {"num_rows": "rows", "cer": "CER", "wer": "WER", "cer_of_own_text": "CER of own text"}
 HEADINGS |= {"first_text_ms": "first text (ms)", "first_audio_ms": "first audio (ms)"}
+HEADINGS |= {"kl": "KL", "over_written": "correct, spoken over written"}
 HEADINGS |= {"batch_real_time_factor": "real-time factor in batches"}
 GROUPS = {SPEECH: "all spoken answers", REFERENCE: "reference audio", VOCODED: "reference audio after the vocoder"}
 Groups = dict[str, dict[str, float]]
@@ -58,6 +61,8 @@ class AnswerRecord:
     speech_seconds: float = 0.0
     transcripts: dict[str, str] = field(default_factory=dict)  # by ASR model
     stop_errors: list[str] | None = None  # `None`: the model did not speak
+    accepted_answers: list[str] | None = None  # of `knowledge`
+    agreement: dict[str, float] | None = None  # an `Agreement`
     files: dict[str, str] = field(default_factory=dict)  # audio of a sample: `question`, `reference`, `answer`
 
     @property
@@ -148,7 +153,9 @@ def compute_metrics(records: Sequence[AnswerRecord], language: str, seed: int = 
     metrics = {}
     for name, group in groups.items():
         is_reference = name in (REFERENCE, VOCODED)
-        if not is_reference:
+        if name in UNDERSTANDING_TASKS:
+            metrics[name] = _understanding_metrics(name, groups, language, seed)
+        elif not is_reference:
             metrics[name] = text_metrics([(one.reference, one.text) for one in group], language, seed)
         for asr in dict.fromkeys(asr for one in group for asr in one.transcripts if speech):
             spoken = [(one.reference, one.text, one.transcripts[asr]) for one in group if asr in one.transcripts]
@@ -165,6 +172,20 @@ def compute_metrics(records: Sequence[AnswerRecord], language: str, seed: int = 
     return metrics
 
 
+def _understanding_metrics(
+    name: str, groups: Mapping[str, list[AnswerRecord]], language: str, seed: int
+) -> dict[str, float]:
+    if name == "transcribe_ctc":
+        return text_metrics([(record.reference, record.text) for record in groups[name]], language, seed)
+    if name == "agreement":
+        return agreement_metrics([Agreement(**record.agreement) for record in groups[name]], seed)
+    answers, written = (
+        [(record.question_text, record.text, record.accepted_answers) for record in groups.get(task, ())]
+        for task in (name, "knowledge" if name == "spoken_knowledge" else None)
+    )
+    return knowledge_metrics(answers, written, language, seed)
+
+
 def headline_metrics(metrics: Groups, speed: dict[str, float], data: str, machine: dict[str, str]) -> list[dict]:
     """The metrics by which a checkpoint is judged first, as a model card needs them."""
     asr = next((group.partition("@")[2] for group in metrics if "@" in group), None)
@@ -172,6 +193,8 @@ def headline_metrics(metrics: Groups, speed: dict[str, float], data: str, machin
     speaking = next((task for task in SPEAKING_TASKS if f"{task}@{asr}" in metrics), "")
     pairs = [("transcribe", "cer"), ("transcribe", "wer"), (answering, "exact"), (f"{answering}@{asr}", "exact")]
     pairs += [(f"{group}@{asr}", "cer") for group in (speaking, REFERENCE, VOCODED)]
+    pairs += [("transcribe_ctc", "cer"), ("agreement", "agreement"), ("agreement", "kl"), ("knowledge", "correct")]
+    pairs += [("spoken_knowledge", "correct"), ("spoken_knowledge", "over_written")]
     pairs += [(SPEECH, "clean"), (SPEED, "first_audio_ms"), (SPEED, "real_time_factor")]
     path, tables = PurePath(data), {**metrics, SPEED: speed}
     is_manifest = path.suffix == ".jsonl" and path.parent.name

@@ -72,6 +72,13 @@ def wilson_interval(num_hits: int, num_rows: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def contains_answer(text: str, answers: Sequence[str], language: str = "en") -> bool:
+    """Whether a text contains one of the answers as whole words, after [`normalize_text`]."""
+    words = f" {normalize_text(text, language)} "
+    normalized = (normalize_text(answer, language) for answer in answers)
+    return any(f" {answer} " in words for answer in normalized if answer)
+
+
 def lacks_last_word(text: str, transcript: str, language: str = "en") -> bool:
     """Whether at least half of the last word is missing in a transcript, with nothing else in its place."""
     words = normalize_text(text, language).split()

