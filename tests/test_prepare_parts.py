@@ -90,7 +90,7 @@ def test_examples_of_wordnet_become_rows(tmp_path):
         '00001740 03 n 01 cake 0 000 | baked goods; "we shared the cake"; "a 3-layer cake"; "we shared  the cake"; "cake"\n'
         "00001930 03 n 01 plane 0 000 | without examples\n"
     )
-    assert [row["question_text"] for row in wordnet_rows(tmp_path)] == ["we shared the cake"]
+    assert [row["question_text"] for row in wordnet_rows(tmp_path)] == ["We shared the cake."]
     with pytest.raises(FileNotFoundError, match="flow-omni prepare parts"):
         next(wordnet_rows(tmp_path / "missing"))
 

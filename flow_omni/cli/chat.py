@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from .ask import Answer, GenerationOptions, ModelOption, check_vocoder, generate, option, save_speech, with_options
-from .common import UserError, check_parent, note, read_audio, report
+from .common import LoadedModel, UserError, check_parent, note, read_audio, report
 
 
 HELP = """\
@@ -79,7 +79,7 @@ def chat(
                 note(HELP)
             else:
                 messages = [*conversation, *loaded.processor.make_conversation("ask", **_message(line))]
-                cache_of = functools.partial(_shared_cache, answer)
+                cache_of = functools.partial(_shared_cache, loaded, answer)
                 answer = generate(loaded, messages, kwargs_of=cache_of, **kwargs)
                 if folder is not None:
                     save_speech(loaded, answer, _next_file(folder))
@@ -120,9 +120,11 @@ def _message(line: str) -> dict[str, Any]:
     return {"text": line}
 
 
-def _shared_cache(last: Answer | None, prompt_ids: Any) -> dict[str, Any]:
+def _shared_cache(loaded: LoadedModel, last: Answer | None, prompt_ids: Any) -> dict[str, Any]:
     """The cache of the last answer, cropped to what its prompt shares with the next one: the history has no speech."""
-    if last is None:
+    config = loaded.model.config
+    if last is None or (config.adapter_compression is not None and (prompt_ids == config.audio_token_id).any()):
+        # how many positions of the cache an audio has taken up, only its adapter knows
         return {}
     length = min(last.prompt_ids.shape[1], prompt_ids.shape[1])
     is_shared = (last.prompt_ids[0, :length] == prompt_ids[0, :length]).long().cumprod(dim=0)

@@ -194,9 +194,16 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(
-    name: str | None, device: str | None = None, dtype: str = "auto", language_model: str | None = None
+    name: str | None,
+    device: str | None = None,
+    dtype: str = "auto",
+    language_model: str | None = None,
+    speaking: bool = False,
 ) -> LoadedModel:
-    """The model of a folder or Hub id, or without a name the bundled one. `language_model` is for adapters."""
+    """
+    The model of a folder or Hub id, or without a name the bundled one, for `speaking` the one that speaks.
+    `language_model` is for adapters.
+    """
     import torch
 
     from ..bundled import FlowOmniForSpeechGeneration, FlowOmniProcessor, load_bundled
@@ -204,8 +211,9 @@ def load_model(
     device = _device(device)
     with progress(f"Loading {name or 'the bundled model'} …"):
         if name is None:
-            model, processor = load_bundled()
-            if device.type == "cpu":
+            with user_errors():
+                model, processor = load_bundled(speaking)
+            if device.type == "cpu" and speaking:
                 # for so small a model a second thread gains nothing, and on a busy machine costs most of the time
                 torch.set_num_threads(1)
         else:

@@ -152,7 +152,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="Folder or Hub id. Default: the bundled demo model.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Folder or Hub id. Default: the bundled model.")] = None,
 ):
     """
     Describe a checkpoint: its modules and parameters. The weights are not loaded.
