@@ -85,6 +85,16 @@ def test_embedding_of_a_certain_token_is_the_language_models_own(model):
     torch.testing.assert_close(embeddings[0], table[[17, 42]], rtol=1e-4, atol=1e-4)
 
 
+def test_directions_follow_the_embeddings_when_these_are_trained():
+    table = torch.nn.Parameter(torch.randn(264, 32))
+    adapter = tiny_model(**CTC).model.audio_adapter
+    with torch.no_grad():
+        before = adapter._token_directions(table)
+        assert adapter._token_directions(table) is before
+        table.mul_(-1.0)
+        assert adapter._token_directions(table).equal(-before)
+
+
 def test_audio_does_not_depend_on_the_batch(model, inputs):
     together = model.get_audio_features(inputs["input_features"], inputs["input_features_mask"])
     rows = together.pooler_output.split(together.audio_lengths.tolist())
