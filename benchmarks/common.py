@@ -119,7 +119,7 @@ class ModuleTimer:
             "audio encoder and adapter": (model.model, "get_audio_features"),
             "language model": (model.model.language_model, "forward"),
             "text head": (model.lm_head, "forward"),
-            "speech transformer": (model.speech_transformer, "forward"),
+            "speech transformer": (model.speech_transformer or model.speech_decoder, "forward"),
             "speech head": (model.speech_head, "forward"),
             "vocoder": (VocoderStream, "push"),
         }

@@ -92,9 +92,14 @@ def describe_modules(config: FlowOmniConfig) -> dict[str, str]:
         f"({20 * config.adapter_stack_size} ms)",
         "language_model": f"`{text.model_type}`, {text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{text.vocab_size} tokens",
-        "speech_inputs": "embeddings of speech states and of the previous mel patch",
-        "speech_decoder": f"transformer of {speech.num_hidden_layers} layers, {head}",
     }
+    if config.speech_loop == "speech_decoder":
+        inputs = "spelling and hidden states" if speech.reads_hidden_states else "spelling"
+        layers = f"{speech.num_hidden_layers} layers of width {speech.hidden_size} over the {inputs} of the text"
+        modules["speech_decoder"] = f"{layers}, {head}, voices: {', '.join(speech.voices)}"
+    else:
+        modules["speech_inputs"] = "embeddings of speech states and of the previous mel patch"
+        modules["speech_decoder"] = f"transformer of {speech.num_hidden_layers} layers, {head}"
     if vocoder is not None:
         kind = "causal Vocos" if vocoder.causal else "Vocos"
         modules["vocoder"] = f"{kind}, {vocoder.num_hidden_layers} blocks of width {vocoder.hidden_size}"

@@ -16,6 +16,7 @@
 import math
 
 import torch
+from torch import nn
 from transformers import GenerationConfig
 
 from .configuration_flow_omni import FlowOmniConfig
@@ -49,6 +50,7 @@ class FlowOmniAnswer:
         self.text_has_ended = zeros(torch.bool)
         self.text_had_ended = zeros(torch.bool)  # before the newest position
         self.truncated = zeros(torch.bool)
+        self.log_waiting = zeros(torch.float32)  # of a speech decoder: log-probability that no token is due yet
 
     def next_states(self, state_logits: torch.Tensor) -> torch.LongTensor:
         """The legal state of the next position (batch_size,) with the highest of `state_logits` (batch_size, 4)."""
@@ -90,16 +92,25 @@ class FlowOmniAnswer:
         seconds = self.num_text_tokens * self.seconds_per_token + self.extra_seconds
         return (seconds * self.config.speech_config.steps_per_second).ceil()
 
-    def advance(
-        self, text_ids: torch.LongTensor, states: torch.LongTensor, eos_token_ids: torch.LongTensor | None
-    ) -> None:
-        """Records one position, whose text and state have been chosen."""
+    def next_due(self, advance_logits: torch.Tensor, follows: torch.BoolTensor) -> torch.BoolTensor:
+        """
+        Rows (batch_size,) whose next text token is due at the next position: because it `follows` by rule, or from the
+        scores of a speech decoder (batch_size,) as soon as it is more likely due by then than not. A single score rarely
+        passes one half where the time is uncertain, so that waiting for one that does would always be late. Longer than
+        any reading of the text so far could be, no row waits.
+        """
+        self.log_waiting = self.log_waiting + nn.functional.logsigmoid(-advance_logits.float())
+        is_due = follows | (self.log_waiting < math.log(0.5)) | (self.num_patches >= self.max_speech_steps())
+        self.log_waiting = self.log_waiting.masked_fill(is_due, 0.0)
+        return is_due
+
+    def advance(self, states: torch.LongTensor, is_text: torch.BoolTensor, ends_text: torch.BoolTensor) -> None:
+        """Records one position, whose state has been chosen: rows with a text token, and rows whose text ends."""
         _, _, generating, stop = self.config.state_ids
         self.truncated = self.truncated | ((states == stop) & (self.num_patches >= self.max_speech_steps()))
-        self.num_text_tokens = self.num_text_tokens + (~self.text_has_ended).long()
+        self.num_text_tokens = self.num_text_tokens + is_text.long()
         self.text_had_ended = self.text_has_ended
-        if eos_token_ids is not None:
-            self.text_has_ended = self.text_has_ended | torch.isin(text_ids, eos_token_ids)
+        self.text_has_ended = self.text_has_ended | ends_text
         self.states = states
         self.num_patches = self.num_patches + (states == generating).long()
         self.num_positions += 1

@@ -105,7 +105,7 @@ class FlowOmniVocoderConfig(FlowOmniBaseConfig):
 @strict
 class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     r"""
-    The speech decoder of a [`FlowOmniForSpeechGeneration`]: mel geometry, speech transformer, speech head.
+    The speech of a [`FlowOmniForSpeechGeneration`]: mel geometry, speech transformer or speech decoder, speech head.
 
     Args:
         sampling_rate (`int`, *optional*, defaults to 24000): Samples per second of the generated speech.
@@ -115,13 +115,24 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         mel_padding (`str`, *optional*, defaults to `"center"`): `"center"` puts the first frame on the first sample,
             `"same"` gives `n / hop_length` frames, as in Vocos.
         frames_per_step (`int`, *optional*, defaults to 4): Mel frames of a position, a *patch*. 1 is the paper.
-        speech_delay (`int`, *optional*, defaults to 3): Text tokens of the answer before the `start` state.
+        speech_delay (`int`, *optional*, defaults to 3): Positions of the answer before the `start` state, which text
+            tokens fill.
         mel_floor (`float`, *optional*, defaults to -7.0): Lowest log-mel value that the model sees. Digital silence
             lies at -16 and would stretch the scale.
         initial_mel_mean (`float`, *optional*, defaults to -0.8): Mean log-mel value until training measures it.
         initial_mel_std (`float`, *optional*, defaults to 2.2): Std of log-mel values until training measures it.
-        num_hidden_layers (`int`, *optional*, defaults to 2): Layers of the speech transformer.
-        intermediate_size (`int`, *optional*): Width of their feed-forward networks. Defaults to the language model's.
+        num_hidden_layers (`int`, *optional*, defaults to 2): Layers of the speech transformer or speech decoder.
+        intermediate_size (`int`, *optional*): Width of their feed-forward networks. Defaults to the language model's,
+            and in a speech decoder to 8/3 of its `hidden_size`.
+        hidden_size (`int`, *optional*, defaults to 384): Width of the speech decoder. A speech transformer has the
+            language model's.
+        num_attention_heads (`int`, *optional*, defaults to 6): Attention heads of the speech decoder.
+        attention_window (`int`, *optional*, defaults to 256): Steps that the speech decoder looks back. However long an
+            answer, it never sees a distance that it was not trained on, and a step never costs more.
+        reads_hidden_states (`bool`, *optional*, defaults to `True`): Whether the speech decoder reads the language
+            model's hidden state of each token beside its spelling. Without, it fits any language model.
+        voices (`list[str]`, *optional*, defaults to `["default"]`): Names of the speech decoder's voices. The first is
+            the default.
         head_type (`str`, *optional*, defaults to `"flow"`): `"flow"` samples patches by flow matching, `"residual_vq"`
             as codes of a residual quantiser, the baseline.
         head_hidden_size (`int`, *optional*, defaults to 512): Width of the head.
@@ -163,6 +174,11 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     initial_mel_std: float = interval(min=0.0, exclude_min=True)(default=2.2)
     num_hidden_layers: int = positive_int_field(default=2)
     intermediate_size: int | None = positive_int_field(default=None)
+    hidden_size: int = positive_int_field(default=384)
+    num_attention_heads: int = positive_int_field(default=6)
+    attention_window: int = positive_int_field(default=256)
+    reads_hidden_states: bool = True
+    voices: list[str] | tuple[str, ...] = ("default",)
     head_type: Literal["flow", "residual_vq"] = "flow"
     head_hidden_size: int = positive_int_field(default=512)
     head_num_layers: int = positive_int_field(default=3)
@@ -180,9 +196,20 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     patch_dropout: float = interval(min=0.0, max=1.0)(default=0.2)
     clean_context: bool = True
 
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.voices = list(self.voices)
+
     def validate_architecture(self):
         if self.time_embedding_size % 2:
             raise ValueError(f"`time_embedding_size` ({self.time_embedding_size}) must be even: sines and cosines.")
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of twice `num_attention_heads` "
+                f"({self.num_attention_heads}): rotary embeddings turn pairs of numbers in each head."
+            )
+        if not self.voices or len(set(self.voices)) < len(self.voices):
+            raise ValueError(f"`voices` is {self.voices}: pass at least one name, each once.")
 
     @property
     def patch_size(self) -> int:
@@ -205,7 +232,10 @@ class FlowOmniConfig(FlowOmniBaseConfig):
             of Whisper-tiny.
         text_config (`PreTrainedConfig` or `dict`, *optional*): The causal language model, of one of the families in
             `LANGUAGE_MODEL_FAMILIES`. Defaults to a small Qwen2.
-        speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*): The speech decoder.
+        speech_config (`FlowOmniSpeechConfig` or `dict`, *optional*): The speech.
+        speech_loop (`str`, *optional*, defaults to `"language_model"`): Who runs the positions of speech: the language
+            model, which reads the patches, as in the paper, or with `"speech_decoder"` a transformer of its own sizes
+            beside a language model that reads and writes text alone.
         vocoder_config (`FlowOmniVocoderConfig` or `dict`, *optional*): The vocoder in the checkpoint. With `None` the
             model returns mel-spectrograms only.
         audio_token_id (`int`, *optional*): Id of `<|audio|>`, the placeholder of encoded audio, which has no embedding
@@ -233,6 +263,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         auxiliary_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the linear prediction's L1 error.
         ctc_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the CTC loss of `audio_labels`.
         letter_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the CTC loss of `letter_labels`.
+        advance_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the speech decoder's
+            decision when the next token is due.
         state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`): Weight of each speech
             state in its cross-entropy, by id: starts and stops are rare and matter most.
         tie_word_embeddings (`bool`, *optional*): Whether the text head shares the input embeddings.
@@ -247,7 +279,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     # The speech state of a position: outside speech, before the first patch, with a patch, after the last one.
     # Constants and not fields: the processor numbers them too (`SpeechState`), in a file that lies in another folder.
     pad_state_id, start_state_id, generating_state_id, stop_state_id = state_ids = range(4)
-    keys_to_ignore_at_inference = ["cache", "condition"]
+    keys_to_ignore_at_inference = ["cache", "condition", "last_hidden_state"]
     sub_configs_defaults = {
         "audio_config": SubConfigSpec(AutoConfig, model_type="whisper"),
         "text_config": SubConfigSpec(
@@ -271,6 +303,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     text_config: dict | PreTrainedConfig | None = None
     speech_config: dict | PreTrainedConfig | None = None
     vocoder_config: dict | PreTrainedConfig | None = None
+    speech_loop: Literal["language_model", "speech_decoder"] = "language_model"
     audio_token_id: int | None = None
     ctc_blank_token_id: int | None = None
     adapter_compression: Literal["ctc"] | None = None
@@ -287,6 +320,7 @@ class FlowOmniConfig(FlowOmniBaseConfig):
     auxiliary_loss_weight: float = interval(min=0.0)(default=1.0)
     ctc_loss_weight: float = interval(min=0.0)(default=0.3)
     letter_loss_weight: float = interval(min=0.0)(default=0.3)
+    advance_loss_weight: float = interval(min=0.0)(default=1.0)
     state_class_weights: list[float | int] | tuple[float | int, ...] = (0.5, 5.0, 1.0, 5.0)
     tie_word_embeddings: bool | None = None
     base_language_model: dict[str, Any] | None = None
@@ -340,6 +374,12 @@ class FlowOmniConfig(FlowOmniBaseConfig):
                     f"`{name}` of the mel-spectrogram differs between `speech_config` ({value}) and `vocoder_config` "
                     f"({getattr(self.vocoder_config, name)}): set the former to the latter."
                 )
+
+    @property
+    def condition_size(self) -> int:
+        """Width of the speech head's condition: that of the transformer below it."""
+        has_decoder = self.speech_loop == "speech_decoder"
+        return self.speech_config.hidden_size if has_decoder else self.text_config.hidden_size
 
     @property
     def sampling_rate(self) -> int:

@@ -45,9 +45,11 @@ from .configuration_flow_omni import FlowOmniConfig, FlowOmniVocoderConfig
 from .import_ctranslate2 import MODEL_FILE, load_ctranslate2_whisper
 from .modeling_flow_omni import MODULE_GROUPS, fingerprint
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
+from .speech_decoder import spelling_table
 
 
 AUDIO_TOKEN = "<|audio|>"
+SPELLING = "speech_decoder.spelling.token_bytes"
 PRETRAINED = ("audio_encoder", "language_model", "vocoder")
 
 # the id of a language model that a package from PyPI holds as a GGUF file
@@ -64,6 +66,7 @@ def assemble_from_pretrained_parts(
     whisper: str | os.PathLike,
     llm: str | os.PathLike,
     vocoder: str | os.PathLike | None = None,
+    speech_decoder: str | os.PathLike | None = None,
     dtype: torch.dtype | str | None = None,
     **config_fields: Any,
 ) -> PreTrainedModel:
@@ -75,6 +78,11 @@ def assemble_from_pretrained_parts(
         tokenizer = load_tokenizer(llm)
     with _naming("vocoder", vocoder):
         vocos = load_vocos(vocoder) if vocoder is not None else None
+    with _naming("speech decoder", speech_decoder):
+        voice, voice_weights = None, {}
+        if speech_decoder is not None:
+            voice, voice_weights = load_speech_decoder(model_class, speech_decoder, config_fields, vocoder)
+            config_fields |= {"speech_loop": "speech_decoder", "speech_config": voice.speech_config}
 
     # the tokenizer's audio token, or the next free id, for which the language model needs no embedding
     audio_token_id = tokenizer.get_vocab().get(AUDIO_TOKEN, len(tokenizer))
@@ -84,7 +92,7 @@ def assemble_from_pretrained_parts(
         audio_config=audio_config,
         # a copy: the composite config sets the attention implementation of its parts
         text_config=copy.deepcopy(language_model.config),
-        vocoder_config=vocos.config if vocos is not None else None,
+        vocoder_config=vocos.config if vocos is not None else voice and voice.vocoder_config,
         audio_token_id=audio_token_id,
         base_language_model={
             # the path of a folder on this machine does not belong into a checkpoint
@@ -109,6 +117,11 @@ def assemble_from_pretrained_parts(
         weights["model.audio_adapter.norm.weight"] = size.repeat(embeddings.shape[1])
     if vocos is not None:
         weights |= {f"vocoder.{name}": weight for name, weight in vocos.state_dict().items()}
+    if voice is not None and voice.speech_config.reads_hidden_states:
+        _check_same_language_model(voice, config, speech_decoder)
+    weights |= voice_weights
+    if config.speech_loop == "speech_decoder":
+        weights[SPELLING] = spelling_table(tokenizer, config.text_config.vocab_size)
 
     model = _load_quietly(model_class, config, weights, language_model.dtype)
     model.generation_config = language_model.generation_config
@@ -146,6 +159,40 @@ def _with_mel_geometry(vocos: FlowOmniVocoder | None, config_fields: dict[str, A
     geometry = {name: getattr(vocos.config, name) for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins")}
     geometry["mel_padding"] = vocos.config.padding
     return config_fields | {"speech_config": geometry | speech_config}
+
+
+def load_speech_decoder(
+    model_class: type[PreTrainedModel],
+    source: str | os.PathLike,
+    config_fields: dict[str, Any],
+    vocoder: str | os.PathLike | None,
+) -> tuple[FlowOmniConfig, dict[str, torch.Tensor]]:
+    """The config of a checkpoint with a speech decoder, and the weights of its speech but for the spelling table."""
+    given = [name for name in ("speech_config", "speech_loop") if config_fields.get(name)]
+    given += ["vocoder"] if vocoder is not None else []
+    if given:
+        raise ValueError(f"Got `{given[0]}` and `speech_decoder`, which brings its own: leave the former out.")
+    # of an adapter, without its language model
+    donor, info = super(model_class, model_class).from_pretrained(source, output_loading_info=True)
+    if donor.speech_decoder is None:
+        raise ValueError(
+            f"{os.fspath(source)!r} speaks by its language model and has no speech decoder: pass a checkpoint with "
+            '`speech_loop="speech_decoder"`.'
+        )
+    prefixes = (*MODULE_GROUPS["speech_decoder"], *MODULE_GROUPS["vocoder"], "mel_normalizer.")
+    _check_complete(source, {name for name in info["missing_keys"] if name.startswith(prefixes)})
+    weights = {name: weight for name, weight in donor.state_dict().items() if name.startswith(prefixes)}
+    del weights[SPELLING]
+    return donor.config, weights
+
+
+def _check_same_language_model(voice: FlowOmniConfig, config: FlowOmniConfig, source: str | os.PathLike) -> None:
+    expected = (voice.base_language_model or {}).get("fingerprint")
+    if expected != config.base_language_model["fingerprint"]:
+        raise ValueError(
+            f"The speech decoder of {os.fspath(source)!r} reads the hidden states of another language model: pass one with "
+            "`reads_hidden_states=False`, which fits any, or the language model that it was trained with."
+        )
 
 
 def _ends_of_answers(eos_token_id: int | list[int] | None, tokenizer) -> list[int]:

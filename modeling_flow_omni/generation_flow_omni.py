@@ -28,6 +28,7 @@ from transformers.generation import (
     GenerationMode,
     LogitsProcessor,
     LogitsProcessorList,
+    MaxLengthCriteria,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
 )
@@ -50,7 +51,7 @@ GENERATION_DEFAULTS = {
     "max_speech_extra_seconds": 2.0,
     "end_after_repeats": 0,
 }
-SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator")
+SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator", "voice")
 GENERATION_MODES = ("speech", "text", "auto")
 DEFAULT_MAX_NEW_TOKENS = 1024
 # Inputs with one value per position, and what padding holds.
@@ -71,7 +72,7 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
 
     Args:
         sequences (`torch.LongTensor` of shape `(batch_size, prompt_length + num_new_positions)`): Text ids of prompt
-            and answer; padding after a row's text has ended.
+            and answer, without the steps of a speech decoder at which no token is due; padding after a row's text.
         speech_states (`torch.LongTensor` of shape `(batch_size, num_new_positions)`): Speech states of the answer.
         mel (`torch.FloatTensor` of shape `(batch_size, max_frames, num_mel_bins)`): Log-mel-spectrograms of the
             answers, right-padded with `mel_floor`.
@@ -94,6 +95,19 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
 
 
 @dataclass
+class FlowOmniWrittenToken:
+    """One token of the text that a speech decoder speaks: tensors of shape `(batch_size,)`."""
+
+    text_ids: torch.LongTensor
+    is_text: torch.BoolTensor  # rows with a token
+    ends_text: torch.BoolTensor  # rows that end: with an end token, or without one at the maximum length
+    follows: torch.BoolTensor  # rows in which it is due right after the token before
+    input_ids: torch.LongTensor  # prompt and text up to the token
+    outputs: dict[str, Any]  # of the language model, from which the token was chosen, as in `FlowOmniStep`
+    text_inputs: torch.FloatTensor | None = None  # what the decoder reads: (batch_size, hidden_size)
+
+
+@dataclass
 class FlowOmniStep(ModelOutput):
     """
     One position of the answer, as `FlowOmniForSpeechGeneration.stream` yields it: tensors of shape `(batch_size,)`,
@@ -102,7 +116,7 @@ class FlowOmniStep(ModelOutput):
     """
 
     text_ids: torch.LongTensor | None = None  # padding where `is_text` is false
-    is_text: torch.BoolTensor | None = None  # rows whose text has not ended
+    is_text: torch.BoolTensor | None = None  # rows with a text token at this position
     states: torch.LongTensor | None = None  # speech states
     mel: torch.FloatTensor | None = None  # log-mel patches; `mel_floor` where `is_generating` is false
     is_generating: torch.BoolTensor | None = None  # rows with a patch at this position
@@ -142,14 +156,17 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 `seed + i`, or the `i`-th of a list, and is then the same whatever else is in the batch.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Source of randomness for all rows, or
                 one for each row, instead of `seed`.
+            voice (`str` or `list[str]`, *optional*): One of the `voices` of a speech decoder, or one for each row.
+                Defaults to the first.
             min_speech_steps (`int`, *optional*, defaults to 2): Patches before which speech may not stop.
             max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2): With `max_speech_extra_seconds` (2.0),
                 the limit on the length of speech in proportion to its text.
             end_after_repeats (`int`, *optional*, defaults to 0): Ends a text as soon as a phrase of 4 to 64 tokens
                 occurs this many times in a row. 0 never does.
             kwargs:
-                Everything else, such as `max_new_tokens` (positions, 1024 by default), `do_sample`, `temperature`,
-                `streamer` (receives the text), `stopping_criteria`, `cache` and `num_return_sequences`.
+                Everything else, such as `max_new_tokens` (positions, 1024 by default; beside a speech decoder the
+                tokens of the text, which is spoken to its end), `do_sample`, `temperature`, `streamer` (receives the
+                text), `stopping_criteria`, `cache` and `num_return_sequences`.
 
         Returns:
             [`FlowOmniGenerateOutput`], or with `return_dict_in_generate=False` the `sequences` alone.
@@ -200,6 +217,13 @@ class FlowOmniGenerationMixin(GenerationMixin):
         if generation_config.generation_mode not in GENERATION_MODES:
             mode = generation_config.generation_mode
             raise ValueError(f"`generation_mode` is {mode!r}: choose one of {', '.join(GENERATION_MODES)}.")
+        if self.speech_decoder is not None and generation_config.generation_mode == "auto":
+            raise ValueError(
+                '`generation_mode="auto"` lets the language model decide whether to speak, but a speech decoder speaks '
+                'whatever it writes: choose "speech" or "text".'
+            )
+        if generation_config.voice is not None and self.speech_decoder is None:
+            raise ValueError("Got a `voice`, but only a model with a speech decoder has voices: leave it out.")
         for name, minimum in (("num_flow_steps", 1), ("min_speech_steps", 0), ("end_after_repeats", 0)):
             value = getattr(generation_config, name)
             if not isinstance(value, int) or value < minimum:
@@ -236,7 +260,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        if model_kwargs.get("cache") is not None:
+        if model_kwargs.get("cache") is not None and self.speech_transformer is not None:
             self.speech_transformer.extend_cache(model_kwargs["cache"], max_cache_length)
 
     @staticmethod
@@ -383,7 +407,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
         prompt_ids = kwargs.pop("prompt_ids", input_ids)
         steps = self._steps(input_ids, generation_config=generation_config, **kwargs)
         steps = list(_with_streamer(steps, streamer))
-        sequences = torch.cat([prompt_ids, torch.stack([step.text_ids for step in steps], dim=1)], dim=1)
+        # a speech decoder leaves gaps between the tokens
+        is_gap = ~torch.stack([step.is_text for step in steps], dim=1)
+        text_ids = torch.stack([step.text_ids for step in steps], dim=1)
+        text_ids = text_ids.gather(1, is_gap.long().argsort(dim=1, stable=True))
+        sequences = torch.cat([prompt_ids, text_ids], dim=1)
         if not generation_config.return_dict_in_generate:
             return sequences
         mel, mel_lengths = self._collect_mel(steps)
@@ -441,8 +469,13 @@ class FlowOmniGenerationMixin(GenerationMixin):
             samples.append(streams.pop(row).finish().squeeze(0))
         return torch.cat([part.to(samples[-1].device) for part in samples])
 
+    def _steps(self, *args, **kwargs) -> Iterator[FlowOmniStep]:
+        """The positions of the answer, in the loop of the config."""
+        has_decoder = self.speech_decoder is not None
+        return (self._speech_decoder_steps if has_decoder else self._language_model_steps)(*args, **kwargs)
+
     @torch.no_grad()
-    def _steps(
+    def _language_model_steps(
         self,
         input_ids: torch.LongTensor,
         logits_processor: LogitsProcessorList,
@@ -475,7 +508,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             step.text_ids = self._next_text(step, outputs, input_ids, logits_processor, generation_config, generators)
             states = answer.next_states(outputs.state_logits[:, -1].to(device))
             step.states = torch.where(is_unfinished, states, self.config.pad_state_id)
-            answer.advance(step.text_ids, step.states, generation_config._eos_token_tensor)
+            answer.advance(step.states, step.is_text, step.is_text & _is_end(step.text_ids, generation_config))
 
             input_ids = torch.cat([input_ids, step.text_ids[:, None]], dim=-1)
             _append_speech_inputs(model_kwargs, step.states, patches)
@@ -494,11 +527,142 @@ class FlowOmniGenerationMixin(GenerationMixin):
                     model_inputs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=device)
                 outputs = model_forward(**model_inputs, return_dict=True)
                 model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
-            patches = self._next_patches(outputs, step.is_generating, generators, generation_config)
+            patches = self._next_patches(outputs.condition[:, -1], step.is_generating, generators, generation_config)
             step.mel = self._mel_of_patches(patches, step.is_generating)
             step.speech_truncated = answer.truncated
             step.cache = model_kwargs.get("cache")
             yield step
+
+    @torch.no_grad()
+    def _speech_decoder_steps(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **model_kwargs,
+    ) -> Iterator[FlowOmniStep]:
+        """
+        The loop of a speech decoder. Each iteration takes the token that is due, for which the language model is asked
+        if it has not written it and the next one yet, runs the decoder, and samples a patch. What is decided about the
+        next step is read once and on the CPU.
+        """
+        device, batch_size = input_ids.device, len(input_ids)
+        answer = FlowOmniAnswer(batch_size, self.config, generation_config, torch.device("cpu"))
+        generators = row_generators(generation_config.seed, generation_config.generator, batch_size)
+        noise_generators = derived_generators(generators)
+        written = self._written_tokens(input_ids, logits_processor, generation_config, generators, **model_kwargs)
+        has_speech = generation_config.generation_mode != "text"
+        text = FlowOmniDueText(written, batch_size, _pad_token_id(generation_config), has_speech)
+        # the maximum length is that of the text, whose speech goes on
+        criteria = [one for one in stopping_criteria if not (has_speech and isinstance(one, MaxLengthCriteria))]
+        voice_ids, cache = (
+            self._voice_ids(generation_config.voice, batch_size, device),
+            self.speech_decoder.new_cache(),
+        )
+        state_logits = torch.zeros(batch_size, len(self.config.state_ids))
+        patches = torch.zeros(batch_size, self.config.speech_config.patch_size, device=device)
+        is_due = is_unfinished = torch.ones(batch_size, dtype=torch.bool)  # by rule, the first token at the first step
+
+        while is_unfinished.any():
+            text.take(is_unfinished & is_due & ~answer.text_has_ended)
+            states = torch.where(is_unfinished, answer.next_states(state_logits), self.config.pad_state_id)
+            answer.advance(states, text.is_text, text.ends_text)
+            is_generating = is_unfinished & (states == self.config.generating_state_id)
+            is_stopped = answer.is_finished()
+            for criterion in criteria:
+                is_stopped = is_stopped | criterion(text.input_ids, text.outputs.get("scores")).cpu()
+            is_finished = is_unfinished & is_stopped
+            is_unfinished = is_unfinished & ~is_stopped
+            answer.mark_truncated(is_finished)
+
+            if has_speech and (is_unfinished.any() or is_generating.any()):
+                inputs = text.inputs, states.to(device)[:, None], patches[:, None]
+                condition = self.speech_decoder(*inputs, voice_ids, cache)[:, -1]
+                patches = self._next_patches(condition, is_generating, noise_generators, generation_config)
+                scores = torch.cat([self.state_head(condition), self.advance_head(condition)], dim=-1)
+                state_logits, advance_logits = scores.float().cpu().split([len(self.config.state_ids), 1], dim=-1)
+                is_due = answer.next_due(advance_logits.squeeze(-1), text.follows)
+            # made at once: each assignment to an output class costs as much as a small layer
+            yield FlowOmniStep(
+                text_ids=text.text_ids.to(device),
+                is_text=text.is_text.to(device),
+                states=states.to(device),
+                mel=self._mel_of_patches(patches, is_generating),
+                is_generating=is_generating.to(device),
+                is_finished=is_finished.to(device),
+                speech_truncated=answer.truncated.to(device),
+                **text.outputs,
+            )
+
+    def _written_tokens(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        generation_config: GenerationConfig,
+        generators: list[torch.Generator] | None,
+        **model_kwargs,
+    ) -> Iterator[FlowOmniWrittenToken]:
+        """
+        The text of an answer, a token of every row whenever one is asked for: exactly what the language model writes
+        without speech. A token is yielded without its `text_inputs`. These are there when the next one is asked for,
+        as both need the language model's forward pass over the token; at the end of the text, at once.
+        """
+        model_forward = (
+            self.get_compiled_call(generation_config.compile_config)
+            if self._valid_auto_compile_criteria(model_kwargs, generation_config)
+            else self.__call__
+        )
+        outputs = self._prefill(input_ids, generation_config, model_kwargs, is_first_iteration=True)
+        model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
+        has_speech = generation_config.generation_mode != "text"
+        reads_hidden_states = has_speech and self.config.speech_config.reads_hidden_states
+        has_ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        spelling = self.speech_decoder.spelling
+        while True:
+            is_full = input_ids.shape[1] >= generation_config.max_length
+            is_text = torch.zeros_like(has_ended) if is_full else ~has_ended
+            step = FlowOmniStep(is_text=is_text, attentions=outputs.attentions, hidden_states=outputs.hidden_states)
+            text_ids = self._next_text(step, outputs, input_ids, logits_processor, generation_config, generators)
+            ends_text = ~has_ended & (~is_text | _is_end(text_ids, generation_config))
+            input_ids = torch.cat([input_ids, text_ids[:, None]], dim=-1)
+            has_ended = has_ended | ends_text
+            follows = ends_text | ~spelling.starts_word(text_ids).to(ends_text.device)
+            names = ("scores", "logits", "attentions", "hidden_states")
+            own_outputs = {name: getattr(step, name) for name in names} | {"cache": model_kwargs.get("cache")}
+            tensors = text_ids.cpu(), is_text.cpu(), ends_text.cpu(), follows.cpu()
+            token = FlowOmniWrittenToken(*tensors, input_ids, own_outputs)
+            if has_speech and has_ended.all():
+                # of ends alone, at which no state is read
+                token.text_inputs = self._text_inputs(text_ids, ends_text, outputs)
+            yield token
+            if reads_hidden_states or input_ids.shape[1] < generation_config.max_length:
+                outputs, model_kwargs = self._read_token(model_forward, input_ids, model_kwargs)
+            if has_speech:
+                token.text_inputs = self._text_inputs(text_ids, ends_text, outputs)
+
+    def _text_inputs(self, text_ids: torch.LongTensor, ends_text: torch.BoolTensor, outputs: ModelOutput):
+        reads_hidden_states = self.config.speech_config.reads_hidden_states
+        states = outputs.last_hidden_state[:, -1] if reads_hidden_states else None
+        return self.speech_decoder.embed_tokens(text_ids, ends_text, states)
+
+    def _read_token(self, model_forward, input_ids: torch.LongTensor, model_kwargs: dict[str, Any]):
+        """The language model's forward pass over the last token."""
+        next_length = 1 if model_kwargs.get("use_cache", True) else None
+        model_inputs = self.prepare_inputs_for_generation(input_ids, next_sequence_length=next_length, **model_kwargs)
+        outputs = model_forward(**model_inputs, return_dict=True)
+        return outputs, self._update_model_kwargs_for_generation(outputs, model_kwargs)
+
+    def _voice_ids(self, voice: str | Sequence[str] | None, batch_size: int, device: torch.device) -> torch.LongTensor:
+        """The index of each row's voice: (batch_size,)"""
+        voices = self.config.speech_config.voices
+        names = [voice or voices[0]] * batch_size if voice is None or isinstance(voice, str) else list(voice)
+        if len(names) != batch_size:
+            raise ValueError(f"Got {len(names)} voices for {batch_size} rows: pass one, or as many as there are rows.")
+        for name in names:
+            if name not in voices:
+                raise ValueError(f"There is no voice {name!r}: the voices of this model are {', '.join(voices)}.")
+        return torch.tensor([voices.index(name) for name in names], device=device)
 
     def _prompt_speech_inputs(self, condition, speech_states=None, previous_patches=None, **kwargs):
         """The speech states and previous patches of the prompt: those of the call, else none."""
@@ -519,8 +683,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         generators: list[torch.Generator] | None,
     ) -> torch.LongTensor:
         """The next text token (batch_size,) of the rows whose text has not ended, padding for the others."""
-        pad_token = generation_config._pad_token_tensor
-        pad_token_id = int(pad_token) if pad_token is not None else 0
+        pad_token_id = _pad_token_id(generation_config)
         if not step.is_text.any():
             return torch.full_like(step.is_text, pad_token_id, dtype=torch.long)
         # copied: a slice would keep the prompt's logits alive
@@ -536,13 +699,12 @@ class FlowOmniGenerationMixin(GenerationMixin):
 
     def _next_patches(
         self,
-        outputs: ModelOutput,
+        condition: torch.FloatTensor,
         is_generating: torch.BoolTensor,
         generators: list[torch.Generator] | None,
         generation_config: GenerationConfig,
     ) -> torch.FloatTensor:
         """The normalised patch (batch_size, patch_size) of each generating row, zeros for the others."""
-        condition = outputs.condition[:, -1]
         patches = condition.new_zeros(len(condition), self.config.speech_config.patch_size, dtype=torch.float32)
         rows = is_generating.nonzero().squeeze(-1)
         if len(rows) == 0:
@@ -590,6 +752,65 @@ def _with_streamer(steps: Iterator[FlowOmniStep], streamer: BaseStreamer | None)
         streamer.end()
 
 
+def _pad_token_id(generation_config: GenerationConfig) -> int:
+    pad_token = generation_config._pad_token_tensor
+    return int(pad_token) if pad_token is not None else 0
+
+
+def _is_end(text_ids: torch.LongTensor, generation_config: GenerationConfig) -> torch.BoolTensor:
+    """Rows of `text_ids` (batch_size,) with a token that ends a text."""
+    ends = generation_config._eos_token_tensor
+    return torch.zeros_like(text_ids, dtype=torch.bool) if ends is None else torch.isin(text_ids, ends)
+
+
+class FlowOmniDueText:
+    """
+    The text of an answer as a speech decoder reads it, each row at its own pace, while the language model writes a
+    token of all rows at a time: what a row does not need yet is kept.
+
+    After [`take`], `text_ids` (batch_size,) are the tokens of the step, `is_text` and `ends_text` its rows with a token
+    and those whose text ends, `inputs` (batch_size, 1, hidden_size) what the decoder reads (`None` without any),
+    `follows` the rows whose next token is due at the next step, `input_ids` the text so far, and `outputs` those of the
+    language model, if a token was taken for the first time.
+    """
+
+    def __init__(self, written: Iterator[FlowOmniWrittenToken], batch_size: int, pad_token_id: int, has_inputs: bool):
+        self.written, self.tokens, self.pad_token_id, self.has_inputs = written, [], pad_token_id, has_inputs
+        self.num_taken, self.follows = [0] * batch_size, torch.zeros(batch_size, dtype=torch.bool)
+
+    def take(self, is_due: torch.BoolTensor) -> None:
+        """Takes the next token of the rows where one `is_due` (batch_size,)."""
+        self.text_ids = torch.full(is_due.shape, self.pad_token_id)
+        self.is_text = self.ends_text = torch.zeros_like(is_due)
+        self.inputs = None
+        self.outputs = {}
+        rows = is_due.nonzero().squeeze(-1).tolist()
+        if rows:
+            newest, num_taken = max(self.num_taken[row] for row in rows), max(self.num_taken)
+            while self._is_unfinished(newest):
+                self.tokens.append(next(self.written))
+            if newest == num_taken:
+                self.input_ids, self.outputs = self.tokens[newest].input_ids, dict(self.tokens[newest].outputs)
+            self.is_text, self.ends_text = torch.zeros_like(is_due), torch.zeros_like(is_due)
+            self.follows = self.follows.clone()
+        self.outputs["cache"] = self.tokens[-1].outputs["cache"]
+        for row in rows:
+            token = self.tokens[self.num_taken[row]]
+            self.text_ids[row], self.is_text[row] = token.text_ids[row], token.is_text[row]
+            self.ends_text[row] = token.ends_text[row]
+            if self.has_inputs:
+                if self.inputs is None:
+                    self.inputs = torch.zeros_like(token.text_inputs)[:, None]
+                self.inputs[row, 0] = token.text_inputs[row]
+            self.num_taken[row] += 1
+            is_last = self.num_taken[row] == len(self.tokens)  # the text is over
+            self.follows[row] = is_last or self.tokens[self.num_taken[row]].follows[row]
+
+    def _is_unfinished(self, index: int) -> bool:
+        """Whether the token has not been written yet, or has no inputs because the next one has not."""
+        return index >= len(self.tokens) or (self.has_inputs and self.tokens[index].text_inputs is None)
+
+
 # --- randomness by row
 
 
@@ -612,6 +833,17 @@ def row_generators(
         raise ValueError(f"Got {len(sources)} {name} for {batch_size} rows: pass one, or as many as there are rows.")
     # on the CPU whatever the model's device, so that a seed means the same everywhere
     return sources if generator is not None else [torch.Generator("cpu").manual_seed(int(one)) for one in sources]
+
+
+def derived_generators(generators: list[torch.Generator] | None) -> list[torch.Generator] | None:
+    """
+    A generator for each row that its own has seeded: a speech decoder draws noise at other times than the language
+    model draws tokens, and which comes first depends on the other rows of the batch.
+    """
+    if generators is None:
+        return None
+    seeds = [torch.randint(2**62, (1,), generator=generator, device=generator.device) for generator in generators]
+    return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
 
 
 def choose_tokens(

@@ -52,6 +52,7 @@ from .audio_adapters import (
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
 from .generation_flow_omni import FlowOmniGenerationMixin, drop_unheard, num_audio_tokens
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
+from .speech_decoder import FlowOmniSpeechDecoder, advance_loss
 from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
 
 
@@ -67,7 +68,7 @@ MODULE_GROUPS: dict[str, tuple[str, ...]] = {
     "audio_adapter": ("model.audio_adapter.",),
     "language_model": ("model.language_model.", "lm_head."),
     "speech_inputs": ("model.state_embedding.", "model.patch_proj."),
-    "speech_decoder": ("speech_transformer.", "speech_head.", "state_head."),
+    "speech_decoder": ("speech_transformer.", "speech_decoder.", "speech_head.", "state_head.", "advance_head."),
     "vocoder": ("vocoder.",),
 }
 
@@ -80,10 +81,21 @@ input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *option
 audio_embeddings (`torch.Tensor` of shape `(num_audio_tokens, hidden_size)`, *optional*):
     What `get_audio_features` made of the audios, instead of `input_features`: one row for each placeholder.
 speech_states (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
-    The speech state of every position. Defaults to `pad` throughout.
+    The speech state of every position. Defaults to `pad` throughout. Those of a speech decoder are of shape
+    `(batch_size, num_steps)`: its steps are a sequence of their own, as are `state_labels` and `previous_patches`.
 previous_patches (`torch.Tensor` of shape `(batch_size, num_positions, patch_size)`, *optional*):
     The normalised patch of the position before, zeros where that has none. Defaults to the targets, where `mel_labels`
     are passed (teacher forcing).
+"""
+SPEECH_DECODER_DOCSTRING = r"""
+token_steps (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
+    For a speech decoder: the step of speech at which each token of the answer in `input_ids` is due, in rising order,
+    with the answer's end as the last; -100 for the prompt. Those within a word count as right after the one before.
+text_hidden_states (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`, *optional*):
+    For a speech decoder: the language model's final hidden states at `input_ids`. With them (or with
+    `reads_hidden_states=False`) and without `labels` the language model does not run, and the prompt may be left out.
+voice_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+    For a speech decoder: the index in `voices` of each row's voice. Defaults to the first.
 """
 LABELS_DOCSTRING = r"""
 labels (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
@@ -190,16 +202,23 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
             Scores of the next text token. Not returned with `labels`: the head then runs at labelled positions alone.
         state_logits (`torch.Tensor` of shape `(batch_size, num_positions, 4)`):
             Scores of the next speech state.
+        advance_logits (`torch.Tensor` of shape `(batch_size, num_steps)`, *optional*):
+            Scores of a speech decoder for a text token that is due at the next step.
         condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
-            Output of the speech transformer, the condition of each position's patch.
-        text_loss, distillation_loss, state_loss, speech_loss, auxiliary_loss, ctc_loss, letter_loss (`torch.Tensor` of shape `()`, \
-        *optional*):
+            Output of the speech transformer or speech decoder, the condition of each position's patch.
+        last_hidden_state (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
+            The language model's final hidden states, which a speech decoder may read.
+        text_loss, distillation_loss, state_loss, speech_loss, auxiliary_loss, ctc_loss, letter_loss, advance_loss (`torch.Tensor` \
+        of shape `()`, *optional*):
             Cross-entropy of the text tokens, their divergence from a teacher, cross-entropy of the speech states, loss
-            of the speech head and of its linear prediction, CTC losses of the encoded audio.
+            of the speech head and of its linear prediction, CTC losses of the encoded audio, cross-entropy of the steps
+            at which words are due.
     """
 
     state_logits: torch.Tensor | None = None
+    advance_logits: torch.Tensor | None = None
     condition: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
     text_loss: torch.Tensor | None = None
     distillation_loss: torch.Tensor | None = None
     state_loss: torch.Tensor | None = None
@@ -207,6 +226,7 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
     auxiliary_loss: torch.Tensor | None = None
     ctc_loss: torch.Tensor | None = None
     letter_loss: torch.Tensor | None = None
+    advance_loss: torch.Tensor | None = None
 
 
 # --- audio encoder and adapter
@@ -420,6 +440,12 @@ def state_loss(state_logits: torch.Tensor, labels: torch.LongTensor, class_weigh
     return loss / total_weight.clamp(min=1e-6)
 
 
+def weighted_sum(losses: dict[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor | None:
+    """The sum of the losses by the weights of the config; `None` without any."""
+    weighted = [getattr(config, f"{name}_weight") * loss for name, loss in losses.items()]
+    return torch.stack([loss.to(weighted[0].device) for loss in weighted]).sum() if weighted else None
+
+
 # --- the model
 
 
@@ -488,8 +514,10 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         self.language_model = None if config.is_adapter else AutoModel.from_config(config.text_config)
         # The inputs that the language model was not pretrained on start at zero: its text stays exactly what it was.
         # That of `pad`, the state of all text, stays at zero, so that training changes no text either.
-        self.state_embedding = FlowOmniZeroEmbedding(len(config.state_ids), hidden_size, config.pad_state_id)
-        self.patch_proj = FlowOmniZeroLinear(config.speech_config.patch_size, hidden_size, bias=False)
+        self.state_embedding = self.patch_proj = None
+        if config.speech_loop == "language_model":
+            self.state_embedding = FlowOmniZeroEmbedding(len(config.state_ids), hidden_size, config.pad_state_id)
+            self.patch_proj = FlowOmniZeroLinear(config.speech_config.patch_size, hidden_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -617,6 +645,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         previous_patches: torch.Tensor | None,
     ) -> torch.Tensor:
         """Adds the speech states and the previous patches to the text: (batch_size, num_positions, hidden_size)"""
+        if self.state_embedding is None:
+            return inputs_embeds  # beside a speech decoder, the language model reads text alone
         if speech_states is None:
             speech_states = inputs_embeds.new_full(inputs_embeds.shape[:2], self.config.pad_state_id, dtype=torch.long)
         state_embeds = self.state_embedding(speech_states)
@@ -774,8 +804,8 @@ class FlowOmniSpeechTransformer(FlowOmniPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    Flow-Omni with its heads: the backbone, a text head, a state head, the speech transformer, a speech head that
-    samples mel patches, and, if the config has one, a vocoder.
+    Flow-Omni with its heads: the backbone, a text head, a state head, the speech transformer or speech decoder, a
+    speech head that samples mel patches, and, if the config has one, a vocoder.
     """
 )
 class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMixin):
@@ -791,20 +821,27 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         super().__init__(config)
         hidden_size = config.text_config.hidden_size
         self.model = FlowOmniModel(config)
-        self.speech_transformer = FlowOmniSpeechTransformer(config)
+        self.speech_transformer = self.speech_decoder = self.advance_head = None
+        if config.speech_loop == "speech_decoder":
+            self.speech_decoder = FlowOmniSpeechDecoder(config)
+            self.advance_head = nn.Linear(config.condition_size, 1)
+        else:
+            self.speech_transformer = FlowOmniSpeechTransformer(config)
         self.speech_head = SPEECH_HEADS[config.speech_config.head_type](config)
         self.lm_head = None
         if config.is_adapter:
             self._tied_weights_keys = {}
         else:
             self.lm_head = nn.Linear(hidden_size, config.text_config.vocab_size, bias=False)
-        self.state_head = nn.Linear(hidden_size, len(config.state_ids))
+        self.state_head = nn.Linear(config.condition_size, len(config.state_ids))
         self.mel_normalizer = FlowOmniMelNormalizer(config.speech_config)
         self.vocoder = FlowOmniVocoder(config.vocoder_config) if config.vocoder_config is not None else None
         self.post_init()
 
     @classmethod
-    def from_pretrained_parts(cls, whisper: str, llm: str, vocoder: str | None = None, **kwargs):
+    def from_pretrained_parts(
+        cls, whisper: str, llm: str, vocoder: str | None = None, speech_decoder: str | None = None, **kwargs
+    ):
         """
         Assembles a pretrained Whisper, a causal LLM and a Vocos into one model. What connects them is new and must be
         trained.
@@ -816,6 +853,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
                 Hub id, folder, installed package (`pypi:NAME==VERSION`) or `.gguf` file of a causal language model.
             vocoder (`str`, *optional*):
                 Hub id or folder of a Vocos, as published (`config.yaml`) or saved by this package.
+            speech_decoder (`str`, *optional*):
+                Hub id or folder of a checkpoint with a speech decoder, which is taken from it, with its vocoder and mel
+                statistics. One with `reads_hidden_states=False` fits any language model without training.
             kwargs:
                 `dtype` of the model; all others are fields of [`FlowOmniConfig`], such as `speech_config`.
         """
@@ -824,7 +864,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             convert = importlib.import_module("flow_omni.modeling_flow_omni.convert_flow_omni")
         except ModuleNotFoundError as error:
             raise ImportError("`from_pretrained_parts` needs the package: pip install flow-omni") from error
-        return convert.assemble_from_pretrained_parts(cls, whisper, llm, vocoder, **kwargs)
+        return convert.assemble_from_pretrained_parts(cls, whisper, llm, vocoder, speech_decoder, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, language_model: str | PreTrainedModel | None = None, **kwargs):
@@ -911,7 +951,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         return self.model.get_audio_features(*args, **kwargs)
 
     @can_return_tuple
-    @auto_docstring(custom_args=INPUTS_DOCSTRING + LABELS_DOCSTRING)
+    @auto_docstring(custom_args=INPUTS_DOCSTRING + SPEECH_DECODER_DOCSTRING + LABELS_DOCSTRING)
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
@@ -931,10 +971,38 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         audio_labels: torch.LongTensor | None = None,
         letter_labels: torch.LongTensor | None = None,
         audio_embeddings: torch.Tensor | None = None,
+        token_steps: torch.LongTensor | None = None,
+        text_hidden_states: torch.Tensor | None = None,
+        voice_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> FlowOmniOutputWithPast:
+        if self.speech_decoder is not None and speech_states is not None and speech_states.shape[1] > 0:
+            text_inputs = {
+                "input_features": input_features,
+                "input_features_mask": input_features_mask,
+                "attention_mask": attention_mask,
+                "position_ids": position_ids,
+                "audio_embeddings": audio_embeddings,
+                "labels": labels,
+                "teacher_logits": teacher_logits,
+                "audio_labels": audio_labels,
+                "letter_labels": letter_labels,
+            }
+            return self.forward_speech_decoder(
+                input_ids,
+                token_steps,
+                text_inputs | kwargs,
+                text_hidden_states=text_hidden_states,
+                speech_states=speech_states,
+                previous_patches=previous_patches,
+                voice_ids=voice_ids,
+                state_labels=state_labels,
+                mel_labels=mel_labels,
+            )
+        if self.speech_decoder is not None:
+            speech_states = state_labels = mel_labels = None  # a batch of text alone
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if audio_labels is not None and input_features is None:
@@ -978,7 +1046,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             use_cache, cache = False, None  # recomputed layers would append to it twice
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config.text_config)
-        if cache is not None:
+        if cache is not None and self.speech_transformer is not None:
             self.speech_transformer.extend_cache(cache)
         if position_ids is None:
             past_length = cache.get_seq_length() if cache is not None else 0
@@ -1000,16 +1068,18 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        condition = self.speech_transformer(
-            hidden_states,
-            context_patches,
-            attention_mask=speech_mask,
-            position_ids=position_ids,
-            position_embeddings=self.model.language_model.rotary_emb(hidden_states, position_ids),
-            cache=cache,
-            use_cache=use_cache,
-        )
-        state_logits = self.state_head(condition)
+        condition = state_logits = None
+        if self.speech_transformer is not None:
+            condition = self.speech_transformer(
+                hidden_states,
+                context_patches,
+                attention_mask=speech_mask,
+                position_ids=position_ids,
+                position_embeddings=self.model.language_model.rotary_emb(hidden_states, position_ids),
+                cache=cache,
+                use_cache=use_cache,
+            )
+            state_logits = self.state_head(condition)
 
         losses, logits = {}, None
         if labels is not None:
@@ -1020,27 +1090,91 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         if state_labels is not None:
             losses["state_loss"] = state_loss(state_logits, state_labels, self.config.state_class_weights)
         if mel_labels is not None:
-            is_generating = (speech_states == self.config.generating_state_id).to(condition.device)
-            speech_losses = self.speech_head(condition[is_generating], patches.to(condition.device)[is_generating])
-            # means over the patches; a batch without speech has none
-            num_patches = max(len(speech_losses[0]), 1)
-            losses["speech_loss"], losses["auxiliary_loss"] = (loss.sum() / num_patches for loss in speech_losses)
+            losses |= self.speech_losses(condition, patches, speech_states)
         if audio_features is not None:
             losses |= self.model.ctc_losses(audio_features, audio_labels, letter_labels)
-        loss = None
-        if losses:
-            weighted = [getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items()]
-            loss = torch.stack([loss.to(weighted[0].device) for loss in weighted]).sum()
         return FlowOmniOutputWithPast(
-            loss=loss,
+            loss=weighted_sum(losses, self.config),
             **losses,
             logits=logits,
             state_logits=state_logits,
             condition=condition,
+            last_hidden_state=hidden_states,
             cache=cache if use_cache else None,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def forward_speech_decoder(
+        self,
+        input_ids: torch.LongTensor,
+        token_steps: torch.LongTensor,
+        text_inputs: dict,
+        text_hidden_states: torch.Tensor | None,
+        speech_states: torch.LongTensor,
+        previous_patches: torch.Tensor | None,
+        voice_ids: torch.LongTensor | None,
+        state_labels: torch.LongTensor | None,
+        mel_labels: torch.Tensor | None,
+    ) -> FlowOmniOutputWithPast:
+        """
+        The speech decoder over all steps of answers whose text is known. The language model runs before it, on the
+        other inputs of [`forward`], where its hidden states or its losses are wanted.
+        """
+        if token_steps is None or input_ids is None:
+            raise ValueError(
+                "The speech decoder needs `input_ids`, and `token_steps`, the step at which each token of the answer is due: "
+                "prepare both with a `FlowOmniProcessor` whose `speech_loop` is the config's."
+            )
+        losses, hidden_states = {}, text_hidden_states
+        is_read = hidden_states is None and self.config.speech_config.reads_hidden_states
+        if is_read or any(text_inputs[name] is not None for name in ("labels", "audio_labels", "letter_labels")):
+            no_logits = torch.empty(0, dtype=torch.long, device=input_ids.device)
+            text_outputs = self.forward(
+                input_ids, use_cache=False, logits_to_keep=no_logits, return_dict=True, **text_inputs
+            )
+            names = ("text_loss", "distillation_loss", "ctc_loss", "letter_loss")
+            losses = {name: text_outputs[name] for name in names if text_outputs.get(name) is not None}
+            if hidden_states is None:
+                # the adapter may have dropped placeholders of audio, which stand before the answer
+                hidden_states = text_outputs.last_hidden_state
+                num_dropped = input_ids.shape[1] - hidden_states.shape[1]
+                hidden_states = nn.functional.pad(hidden_states, (0, 0, num_dropped, 0))
+        patches = None
+        if mel_labels is not None:
+            patches = self.prepare_patches(mel_labels, speech_states)
+            previous_patches = shift_patches(patches) if previous_patches is None else previous_patches
+            if self.training:
+                previous_patches = corrupt_patches(previous_patches, self.config.speech_config)
+
+        num_steps = speech_states.shape[1]
+        laid_out = self.speech_decoder.lay_out_text(input_ids, token_steps, num_steps, hidden_states)
+        condition = self.speech_decoder(laid_out, speech_states, previous_patches, voice_ids)
+        state_logits, advance_logits = self.state_head(condition), self.advance_head(condition).squeeze(-1)
+        if state_labels is not None:
+            losses["state_loss"] = state_loss(state_logits, state_labels, self.config.state_class_weights)
+            labels = self.speech_decoder.advance_labels(input_ids, token_steps, num_steps, state_labels)
+            losses["advance_loss"] = advance_loss(advance_logits, labels)
+        if mel_labels is not None:
+            losses |= self.speech_losses(condition, patches, speech_states)
+        return FlowOmniOutputWithPast(
+            loss=weighted_sum(losses, self.config),
+            **losses,
+            state_logits=state_logits,
+            advance_logits=advance_logits,
+            condition=condition,
+            last_hidden_state=hidden_states,
+        )
+
+    def speech_losses(
+        self, condition: torch.Tensor, patches: torch.Tensor, speech_states: torch.LongTensor
+    ) -> dict[str, torch.Tensor]:
+        """The losses of the speech head at generating positions, as means over the patches."""
+        is_generating = (speech_states == self.config.generating_state_id).to(condition.device)
+        losses = self.speech_head(condition[is_generating], patches.to(condition.device)[is_generating])
+        # a batch without speech has no patches
+        num_patches = max(len(losses[0]), 1)
+        return {name: loss.sum() / num_patches for name, loss in zip(("speech_loss", "auxiliary_loss"), losses)}
 
     def prepare_patches(self, mel_labels: torch.Tensor, speech_states: torch.LongTensor | None) -> torch.Tensor:
         """The normalised target patch of every position: (batch_size, num_positions, patch_size)"""

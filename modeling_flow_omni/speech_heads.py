@@ -71,7 +71,7 @@ class FlowOmniHeadOutput(nn.Module):
 
 class FlowOmniSpeechHead(nn.Module):
     """
-    Samples normalised patches given the speech transformer's output. A head implements `loss(condition, patches)`,
+    Samples normalised patches given the output of the speech transformer or speech decoder. A head implements `loss(condition, patches)`,
     `draw_noise(generator, device)` and `sample(condition, noise, ...)`.
 
     `linear_guess` predicts the patch from the condition alone: its L1 error, an auxiliary loss, trains the transformer
@@ -81,10 +81,10 @@ class FlowOmniSpeechHead(nn.Module):
     def __init__(self, config: FlowOmniConfig):
         super().__init__()
         self.config = config.speech_config
-        self.condition_proj = nn.Linear(config.text_config.hidden_size, self.config.head_hidden_size)
-        self.empty_condition = nn.Parameter(torch.zeros(config.text_config.hidden_size))
+        self.condition_proj = nn.Linear(config.condition_size, self.config.head_hidden_size)
+        self.empty_condition = nn.Parameter(torch.zeros(config.condition_size))
         self.blocks = nn.ModuleList([FlowOmniHeadBlock(self.config) for _ in range(self.config.head_num_layers)])
-        self.linear_guess = nn.Linear(config.text_config.hidden_size, self.config.patch_size)
+        self.linear_guess = nn.Linear(config.condition_size, self.config.patch_size)
 
     def forward(self, condition: torch.Tensor, patches: torch.Tensor | None = None, **sampling_options):
         """

@@ -23,6 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 # Labels that no loss counts, as in the model's code (which this file cannot import, as both travel to the Hub).
 IGNORE_INDEX = -100
+# A step at which no token is due, where this is not written as a token: text beside a speech decoder has no pads.
+NO_TOKEN = -1
 
 
 class SpeechState(IntEnum):
@@ -57,11 +59,7 @@ def join_streams(
     """
     states = [SpeechState.PAD] * len(text_ids)
     if num_patches is not None:
-        num_silent = min(speech_delay, len(text_ids))
-        # speech may stop only after the end of its text, as in generation: missing patches are silent
-        num_patches = max(num_patches, len(text_ids) - num_silent - 1)
-        states = [SpeechState.PAD] * num_silent + [SpeechState.START]
-        states += [SpeechState.GENERATING] * num_patches + [SpeechState.STOP]
+        states = states_of_speech(len(text_ids), num_patches, speech_delay)
     num_pads = len(states) - len(text_ids)
     ignored_prompt = [IGNORE_INDEX] * len(prompt_ids)
     streams = {
@@ -69,6 +67,38 @@ def join_streams(
         "labels": [*ignored_prompt, *text_ids, *[IGNORE_INDEX] * num_pads],
         "speech_states": [*[SpeechState.PAD] * len(prompt_ids), *states],
         "state_labels": [*ignored_prompt, *states],
+    }
+    return {name: torch.tensor(stream, dtype=torch.long) for name, stream in streams.items()}
+
+
+def states_of_speech(num_text_positions: int, num_patches: int, speech_delay: int) -> list[int]:
+    """The speech states of an answer whose text takes up so many positions, before its end and between its tokens."""
+    num_silent = min(speech_delay, num_text_positions)
+    # speech may stop only after the end of its text, as in generation: missing patches are silent
+    num_patches = max(num_patches, num_text_positions - num_silent - 1)
+    states = [SpeechState.PAD] * num_silent + [SpeechState.START]
+    return states + [SpeechState.GENERATING] * num_patches + [SpeechState.STOP]
+
+
+def separate_streams(
+    prompt_ids: Sequence[int], text_ids: Sequence[int], num_patches: int | None = None, speech_delay: int = 0
+) -> dict[str, torch.Tensor]:
+    """
+    The streams for a speech decoder: what the language model reads and writes, `input_ids`, `labels` and `token_steps`
+    `(num_positions,)`, and the steps of speech beside it, `speech_states` and `state_labels` `(num_steps,)`. The step at
+    which a token is due is its index in `text_ids`, whose gaps are `NO_TOKEN` (the timed layout). Arguments as in
+    [`join_streams`].
+    """
+    steps = [step for step, token in enumerate(text_ids) if token != NO_TOKEN]
+    tokens = [text_ids[step] for step in steps]
+    states = [] if num_patches is None else states_of_speech(len(text_ids), num_patches, speech_delay)
+    ignored_prompt = [IGNORE_INDEX] * len(prompt_ids)
+    streams = {
+        "input_ids": [*prompt_ids, *tokens],
+        "labels": [*ignored_prompt, *tokens],
+        "token_steps": [*ignored_prompt, *(steps if states else [IGNORE_INDEX] * len(tokens))],
+        "speech_states": states,
+        "state_labels": states,
     }
     return {name: torch.tensor(stream, dtype=torch.long) for name, stream in streams.items()}
 
@@ -138,11 +168,17 @@ def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, t
     """
     A batch for the model's `forward`, padded on the right: streams `(batch_size, num_positions)`, the audios of all
     rows in one list, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and `audio_labels`
-    (transcripts, `(num_audios, max_labels)`) if examples have them. Inputs that no example has are left out.
+    (transcripts, `(num_audios, max_labels)`) if examples have them; for a speech decoder `token_steps`, `voice_ids`
+    `(batch_size,)`, and `text_hidden_states` if examples have them. Inputs that no example has are left out.
     """
     values = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "speech_states": 0, "state_labels": IGNORE_INDEX}
     batch = {name: _pad([example[name] for example in examples], value) for name, value in values.items()}
     batch["attention_mask"] = _mask([len(example["input_ids"]) for example in examples])
+    for name, value in (("token_steps", IGNORE_INDEX), ("text_hidden_states", 0.0)):
+        if all(name in example for example in examples):
+            batch[name] = _pad([example[name] for example in examples], value)
+    if all("voice_id" in example for example in examples):
+        batch["voice_ids"] = torch.tensor([example["voice_id"] for example in examples])
 
     audios = [features for example in examples for features in example["input_features"]]
     if audios:

@@ -24,7 +24,15 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from .audio_io import flat_list
 from .conversations import as_batch, audio_items, chat_template_for, check_conversation, end_of_turn_id, split_answer
 from .feature_extraction_flow_omni import FlowOmniFeatureExtractor
-from .parallel_streams import SpeechState, collate_examples, join_streams, timed_text, words_with_tokens
+from .parallel_streams import (
+    NO_TOKEN,
+    SpeechState,
+    collate_examples,
+    join_streams,
+    separate_streams,
+    timed_text,
+    words_with_tokens,
+)
 
 
 # The user's message of each task. With an empty prompt, the message is the user's text or audio alone.
@@ -53,6 +61,8 @@ class FlowOmniProcessor(ProcessorMixin):
             and `transcribe`, for instance in another language.
         ctc_alphabet (`str`, *optional*, defaults to the letters of English, apostrophe and space):
             The symbols that the model's audio adapter spells with.
+        speech_loop (`str`, *optional*, defaults to `"language_model"`), voices (`list[str]`, *optional*):
+            Those of the model's config. With `"speech_decoder"`, the steps of speech are a sequence of their own.
     """
 
     # rendered prompts have all special tokens already, and rows end where the answer begins
@@ -68,6 +78,8 @@ class FlowOmniProcessor(ProcessorMixin):
         max_audio_seconds: float = 600.0,
         task_prompts: dict[str, str] | None = None,
         ctc_alphabet: str = "abcdefghijklmnopqrstuvwxyz' ",
+        speech_loop: str = "language_model",
+        voices: Sequence[str] = ("default",),
     ):
         if not hasattr(feature_extractor, "extract_mel"):
             raise TypeError(
@@ -80,6 +92,7 @@ class FlowOmniProcessor(ProcessorMixin):
         if self.audio_token_id is None:
             raise ValueError(f"The tokenizer lacks `{audio_token}`: `FlowOmniProcessor.from_parts` adds it.")
         self.speech_delay = speech_delay
+        self.speech_loop, self.voices = speech_loop, list(voices)
         self.max_audio_seconds = max_audio_seconds
         self.ctc_alphabet = ctc_alphabet
         self.task_prompts = TASK_PROMPTS | (task_prompts or {})
@@ -121,6 +134,8 @@ class FlowOmniProcessor(ProcessorMixin):
         )
         kwargs.setdefault("speech_delay", speech_config.speech_delay)
         kwargs.setdefault("ctc_alphabet", config.ctc_alphabet)
+        kwargs.setdefault("speech_loop", config.speech_loop)
+        kwargs.setdefault("voices", speech_config.voices)
         return cls(feature_extractor, tokenizer, audio_token=audio_token, **kwargs)
 
     @property
@@ -257,7 +272,11 @@ class FlowOmniProcessor(ProcessorMixin):
         return self.collate([self.encode_training_example(single, text_layout, times) for single, times in pairs])
 
     def encode_training_example(
-        self, conversation: Sequence[Mapping], text_layout: str = "leading", word_times: Sequence[tuple] | None = None
+        self,
+        conversation: Sequence[Mapping],
+        text_layout: str = "leading",
+        word_times: Sequence[tuple] | None = None,
+        voice: str | None = None,
     ) -> dict[str, Any]:
         """
         One training example, without padding. The messages before the answer go through [`apply_chat_template`], so
@@ -272,6 +291,8 @@ class FlowOmniProcessor(ProcessorMixin):
             word_times (`list[tuple[str, float]]`, *optional*):
                 For the timed layout: the words as they are written in the answer, each with the second in which it
                 begins.
+            voice (`str`, *optional*):
+                For a speech decoder: the one of `voices` that speaks. Defaults to the first.
         """
         if text_layout not in ("leading", "timed"):
             raise ValueError(f'`text_layout` is {text_layout!r}: choose "leading" or "timed".')
@@ -283,8 +304,15 @@ class FlowOmniProcessor(ProcessorMixin):
             num_patches = len(patches)
         word_times = (word_times or ()) if text_layout == "timed" and speech is not None else None
         text_ids = self._text_stream(text, num_patches, word_times)
-        prompt_ids, pad_token_id = prompt["input_ids"][0].tolist(), self.tokenizer.pad_token_id
-        example = join_streams(prompt_ids, text_ids, pad_token_id, num_patches, self.speech_delay)
+        prompt_ids = prompt["input_ids"][0].tolist()
+        if self.speech_loop == "speech_decoder":
+            if voice is not None and voice not in self.voices:
+                raise ValueError(f"There is no voice {voice!r}: the model's `voices` are {', '.join(self.voices)}.")
+            example = separate_streams(prompt_ids, text_ids, num_patches, self.speech_delay)
+            example["voice_id"] = self.voices.index(voice or self.voices[0])
+        else:
+            pad_token_id = self.tokenizer.pad_token_id
+            example = join_streams(prompt_ids, text_ids, pad_token_id, num_patches, self.speech_delay)
         padded = zip(prompt.get("input_features", []), prompt.get("input_features_mask", []))
         example["input_features"] = [features[:, mask.bool()] for features, mask in padded]
         if speech is not None:
@@ -306,7 +334,9 @@ class FlowOmniProcessor(ProcessorMixin):
             return [*token_ids, end]
         rate = self.feature_extractor.patches_per_second
         words = words_with_tokens(text, token_ids, encoded["offset_mapping"], word_times, rate, num_patches)
-        return timed_text(words, end, self.tokenizer.pad_token_id)
+        return timed_text(
+            words, end, NO_TOKEN if self.speech_loop == "speech_decoder" else self.tokenizer.pad_token_id
+        )
 
     def collate(self, examples: Sequence[dict]) -> BatchFeature:
         """A batch of training examples for the model's `forward`, padded on the right."""

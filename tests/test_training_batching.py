@@ -86,7 +86,7 @@ def test_a_row_that_cannot_be_decoded_is_left_out_and_reported():
     batch = collate([example | {"id": "good"}, {"id": "bad", "error": "bad: no such file"}])
     assert batch["ids"] == ["good"] and batch["skipped"] == ["bad: no such file"] and len(batch["input_ids"]) == 1
     alone = collate([{"id": "bad", "error": "bad: no such file"}])
-    assert count_targets(alone, tiny_config()).sum() == 0
+    assert count_targets(alone, tiny_model()).sum() == 0
 
 
 @pytest.mark.parametrize("indices", [[0], [1], [2], [0, 2], [], [0, 1, 2, 3]])
@@ -97,13 +97,13 @@ def test_a_batch_that_lacks_a_modality_reaches_every_module_and_keeps_its_losses
     examples = [tools.encoded_examples(1)[index] for index in indices]
     full = TrainingCollator(tiny_processor(model.config), all_modalities=True)(examples)
     full = {name: value for name, value in full.items() if name not in ("ids", "skipped")}
-    outputs, counts = model(**full), count_targets(full, model.config)
+    outputs, counts = model(**full), count_targets(full, model)
     if examples:
         batch = {
             k: v for k, v in TrainingCollator(tiny_processor(model.config))(examples).items() if torch.is_tensor(v)
         }
         expected = model(**batch)
-        assert counts.tolist() == count_targets(batch, model.config).tolist()
+        assert counts.tolist() == count_targets(batch, model).tolist()
         for name, count in zip(LOSSES, counts):
             if count > 0:
                 torch.testing.assert_close(outputs[name], expected[name], rtol=1e-4, atol=1e-5)

@@ -183,7 +183,7 @@ def test_scheduled_sampling_trains_on_predicted_patches(tmp_path, monkeypatch):
     trainer = tools.make_trainer(tmp_path, deterministic_model(), scheduled_sampling=1.0, bf16=True)
     model, seen = trainer.model.train(), []
     batch = training_batch(model.config)
-    patches = trainer._sampled_patches(batch)
+    patches = trainer._sampled_inputs(batch)["previous_patches"]
     states = batch["speech_states"]
     targets = model.prepare_patches(batch["mel_labels"], states)
     is_previous = torch.nn.functional.pad((states == model.config.generating_state_id)[:, :-1], (1, 0))

@@ -57,6 +57,8 @@ SPEECH_FIELDS = {
     "num_mel_bins": 20,
     "frames_per_step": 2,
     "num_hidden_layers": 1,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
     "head_hidden_size": 32,
     "head_num_layers": 2,
     "time_embedding_size": 16,
@@ -95,6 +97,14 @@ def tiny_model(seed: int = 0, **changes) -> FlowOmniForSpeechGeneration:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def tiny_speech_decoder(seed: int = 0, speech=(), **changes) -> FlowOmniForSpeechGeneration:
+    """A tiny model whose speech decoder runs the speech, with two layers, two voices, and the tokens of bytes."""
+    speech = {"num_hidden_layers": 2, "voices": ["alpha", "beta"], **dict(speech)}
+    model = tiny_model(seed, speech_loop="speech_decoder", speech=speech, **changes)
+    model.speech_decoder.spelling.set_tokenizer(byte_level_tokenizer())
     return model
 
 

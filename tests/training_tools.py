@@ -94,8 +94,9 @@ def encoded_examples(copies: int = 2) -> list[dict]:
 
 def make_trainer(folder: Any, model: Any = None, dataset: Any = None, **options: Any) -> FlowOmniTrainer:
     """A Trainer of a tiny model; options are those of the Trainer and of its arguments."""
-    names = ("callbacks", "eval_dataset", "generation_metrics", "optimizers")
-    trainer_options = {name: options.pop(name) for name in names if name in options}
+    names = ("callbacks", "eval_dataset", "generation_metrics", "optimizers", "processing_class")
+    trainer_options = {"processing_class": tiny_processor(tiny_config())}
+    trainer_options |= {name: options.pop(name) for name in names if name in options}
     defaults = {
         "output_dir": str(folder),
         "max_steps": 4,
@@ -113,7 +114,6 @@ def make_trainer(folder: Any, model: Any = None, dataset: Any = None, **options:
         tiny_model() if model is None else model,
         FlowOmniTrainingArguments(**(defaults | options)),
         train_dataset=encoded_examples() if dataset is None else dataset,
-        processing_class=tiny_processor(tiny_config()),
         **trainer_options,
     )
 

@@ -47,6 +47,7 @@ COLUMNS: dict[str, Literal["text", "texts", "audio", "seconds", "times", "messag
     "answer_text": "text",  # what the assistant writes, or the transcript of `answer_audio`
     "answer_audio": "audio",  # what the assistant says
     "answer_seconds": "seconds",  # duration of the spoken answer
+    "voice": "text",  # who says `answer_audio`: one of the voices of a speech decoder
     "answer_word_times": "times",  # the second at which each word of `answer_text` begins in `answer_audio`
     "accepted_answers": "texts",  # a correct answer contains one of them; of evaluations
     "history": "messages",  # earlier turns, each with `role` (user or assistant) and `text`

@@ -85,7 +85,7 @@ class ExampleBuilder:
             if self.augmentation is not None and is_spoken:
                 row |= self._augmented(row, key)
             conversation = data.conversation_of(row, task, self.processor)
-            example = self.processor.encode_training_example(conversation, text_layout=layout, word_times=times)
+            example = self.processor.encode_training_example(conversation, layout, times, voice=row.get("voice"))
         except UNREADABLE as error:
             return {"id": where, "error": f"{where} ({task}): {error}"}
         if is_spoken and data.has(row, "question_text"):
@@ -123,6 +123,7 @@ class LengthEstimator:
         if builder.augmentation is not None:
             self.positions_per_second *= builder.augmentation.longest
         self.patches_per_second = extractor.patches_per_second
+        self.has_decoder = self.processor.speech_loop == "speech_decoder"
         rate = extractor.sampling_rate
         audio = {"array": np.zeros(rate, dtype=np.float32), "sampling_rate": rate}
         sample = {"question_text": "a", "question_audio": audio, "question_seconds": 1.0}
@@ -130,7 +131,10 @@ class LengthEstimator:
         self.overhead = dict.fromkeys(data.TASKS, 0)
         for task in builder.tasks:
             encoded = self.processor.encode_training_example(data.conversation_of(sample, task, self.processor))
-            self.overhead[task] = len(encoded["input_ids"]) - self(sample, task)
+            length = len(encoded["input_ids"])
+            if self.has_decoder:
+                length += len(encoded["speech_states"])
+            self.overhead[task] = length - self(sample, task)
 
     def __call__(self, row: Mapping, task: str) -> int:
         spec = data.spec_of(row, task)
@@ -142,7 +146,9 @@ class LengthEstimator:
         if spec.answer_audio is not None:
             seconds = data.audio_seconds(row, spec.answer_audio.removesuffix("_audio"))
             start = min(answer, self.processor.speech_delay)
-            answer = max(answer, start + math.ceil(seconds * self.patches_per_second))
+            num_steps = max(answer, start + math.ceil(seconds * self.patches_per_second))
+            # the steps of a speech decoder come beside the positions of the text
+            answer = answer + num_steps if self.has_decoder else num_steps
         turns = [row["system"]] if data.has(row, "system") else []
         turns += [turn["text"] for turn in row.get("history") or []] if spec.prompt == "ask" else []
         return self.overhead[task] + length + answer + sum(self._tokens(text) + TURN_LENGTH for text in turns)

@@ -27,7 +27,6 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
-from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
 from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, MODULE_GROUPS, shift_patches, text_logits
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration as Model
 from .arguments import FlowOmniTrainingArguments
@@ -45,6 +44,7 @@ LOSSES = (
     "auxiliary_loss",
     "ctc_loss",
     "letter_loss",
+    "advance_loss",
 )
 NEW_MODULES = ("audio_adapter", "speech_inputs", "speech_decoder")
 STAGING = ".unfinished"  # nothing that looks for checkpoints finds one that is being written
@@ -142,7 +142,8 @@ class FlowOmniTrainer(AtomicTrainer):
         if self.is_fsdp_enabled:
             if self.ema is not None or has_lora(model):
                 raise ValueError("FSDP shards the weights that `ema_decay` and `lora` need whole: leave them out.")
-            stacks = (model.model.audio_encoder, model.model.language_model, model.speech_transformer)
+            speech = model.speech_transformer if model.speech_decoder is None else model.speech_decoder
+            stacks = (model.model.audio_encoder, model.model.language_model, speech)
             names = {type(layer).__name__ for stack in stacks for layer in stack.layers}
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = sorted(names)
 
@@ -190,7 +191,7 @@ class FlowOmniTrainer(AtomicTrainer):
         """The batches of the next optimizer step. Their targets are counted here, over all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            counts = torch.stack([count_targets(batch, self.flow_omni.config) for batch in batches]).sum(dim=0)
+            counts = torch.stack([count_targets(batch, self.flow_omni) for batch in batches]).sum(dim=0)
             self.num_targets = self.sum_over_processes(counts)
         return batches, num_items
 
@@ -201,13 +202,15 @@ class FlowOmniTrainer(AtomicTrainer):
         """
         inputs, config = dict(inputs), self.flow_omni.config
         ids, skipped = inputs.pop("ids", None), inputs.pop("skipped", ())
-        counts = total = count_targets(inputs, config)
+        counts = total = count_targets(inputs, self.flow_omni)
+        if model.training:
+            inputs = self._without_frozen_losses(inputs)
         if "teacher_input_ids" in inputs:
             inputs["teacher_logits"] = self._teacher_logits(inputs)
         if model.training:
             self._check_skipped(ids or (), skipped)
             if self.args.scheduled_sampling > 0 and "mel_labels" in inputs:
-                inputs["previous_patches"] = self._sampled_patches(inputs)
+                inputs |= self._sampled_inputs(inputs)
             if self.num_targets is not None:
                 total = self.num_targets / self.args.world_size  # DDP takes the mean over processes
         outputs = model(**inputs)
@@ -225,18 +228,37 @@ class FlowOmniTrainer(AtomicTrainer):
         output = model.model.language_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         return text_logits(model.lm_head, output.last_hidden_state, labels)[0]
 
-    def _sampled_patches(self, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """Scheduled sampling: the previous patches, some of them predicted by the model from the true ones."""
+    def _without_frozen_losses(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """
+        Beside a speech decoder that trains alone: the inputs without the labels of text and audio, whose losses reach
+        nothing that trains, so that the language model runs only where its hidden states are read.
+        """
+        model = self.flow_omni
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        is_alone = all(name.startswith(MODULE_GROUPS["speech_decoder"]) for name in trained)
+        if model.speech_decoder is None or not is_alone or "mel_labels" not in inputs:
+            return inputs
+        labels = ("labels", "audio_labels", "letter_labels", "teacher_")
+        return {name: value for name, value in inputs.items() if not name.startswith(labels)}
+
+    def _sampled_inputs(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """
+        Scheduled sampling: the previous patches, some of them predicted by the model from the true ones; and beside a
+        speech decoder that trains alone the hidden states of the language model, which need not run again.
+        """
         model, states = self.flow_omni, inputs["speech_states"]
         with torch.no_grad():
             targets = shift_patches(model.prepare_patches(inputs["mel_labels"], states))
-            condition = model(**inputs, use_cache=False).condition
-            predicted = shift_patches(model.predict_patches(condition, states)).to(targets)
+            outputs = model(**inputs, use_cache=False)
+            predicted = shift_patches(model.predict_patches(outputs.condition, states)).to(targets)
         # the weights that autocast has cast without a graph must not serve the pass with one
         torch.clear_autocast_cache()
         fraction = torch.rand(len(targets), 1, 1, device=targets.device) * self.args.scheduled_sampling
         is_predicted = torch.rand(*targets.shape[:2], 1, device=targets.device) < fraction
-        return torch.where(is_predicted, predicted, targets)
+        sampled = {"previous_patches": torch.where(is_predicted, predicted, targets)}
+        if model.speech_decoder is not None and "labels" not in inputs and outputs.last_hidden_state is not None:
+            sampled["text_hidden_states"] = outputs.last_hidden_state
+        return sampled
 
     def _check_skipped(self, ids: Sequence[str], skipped: Sequence[str]) -> None:
         """Counts the rows whose audio turned out to be broken when it was decoded."""
@@ -330,10 +352,10 @@ def has_lora(model: nn.Module) -> bool:
     return any(".lora_" in name for name, _ in model.named_parameters())
 
 
-def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> torch.Tensor:
+def count_targets(batch: Mapping[str, torch.Tensor], model: Model) -> torch.Tensor:
     """
     What each of `LOSSES` is a mean over: text tokens (twice), weights of the states, patches (twice), tokens and letters
-    of transcripts: (7,)
+    of transcripts, decisions whether a word is due: (8,)
     """
     counts = torch.zeros(len(LOSSES), dtype=torch.float64)
     names = ("labels", "state_labels", "audio_labels", "letter_labels")
@@ -343,15 +365,19 @@ def count_targets(batch: Mapping[str, torch.Tensor], config: FlowOmniConfig) -> 
     if "teacher_labels" in batch:
         counts[1] = (batch["teacher_labels"][:, 1:] != IGNORE_INDEX).sum()
     if "state_labels" in batch:
-        weights = torch.tensor(config.state_class_weights, dtype=torch.float64)
+        weights = torch.tensor(model.config.state_class_weights, dtype=torch.float64)
         counts[2] = weights[batch["state_labels"][:, 1:][is_target["state_labels"][:, 1:]].cpu()].sum()
     if "mel_labels" in batch:
         # the row of silence that fills up a batch has states but no state labels
-        is_patch = batch["speech_states"] == config.generating_state_id
+        is_patch = batch["speech_states"] == model.config.generating_state_id
         counts[3:5] = (is_patch & is_target.get("state_labels", is_patch)).sum()
     for index, name in ((5, "audio_labels"), (6, "letter_labels")):
         if name in batch:
             counts[index] = is_target[name].sum()
+    if "token_steps" in batch and batch["speech_states"].shape[1] > 0:
+        num_steps, text = batch["speech_states"].shape[1], (batch["input_ids"], batch["token_steps"])
+        labels = model.speech_decoder.advance_labels(*text, num_steps, batch.get("state_labels"))
+        counts[7] = (labels[:, 1:] != IGNORE_INDEX).sum()
     return counts
 
 

