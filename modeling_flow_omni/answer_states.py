@@ -11,9 +11,14 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The state machine of an answer: which speech state may follow which, when text is over, and when a row is done."""
+"""
+The state machine of an answer: which speech state may follow which, when text is due and over, and when a row is done.
+"""
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -132,3 +137,64 @@ class FlowOmniAnswer:
         needs_speech = torch.ones_like(has_started) if self.mode == "speech" else has_started
         has_stopped = self.states == self.config.stop_state_id
         self.truncated = self.truncated | (is_finished & needs_speech & ~has_stopped)
+
+
+@dataclass
+class FlowOmniWrittenToken:
+    """One token of the text that a speech decoder speaks: tensors of shape `(batch_size,)`."""
+
+    text_ids: torch.LongTensor
+    is_text: torch.BoolTensor  # rows with a token
+    ends_text: torch.BoolTensor  # rows that end: with an end token, or without one at the maximum length
+    follows: torch.BoolTensor  # rows in which it is due right after the token before
+    input_ids: torch.LongTensor  # prompt and text up to the token
+    outputs: dict[str, Any]  # of the language model, from which the token was chosen, as in `FlowOmniStep`
+    text_inputs: torch.FloatTensor | None = None  # what the decoder reads: (batch_size, hidden_size)
+
+
+class FlowOmniDueText:
+    """
+    The text of an answer as a speech decoder reads it, each row at its own pace, while the language model writes a
+    token of all rows at a time: what a row does not need yet is kept.
+
+    After [`take`], `text_ids` (batch_size,) are the tokens of the step, `is_text` and `ends_text` its rows with a token
+    and those whose text ends, `inputs` (batch_size, 1, hidden_size) what the decoder reads (`None` without any),
+    `follows` the rows whose next token is due at the next step, `input_ids` the text so far, and `outputs` those of the
+    language model, if a token was taken for the first time.
+    """
+
+    def __init__(self, written: Iterator[FlowOmniWrittenToken], batch_size: int, pad_token_id: int, has_inputs: bool):
+        self.written, self.tokens, self.pad_token_id, self.has_inputs = written, [], pad_token_id, has_inputs
+        self.num_taken, self.follows = [0] * batch_size, torch.zeros(batch_size, dtype=torch.bool)
+
+    def take(self, is_due: torch.BoolTensor) -> None:
+        """Takes the next token of the rows where one `is_due` (batch_size,)."""
+        self.text_ids = torch.full(is_due.shape, self.pad_token_id)
+        self.is_text = self.ends_text = torch.zeros_like(is_due)
+        self.inputs = None
+        self.outputs = {}
+        rows = is_due.nonzero().squeeze(-1).tolist()
+        if rows:
+            newest, num_taken = max(self.num_taken[row] for row in rows), max(self.num_taken)
+            while self._is_unfinished(newest):
+                self.tokens.append(next(self.written))
+            if newest == num_taken:
+                self.input_ids, self.outputs = self.tokens[newest].input_ids, dict(self.tokens[newest].outputs)
+            self.is_text, self.ends_text = torch.zeros_like(is_due), torch.zeros_like(is_due)
+            self.follows = self.follows.clone()
+        self.outputs["cache"] = self.tokens[-1].outputs["cache"]
+        for row in rows:
+            token = self.tokens[self.num_taken[row]]
+            self.text_ids[row], self.is_text[row] = token.text_ids[row], token.is_text[row]
+            self.ends_text[row] = token.ends_text[row]
+            if self.has_inputs:
+                if self.inputs is None:
+                    self.inputs = torch.zeros_like(token.text_inputs)[:, None]
+                self.inputs[row, 0] = token.text_inputs[row]
+            self.num_taken[row] += 1
+            is_last = self.num_taken[row] == len(self.tokens)  # the text is over
+            self.follows[row] = is_last or self.tokens[self.num_taken[row]].follows[row]
+
+    def _is_unfinished(self, index: int) -> bool:
+        """Whether the token has not been written yet, or has no inputs because the next one has not."""
+        return index >= len(self.tokens) or (self.has_inputs and self.tokens[index].text_inputs is None)

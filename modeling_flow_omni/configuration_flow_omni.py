@@ -127,8 +127,8 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         hidden_size (`int`, *optional*, defaults to 384): Width of the speech decoder. A speech transformer has the
             language model's.
         num_attention_heads (`int`, *optional*, defaults to 6): Attention heads of the speech decoder.
-        attention_window (`int`, *optional*, defaults to 256): Steps that the speech decoder looks back. However long an
-            answer, it never sees a distance that it was not trained on, and a step never costs more.
+        attention_window (`int`, *optional*, defaults to 64): Steps that each layer of the speech decoder looks back.
+            Shorter than most training examples, so that a longer answer has no distance that they did not have.
         reads_hidden_states (`bool`, *optional*, defaults to `True`): Whether the speech decoder reads the language
             model's hidden state of each token beside its spelling. Without, it fits any language model.
         voices (`list[str]`, *optional*, defaults to `["default"]`): Names of the speech decoder's voices. The first is
@@ -176,7 +176,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     intermediate_size: int | None = positive_int_field(default=None)
     hidden_size: int = positive_int_field(default=384)
     num_attention_heads: int = positive_int_field(default=6)
-    attention_window: int = positive_int_field(default=256)
+    attention_window: int = positive_int_field(default=64)
     reads_hidden_states: bool = True
     voices: list[str] | tuple[str, ...] = ("default",)
     head_type: Literal["flow", "residual_vq"] = "flow"

@@ -36,7 +36,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.utils import ModelOutput
 
-from .answer_states import FlowOmniAnswer
+from .answer_states import FlowOmniAnswer, FlowOmniDueText, FlowOmniWrittenToken
 from .configuration_flow_omni import FlowOmniConfig
 
 
@@ -92,19 +92,6 @@ class FlowOmniGenerateOutput(GenerateDecoderOnlyOutput):
     mel_lengths: torch.LongTensor | None = None
     audio: list[torch.FloatTensor] | None = None
     speech_truncated: torch.BoolTensor | None = None
-
-
-@dataclass
-class FlowOmniWrittenToken:
-    """One token of the text that a speech decoder speaks: tensors of shape `(batch_size,)`."""
-
-    text_ids: torch.LongTensor
-    is_text: torch.BoolTensor  # rows with a token
-    ends_text: torch.BoolTensor  # rows that end: with an end token, or without one at the maximum length
-    follows: torch.BoolTensor  # rows in which it is due right after the token before
-    input_ids: torch.LongTensor  # prompt and text up to the token
-    outputs: dict[str, Any]  # of the language model, from which the token was chosen, as in `FlowOmniStep`
-    text_inputs: torch.FloatTensor | None = None  # what the decoder reads: (batch_size, hidden_size)
 
 
 @dataclass
@@ -556,10 +543,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         text = FlowOmniDueText(written, batch_size, _pad_token_id(generation_config), has_speech)
         # the maximum length is that of the text, whose speech goes on
         criteria = [one for one in stopping_criteria if not (has_speech and isinstance(one, MaxLengthCriteria))]
-        voice_ids, cache = (
-            self._voice_ids(generation_config.voice, batch_size, device),
-            self.speech_decoder.new_cache(),
-        )
+        voice_ids = self._voice_ids(generation_config.voice, batch_size, device)
+        cache = self.speech_decoder.new_cache()
         state_logits = torch.zeros(batch_size, len(self.config.state_ids))
         patches = torch.zeros(batch_size, self.config.speech_config.patch_size, device=device)
         is_due = is_unfinished = torch.ones(batch_size, dtype=torch.bool)  # by rule, the first token at the first step
@@ -761,54 +746,6 @@ def _is_end(text_ids: torch.LongTensor, generation_config: GenerationConfig) -> 
     """Rows of `text_ids` (batch_size,) with a token that ends a text."""
     ends = generation_config._eos_token_tensor
     return torch.zeros_like(text_ids, dtype=torch.bool) if ends is None else torch.isin(text_ids, ends)
-
-
-class FlowOmniDueText:
-    """
-    The text of an answer as a speech decoder reads it, each row at its own pace, while the language model writes a
-    token of all rows at a time: what a row does not need yet is kept.
-
-    After [`take`], `text_ids` (batch_size,) are the tokens of the step, `is_text` and `ends_text` its rows with a token
-    and those whose text ends, `inputs` (batch_size, 1, hidden_size) what the decoder reads (`None` without any),
-    `follows` the rows whose next token is due at the next step, `input_ids` the text so far, and `outputs` those of the
-    language model, if a token was taken for the first time.
-    """
-
-    def __init__(self, written: Iterator[FlowOmniWrittenToken], batch_size: int, pad_token_id: int, has_inputs: bool):
-        self.written, self.tokens, self.pad_token_id, self.has_inputs = written, [], pad_token_id, has_inputs
-        self.num_taken, self.follows = [0] * batch_size, torch.zeros(batch_size, dtype=torch.bool)
-
-    def take(self, is_due: torch.BoolTensor) -> None:
-        """Takes the next token of the rows where one `is_due` (batch_size,)."""
-        self.text_ids = torch.full(is_due.shape, self.pad_token_id)
-        self.is_text = self.ends_text = torch.zeros_like(is_due)
-        self.inputs = None
-        self.outputs = {}
-        rows = is_due.nonzero().squeeze(-1).tolist()
-        if rows:
-            newest, num_taken = max(self.num_taken[row] for row in rows), max(self.num_taken)
-            while self._is_unfinished(newest):
-                self.tokens.append(next(self.written))
-            if newest == num_taken:
-                self.input_ids, self.outputs = self.tokens[newest].input_ids, dict(self.tokens[newest].outputs)
-            self.is_text, self.ends_text = torch.zeros_like(is_due), torch.zeros_like(is_due)
-            self.follows = self.follows.clone()
-        self.outputs["cache"] = self.tokens[-1].outputs["cache"]
-        for row in rows:
-            token = self.tokens[self.num_taken[row]]
-            self.text_ids[row], self.is_text[row] = token.text_ids[row], token.is_text[row]
-            self.ends_text[row] = token.ends_text[row]
-            if self.has_inputs:
-                if self.inputs is None:
-                    self.inputs = torch.zeros_like(token.text_inputs)[:, None]
-                self.inputs[row, 0] = token.text_inputs[row]
-            self.num_taken[row] += 1
-            is_last = self.num_taken[row] == len(self.tokens)  # the text is over
-            self.follows[row] = is_last or self.tokens[self.num_taken[row]].follows[row]
-
-    def _is_unfinished(self, index: int) -> bool:
-        """Whether the token has not been written yet, or has no inputs because the next one has not."""
-        return index >= len(self.tokens) or (self.has_inputs and self.tokens[index].text_inputs is None)
 
 
 # --- randomness by row
