@@ -27,7 +27,7 @@ PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setupto
 LAYERS = {
     "modeling_flow_omni": set(),
     "processing": set(),
-    "hub_card": {"modeling_flow_omni"},
+    "hub_card": {"modeling_flow_omni", "processing"},
     "training": {"modeling_flow_omni", "processing"},
     "evaluation": {"modeling_flow_omni", "processing", "training"},
     "flow_omni": {"modeling_flow_omni", "processing", "hub_card", "training", "evaluation"},
