@@ -94,13 +94,18 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class AnswerDone:
-    """The end of an answer, with all of its text. An answer that was interrupted has had its [`Interrupted`] before."""
+    """
+    The end of an answer, with all of its text, and the positions read and generated for it. An answer that was
+    interrupted has had its [`Interrupted`] before.
+    """
 
     item_id: str
     epoch: int
     text: str
     status: Status
     error: str | None = None
+    num_read: int = 0
+    num_generated: int = 0
 
 
 Event = (

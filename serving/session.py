@@ -14,7 +14,7 @@
 """A conversation by voice: samples go in at any rate, events come out. No web in it."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -102,6 +102,7 @@ class Answer:
     epoch: int
     row: Row
     spoken: Spoken
+    num_read: int  # positions of the prompt
     is_speculative: bool = False
     is_paused: bool = False
     is_generated: bool = False
@@ -135,6 +136,7 @@ class SessionState:
     recent: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))  # before a turn starts
     clock: int = 0
     epoch: int = 0
+    stale_epoch: int = 0  # output of this epoch and of those before it must not be sent any more
     turn: Turn | None = None
     answer: Answer | None = None
     must_respond: bool = False  # as soon as the answer has ended
@@ -165,7 +167,7 @@ class FlowOmniSession:
         settings (`SessionSettings`, *optional*): See there.
         step_loop (`StepLoop`, *optional*): A loop shared with other sessions, so that their answers run as one batch:
             then step the `rows()` of all of them, and `take` the steps.
-        detector (`TurnDetector`, *optional*): Instead of the one that the settings name.
+        make_detector (`Callable`, *optional*): Makes the detector for [`TurnDetection`] settings.
     """
 
     def __init__(
@@ -174,7 +176,7 @@ class FlowOmniSession:
         processor: Any,
         settings: SessionSettings | None = None,
         step_loop: StepLoop | None = None,
-        detector: TurnDetector | None = None,
+        make_detector: Callable[[TurnDetection], TurnDetector] = make_detector,
     ):
         self.model, self.processor = model, processor
         self.settings = settings or SessionSettings()
@@ -183,8 +185,9 @@ class FlowOmniSession:
         if self.settings.output == "audio" and model.vocoder is None:
             raise ValueError('The model has no vocoder, and cannot speak: set `output="text"`.')
         self._check_text(self.settings.instructions or "")
-        turn_detection = self.settings.turn_detection
-        self.state.detector = detector or (make_detector(turn_detection) if turn_detection else None)
+        self._make_detector = make_detector
+        if self.settings.turn_detection is not None:
+            self.state.detector = make_detector(self.settings.turn_detection)
 
     @property
     def history(self) -> list[Item]:
@@ -205,7 +208,7 @@ class FlowOmniSession:
         if settings.output == "audio" and self.model.vocoder is None:
             raise ValueError('The model has no vocoder, and cannot speak: set `output="text"`.')
         if settings.turn_detection != self.settings.turn_detection:
-            detector = make_detector(settings.turn_detection) if settings.turn_detection else None
+            detector = self._make_detector(settings.turn_detection) if settings.turn_detection else None
             self._drop_turn()
             self.state.detector = detector
         self.settings = settings
@@ -321,7 +324,7 @@ class FlowOmniSession:
         state.history.append(item)
         events: list[Event] = [TurnCommitted(item.id)]
         if self.settings.transcribe:
-            self._start_transcription(item)
+            self.transcribe(item)
         if state.answer is not None and state.answer.is_speculative:
             return events + (self._confirm_speculation() if must_respond else [])
         return events + (self._respond_when_free() if must_respond else [])
@@ -363,7 +366,10 @@ class FlowOmniSession:
     # --- answering
 
     def respond(self, **generation) -> list[Event]:
-        """Answers the conversation as it is. `generation` are options of `generate`, and `output`."""
+        """
+        Answers the conversation as it is. `generation` are options of `generate`, and `output` and `instructions`,
+        instead of those of the settings.
+        """
         state = self.state
         self._drop_speculation()
         if self._is_answering():
@@ -384,13 +390,13 @@ class FlowOmniSession:
         generation = self.settings.generation | generation
         output = generation.pop("output", self.settings.output)
         generation["generation_mode"] = "speech" if output == "audio" else "text"
-        prompt = self._prompt(history)
+        prompt = self._prompt(history, generation.pop("instructions", None))
         row = self.step_loop.add(state.cache.inputs(prompt), **generation)
         state.cache.keys = list(prompt.keys)
         state.epoch += 1
         spoken = Spoken()
         item = Item(_new_id(), "assistant", spoken=spoken if output == "audio" else None)
-        state.answer = Answer(item, state.epoch, row, spoken, is_speculative)
+        state.answer = Answer(item, state.epoch, row, spoken, len(prompt.ids), is_speculative)
         started = AnswerStarted(item.id, state.epoch)
         if is_speculative:
             state.answer.waiting.append(started)
@@ -492,7 +498,10 @@ class FlowOmniSession:
     def _done(self, status: Status, error: str | None = None) -> list[Event]:
         state, answer = self.state, self.state.answer
         answer.is_done = True
-        events: list[Event] = [AnswerDone(answer.item.id, answer.epoch, answer.item.text, status, error)]
+        done = AnswerDone(
+            answer.item.id, answer.epoch, answer.item.text, status, error, answer.num_read, answer.num_positions
+        )
+        events: list[Event] = [done]
         if answer.item.spoken is None and answer.is_generated and not answer.is_speculative:
             state.answer = None
         return events + self._respond_at_last()
@@ -510,7 +519,7 @@ class FlowOmniSession:
         state, answer = self.state, self.state.answer
         answer.row.close()
         answer.is_generated = True
-        state.epoch += 1
+        state.stale_epoch, state.epoch = answer.epoch, state.epoch + 1
         if answer.is_speculative:
             state.answer = None
             return []
@@ -538,7 +547,7 @@ class FlowOmniSession:
             state.answer = None
             return []
         answer.is_paused, answer.paused_at = True, state.clock
-        state.epoch += 1
+        state.stale_epoch, state.epoch = answer.epoch, state.epoch + 1
         events: list[Event] = []
         milliseconds = min(played, available) * 1000 // self.output_rate
         events.append(Interrupted(answer.item.id, answer.epoch, milliseconds))
@@ -627,7 +636,8 @@ class FlowOmniSession:
 
     # --- transcripts
 
-    def _start_transcription(self, item: Item) -> None:
+    def transcribe(self, item: Item) -> None:
+        """Starts to transcribe the audio of an item."""
         (message,) = self.processor.make_conversation("transcribe", audio=item.windows[0])
         others = [{"type": "audio", "audio": window} for window in item.windows[1:]]
         message["content"][1:1] = others
@@ -703,21 +713,24 @@ class FlowOmniSession:
         self.state.history.remove(self.item(item_id))
 
     def _check_text(self, text: str) -> None:
-        """Refuses control tokens, with which a message could end itself and write the next."""
+        """Refuses control tokens, with which a message could end itself and write the next, and half characters."""
+        text.encode()
         for token in self.processor.tokenizer.all_special_tokens:
             if token in text:
                 raise ValueError(f"The text contains {token!r}, which is a control token: remove it.")
 
-    def _prompt(self, history: list[Item]) -> Prompt:
+    def _prompt(self, history: list[Item], instructions: str | None = None) -> Prompt:
         """The prompt of a history, whose oldest items are forgotten where it is too long."""
         limit, kept = self.max_context, list(history)
-        prompt = render(self.processor, self._messages(kept))
+        instructions = self.settings.instructions if instructions is None else instructions
+        self._check_text(instructions or "")
+        prompt = render(self.processor, self._messages(kept, instructions))
         if len(prompt.ids) > limit:
             # down to half, so that the cache is not read anew at every turn
             while len(prompt.ids) > limit // 2 and len(kept) > 1:
                 forgotten = kept.pop(0)
                 self.state.history = [item for item in self.state.history if item is not forgotten]
-                prompt = render(self.processor, self._messages(kept))
+                prompt = render(self.processor, self._messages(kept, instructions))
         if len(prompt.ids) > limit:
             raise ValueError(f"The message takes {len(prompt.ids)} positions of at most {limit}: shorten it.")
         return prompt
@@ -729,11 +742,11 @@ class FlowOmniSession:
         most = getattr(self.model.config.text_config, "max_position_embeddings", 8192)
         return min(8192, most - min(1024, most // 2))
 
-    def _messages(self, history: list[Item]) -> list[dict]:
+    def _messages(self, history: list[Item], instructions: str | None) -> list[dict]:
         """The messages of items; neighbours of one role are one message, as some templates demand."""
         messages: list[dict] = []
-        if self.settings.instructions:
-            messages.append({"role": "system", "content": self.settings.instructions})
+        if instructions:
+            messages.append({"role": "system", "content": instructions})
         for item in history:
             content = item.content()
             if not content:

@@ -37,12 +37,14 @@ def silence(seconds: float) -> np.ndarray:
     return np.zeros(int(seconds * SAMPLING_RATE), dtype=np.float32)
 
 
+def loud_detector(settings: TurnDetection) -> TurnDetector:
+    return TurnDetector(settings, loudness)
+
+
 def make_session(model=None, processor=None, step_loop=None, **settings) -> FlowOmniSession:
     """A session on a tiny model, with the VAD by loudness."""
     settings = SessionSettings(**{"generation": GENERATION} | settings)
-    detector = TurnDetector(settings.turn_detection, loudness) if settings.turn_detection else None
-    model = model or tiny_model()
-    return FlowOmniSession(model, processor or tiny_processor(), settings, step_loop, detector)
+    return FlowOmniSession(model or tiny_model(), processor or tiny_processor(), settings, step_loop, loud_detector)
 
 
 def detect(samples: np.ndarray, chunk: int = 777, smart_turn=None, **settings) -> list:
