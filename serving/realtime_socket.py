@@ -82,7 +82,7 @@ class RealtimeSocket:
                 )
             event = _parse(text)
             event_id = event.get("event_id") if isinstance(event, dict) else None
-            is_turn = isinstance(event, dict) and event.get("type") in TURN_EVENTS
+            is_turn = isinstance(event, dict) and str(event.get("type")) in TURN_EVENTS
             if is_turn and self.pending_turns.value >= self.limits.max_pending_turns:
                 raise ProtocolError(
                     f"{self.limits.max_pending_turns} turns wait to be handled: wait for their answers.",

@@ -653,13 +653,14 @@ class FlowOmniSession:
             self.state.transcriptions.remove(transcription)
             return [Transcript(item.id, transcription.text)]
         events: list[Event] = []
+        is_finished = bool(step.is_finished[0])
         if bool(step.is_text[0]):
             transcription.tokens.append(int(step.text_ids[0]))
-            text = self._decode(transcription.tokens)
-            if not text.endswith("\ufffd") and text != transcription.text:
-                events.append(Transcript(item.id, text[len(transcription.text) :], is_final=False))
-                transcription.text = text
-        if bool(step.is_finished[0]):
+        text = self._decode(transcription.tokens)
+        if text != transcription.text and (is_finished or not text.endswith("\ufffd")):
+            events.append(Transcript(item.id, text[len(transcription.text) :], is_final=False))
+            transcription.text = text
+        if is_finished:
             self.state.transcriptions.remove(transcription)
             item.transcript = transcription.text
             events.append(Transcript(item.id, transcription.text))
