@@ -44,7 +44,7 @@ logger = logging.getLogger("flow_omni.serving")
 
 PAGE = Path(__file__).parent / "page"
 # Everybody may ask whether the server is there, and load its page, which asks for the token.
-OPEN_PATHS = ("/", "/health")
+OPEN_PATHS = {"/", "/health", *(f"/{path.name}" for path in PAGE.iterdir())}
 TOKEN_SUBPROTOCOL = "openai-insecure-api-key."
 HEADERS = {
     b"content-security-policy": b"default-src 'self'; connect-src 'self' ws: wss:; worker-src 'self' blob:",
@@ -81,8 +81,7 @@ class Guard:
             # a page of this server comes from the host that it asks
             if origin == "null" or urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
                 return 403, "origin_not_allowed", f"Pages of {origin[:200]} may not use this server."
-        is_open = path in OPEN_PATHS or path.startswith("/page/")
-        if self.settings.token is not None and not is_open and not self._has_token(connection):
+        if self.settings.token is not None and path not in OPEN_PATHS and not self._has_token(connection):
             return 401, "invalid_api_key", "Pass the server's token as `Authorization: Bearer TOKEN`."
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self.settings.limits.max_body_bytes:
@@ -203,7 +202,7 @@ def make_app(
             Route("/v1/audio/transcriptions", endpoint(transcriptions), methods=["POST"]),
             Route("/v1/chat/completions", endpoint(chat_completions), methods=["POST"]),
             WebSocketRoute("/v1/realtime", realtime),
-            *([Mount("/", StaticFiles(directory=PAGE, html=True))] if PAGE.is_dir() else []),
+            Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[Middleware(Guard, settings=settings)],
         exception_handlers={

@@ -78,6 +78,7 @@ def test_wheel_holds_every_file_of_the_folders_and_no_other(source, wheel):
     assert found == set(expected)
     assert [name for name, path in expected.items() if wheel.read(name) != path.read_bytes()] == []
     assert {"flow_omni/py.typed", "flow_omni/assets/question.wav", "flow_omni/hub_card/model_card.md"} <= found
+    assert {"flow_omni/serving/page/index.html", "flow_omni/serving/page/app.js"} <= found
     assert {"flow_omni/training/recipes/align.yaml", "flow_omni/training/accelerate/ddp.yaml"} <= found
     assert "flow_omni/checkpoints/tiny/model.safetensors" in found
 

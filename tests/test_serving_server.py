@@ -74,10 +74,10 @@ def pcm(samples: np.ndarray) -> str:
 
 
 @contextmanager
-def running(model=None, **settings):
+def running(model, processor=None, make_detector=loud_detector, **settings):
     """A server in a thread, on a free port."""
     settings = ServerSettings(**{"generation": GENERATION} | settings)
-    app = make_app(model or tiny_model(), tiny_processor(), settings, loud_detector)
+    app = make_app(model, processor or tiny_processor(), settings, make_detector)
     config = uvicorn.Config(
         app, port=0, log_level="error", ws="websockets-sansio", ws_max_size=settings.limits.max_message_bytes
     )
