@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help talk test slow lint format parts benchmark clean
+.PHONY: help talk serve test slow lint format parts benchmark clean
 
 help:  ## Show this list
 	@echo "Python 3.11 or newer; make PYTHON=python3.12 talk selects another one."
@@ -22,6 +22,9 @@ talk: $(READY)  ## Transcribe and answer the example question, and speak (answer
 	@$(BIN)/flow-omni transcribe flow_omni/assets/question.wav
 	@$(BIN)/flow-omni ask flow_omni/assets/question.wav $(ARGS)
 	@$(BIN)/flow-omni say "Good morning." --output answer.wav --picture answer.png
+
+serve: $(READY)  ## Serve the bundled model, with a page at localhost:8000
+	@$(BIN)/flow-omni serve $(ARGS)
 
 test: $(READY)  ## Run the tests (ARGS="-k vocoder" for some of them)
 	$(PYTEST) $(ARGS)
