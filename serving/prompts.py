@@ -14,7 +14,7 @@
 """Prompts that are read while they grow: windows of audio, the rendered conversation, and the cache of what was read."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,26 +38,29 @@ class Window:
     A stretch of audio that is encoded by itself, once. In a prompt, all its positions have the key `-key`.
 
     Attributes:
-        features: `(1, num_mel_bins, num_frames)`.
-        mask: `(1, num_frames)`, 1 for frames of audio.
-        num_positions: Positions of the language model's sequence.
+        embeddings: `(num_positions, hidden_size)`, what the language model reads.
+        text: What the audio adapter spells, where it does so by itself.
     """
 
-    features: torch.Tensor
-    mask: torch.Tensor
-    num_positions: int
+    embeddings: torch.Tensor
     num_samples: int
+    text: str | None = None
     key: int = field(default_factory=lambda: next(_window_keys))
 
+    @property
+    def num_positions(self) -> int:
+        return len(self.embeddings)
 
-def make_window(processor: Any, samples: np.ndarray) -> Window:
-    extractor = processor.feature_extractor
+
+@torch.no_grad()
+def encode_window(model: Any, processor: Any, samples: np.ndarray) -> Window:
     # the extractor wants 10 ms; what is shorter is no word
     samples = np.pad(samples, (0, max(0, SAMPLING_RATE // 10 - len(samples))))
-    inputs = extractor([samples], sampling_rate=SAMPLING_RATE, return_tensors="pt")
-    mask = inputs["input_features_mask"]
-    num_positions = int(mask.sum()) // extractor.frames_per_position
-    return Window(inputs["input_features"], mask, num_positions, len(samples))
+    inputs = processor.feature_extractor([samples], sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    inputs = inputs.to(model.device, dtype=model.dtype)
+    heard = model.get_audio_features(inputs["input_features"], inputs["input_features_mask"])
+    text = processor.transcripts_of(heard)[0] if model.config.adapter_compression == "ctc" else None
+    return Window(heard.pooler_output, len(samples), text)
 
 
 class TurnAudio:
@@ -66,8 +69,8 @@ class TurnAudio:
     as samples, at most `window_seconds` of it.
     """
 
-    def __init__(self, processor: Any, window_seconds: float):
-        self.processor = processor
+    def __init__(self, encode: Callable[[np.ndarray], Window], window_seconds: float):
+        self.encode = encode
         self.window_samples = int(window_seconds * SAMPLING_RATE)
         self.windows: list[Window] = []
         self.rest = np.zeros(0, dtype=np.float32)
@@ -82,7 +85,7 @@ class TurnAudio:
         is_cut = False
         while len(self.rest) >= self.window_samples:
             cut = self._quietest()
-            self.windows.append(make_window(self.processor, self.rest[:cut]))
+            self.windows.append(self.encode(self.rest[:cut]))
             self.rest = self.rest[cut:]
             is_cut = True
         return is_cut
@@ -98,7 +101,7 @@ class TurnAudio:
 
     def all_windows(self) -> list[Window]:
         """The final windows, and one of the rest, which stays as it is."""
-        return [*self.windows, *([make_window(self.processor, self.rest)] if len(self.rest) else [])]
+        return [*self.windows, *([self.encode(self.rest)] if len(self.rest) else [])]
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ class Prompt:
     windows: list[Window]
 
     def up_to_audio(self) -> "Prompt":
-        """The part up to the last position of audio, which does not change when the message goes on."""
-        end = max(index for index, key in enumerate(self.keys) if key < 0) + 1
+        """The part up to the last position of audio, which does not change when the message goes on; perhaps none."""
+        end = max((index for index, key in enumerate(self.keys) if key < 0), default=-1) + 1
         return Prompt(self.ids[:end], self.keys[:end], self.windows)
 
 
@@ -161,11 +164,16 @@ class PromptCache:
     @torch.no_grad()
     def read(self, prompt: Prompt) -> int:
         """Reads what the cache lacks of a prompt; returns the number of positions read."""
+        if not prompt.ids:
+            return 0
         inputs = self.inputs(prompt, num_left=0)
         num_read = len(prompt.ids) - len(self)
         if num_read > 0:
             del inputs["attention_mask"]
             inputs["input_ids"] = inputs["input_ids"][:, len(self) :]
+            if "audio_embeddings" in inputs:
+                num_known = sum(key < 0 for key in self.keys)
+                inputs["audio_embeddings"] = inputs["audio_embeddings"][num_known:]
             nothing = torch.empty(0, dtype=torch.long, device=self.model.device)
             self.model(**inputs, use_cache=True, logits_to_keep=nothing)
             self.keys = list(prompt.keys)
@@ -183,21 +191,14 @@ class PromptCache:
         while 0 < num_shared < len(prompt.keys) and prompt.keys[num_shared] == prompt.keys[num_shared - 1] < 0:
             num_shared -= 1
         self._crop(num_shared)
-        device, dtype = self.model.device, self.model.dtype
-        unread = {key for key in prompt.keys[len(self.keys) :] if key < 0}
-        windows = [window for window in prompt.windows if -window.key in unread]
         inputs = {
-            "input_ids": torch.tensor([prompt.ids], device=device),
-            "attention_mask": torch.ones(1, len(prompt.ids), dtype=torch.long, device=device),
+            "input_ids": torch.tensor([prompt.ids], device=self.model.device),
+            "attention_mask": torch.ones(1, len(prompt.ids), dtype=torch.long, device=self.model.device),
             "cache": self.cache,
         }
-        if windows:
-            length = max(window.mask.shape[1] for window in windows)
-            pads = [(0, length - window.mask.shape[1]) for window in windows]
-            features = [torch.nn.functional.pad(one.features, pad) for one, pad in zip(windows, pads)]
-            masks = [torch.nn.functional.pad(one.mask, pad) for one, pad in zip(windows, pads)]
-            inputs["input_features"] = torch.cat(features).to(device, dtype)
-            inputs["input_features_mask"] = torch.cat(masks).to(device)
+        if prompt.windows:
+            # `generate` leaves out those that the cache holds
+            inputs["audio_embeddings"] = torch.cat([window.embeddings for window in prompt.windows])
         return inputs
 
     def _crop(self, length: int) -> None:

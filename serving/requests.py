@@ -67,13 +67,17 @@ class FileTranscription:
         return events
 
     def start(self) -> Sequence[Event]:
+        events: list[Event] = []
         while self.waveforms:
             waveform = self.waveforms.pop(0)
             # for silence, a model would invent a transcript
             if np.abs(waveform).max() > SILENCE:
-                self.session.transcribe(self.session.add("user", audio=waveform))
-                return []
-        return [AnswerDone("", 0, "", "completed")]
+                item = self.session.add("user", audio=waveform)
+                heard = self.session.transcribe(item)
+                events += [Transcript(item.id, one.text, is_final=False) for one in heard] + heard
+            if self.session.rows():
+                return events
+        return [*events, AnswerDone("", 0, "", "completed")]
 
     def close(self) -> None:
         self.session.close()

@@ -13,6 +13,7 @@
 # limitations under the License.
 """A conversation by voice: samples go in at any rate, events come out. No web in it."""
 
+import functools
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from .events import (
     Transcript,
     TurnCommitted,
 )
-from .prompts import Prompt, PromptCache, TurnAudio, Window, render
+from .prompts import Prompt, PromptCache, TurnAudio, Window, encode_window, render
 from .step_loop import Row, StepLoop
 from .turns import FRAME_SAMPLES, SAMPLING_RATE, TurnDetection, TurnDetector, TurnSignal, make_detector
 
@@ -295,7 +296,11 @@ class FlowOmniSession:
         return events + self._commit_turn(settings.create_response)
 
     def _new_turn(self) -> Turn:
-        return Turn(_new_id(), TurnAudio(self.processor, self.settings.window_seconds))
+        return Turn(_new_id(), self._new_audio())
+
+    def _new_audio(self) -> TurnAudio:
+        encode = functools.partial(encode_window, self.model, self.processor)
+        return TurnAudio(encode, self.settings.window_seconds)
 
     def _drop_turn(self) -> None:
         state = self.state
@@ -324,7 +329,7 @@ class FlowOmniSession:
         state.history.append(item)
         events: list[Event] = [TurnCommitted(item.id)]
         if self.settings.transcribe:
-            self.transcribe(item)
+            events += self.transcribe(item)
         if state.answer is not None and state.answer.is_speculative:
             return events + (self._confirm_speculation() if must_respond else [])
         return events + (self._respond_when_free() if must_respond else [])
@@ -636,8 +641,11 @@ class FlowOmniSession:
 
     # --- transcripts
 
-    def transcribe(self, item: Item) -> None:
-        """Starts to transcribe the audio of an item."""
+    def transcribe(self, item: Item) -> list[Event]:
+        """Transcribes the audio of an item: at once where the audio adapter spells, else by the steps to come."""
+        if all(window.text is not None for window in item.windows):
+            item.transcript = " ".join(filter(None, (window.text for window in item.windows)))
+            return [Transcript(item.id, item.transcript)]
         (message,) = self.processor.make_conversation("transcribe", audio=item.windows[0])
         others = [{"type": "audio", "audio": window} for window in item.windows[1:]]
         message["content"][1:1] = others
@@ -646,6 +654,7 @@ class FlowOmniSession:
         limit = transcript_limit(self.processor, inputs["input_ids"])
         row = self.step_loop.add(inputs, generation_mode="text", stopping_criteria=limit)
         self.state.transcriptions.append(Transcription(item, row))
+        return []
 
     def _take_transcript(self, transcription: Transcription, step: Any | None) -> list[Event]:
         item = transcription.item
@@ -696,7 +705,7 @@ class FlowOmniSession:
             resampled = StreamResampler(sampling_rate, SAMPLING_RATE).push(audio, is_last=True)
             if len(resampled) > self.settings.max_turn_seconds * SAMPLING_RATE:
                 raise ValueError(f"The audio is longer than {self.settings.max_turn_seconds:g} s: send less of it.")
-            turn = TurnAudio(self.processor, self.settings.window_seconds)
+            turn = self._new_audio()
             turn.push(resampled)
             item.windows = turn.all_windows()
         index = len(self.state.history)
