@@ -37,6 +37,7 @@ from .connections import Server
 from .limits import LOG_CONFIG, ServerSettings
 from .realtime_socket import serve_realtime
 from .requests import chat_completions, speech, transcriptions
+from .session import voices_of
 from .turns import TurnDetection, TurnDetector, make_detector
 
 
@@ -173,6 +174,7 @@ def make_app(
 
     async def models(request: Request) -> Response:
         one = {"id": settings.model_name, "object": "model", "created": created, "owned_by": "flow-omni"}
+        one["voices"] = voices_of(model)  # for the page
         name = request.path_params.get("name")
         if name is None:
             return JSONResponse({"object": "list", "data": [one]})

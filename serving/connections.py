@@ -26,7 +26,7 @@ from .engine import Client, Engine
 from .events import AudioChunk
 from .limits import Limits, Metrics, ServerSettings
 from .realtime import Message
-from .session import FlowOmniSession, SessionSettings
+from .session import FlowOmniSession, SessionSettings, can_speak
 from .step_loop import StepLoop
 from .turns import SAMPLING_RATE, TurnDetection, TurnDetector, make_detector
 
@@ -100,7 +100,7 @@ class Server:
         defaults = {
             "window_seconds": self.settings.window_seconds,
             "max_turn_seconds": self.limits.max_turn_seconds,
-            "output": "text" if self.model.vocoder is None else "audio",
+            "output": "audio" if can_speak(self.model) else "text",
         }
         session_settings = SessionSettings(**defaults | settings, generation=generation)
         return FlowOmniSession(self.model, self.processor, session_settings, self.engine.step_loop, self.make_detector)

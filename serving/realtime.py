@@ -38,12 +38,11 @@ from .events import (
     Transcript,
     TurnCommitted,
 )
-from .session import FlowOmniSession, SessionSettings
+from .session import FlowOmniSession, SessionSettings, voice_option
 from .step_loop import Row
 from .turns import SAMPLING_RATE, TurnDetection
 
 
-VOICE = "default"
 CLIENT_EVENTS = (
     "session.update",
     "input_audio_buffer.append",
@@ -137,7 +136,7 @@ class RealtimeProtocol:
                     "transcription": {"model": model_name} if session.settings.transcribe else None,
                     "noise_reduction": None,
                 },
-                "output": {"format": dict(pcm), "voice": VOICE, "speed": 1.0},
+                "output": {"format": dict(pcm), "voice": session.voices[0], "speed": 1.0},
             },
             "max_output_tokens": "inf",
             "tools": [],
@@ -211,11 +210,7 @@ class RealtimeProtocol:
         for side in ("input", "output"):
             _check_format(config["audio"][side]["format"], f"session.audio.{side}.format")
         output = config["audio"]["output"]
-        if output["voice"] not in (VOICE, {"id": VOICE}):
-            raise ProtocolError(
-                f"The voice {str(output['voice'])[:100]!r} is not there: the model has one voice, {VOICE!r}.",
-                param="session.audio.output.voice",
-            )
+        output["voice"] = check_voice(output["voice"], self.session.voices, "session.audio.output.voice")
         if output["speed"] != 1.0:
             raise ProtocolError(
                 "Only the `speed` 1.0 is supported.", "unsupported_value", "session.audio.output.speed"
@@ -239,7 +234,9 @@ class RealtimeProtocol:
             window_seconds=base.window_seconds,
             max_turn_seconds=base.max_turn_seconds,
             max_context=base.max_context,
-            generation=generation | _max_tokens(config["max_output_tokens"], base.generation.get("max_new_tokens")),
+            generation=generation
+            | voice_option(self.session.model, output["voice"])
+            | _max_tokens(config["max_output_tokens"], base.generation.get("max_new_tokens")),
         )
 
     def _on_input_audio_buffer_append(self, event: dict) -> list[Message]:
@@ -383,7 +380,7 @@ class RealtimeProtocol:
             "conversation_id": self.conversation_id,
             "output_modalities": [kind],
             "max_output_tokens": self.config["max_output_tokens"],
-            "audio": {"output": {"format": output["format"], "voice": VOICE}},
+            "audio": {"output": {"format": output["format"], "voice": output["voice"]}},
             "usage": None,
             "metadata": self.metadata,
         }
@@ -565,6 +562,14 @@ def _turn_detection(value: Any) -> TurnDetection | None:
         return TurnDetection(**fields)
     except (ValueError, TypeError) as error:
         raise ProtocolError(str(error), param=param) from error
+
+
+def check_voice(value: Any, voices: list[str], param: str) -> str:
+    """The name of a voice, which clients write as such or as an object with its `id`."""
+    name = value.get("id") if isinstance(value, dict) else value
+    if name not in voices:
+        raise ProtocolError(f"The voice {str(name)[:100]!r} is not there: there is {', '.join(voices)}.", param=param)
+    return name
 
 
 def _check_format(value: Any, param: str) -> None:

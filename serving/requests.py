@@ -31,8 +31,8 @@ from ..processing.audio_io import decode_base64, load_audio
 from .audio import StreamResampler, encode_samples, wav_header
 from .connections import Server
 from .events import AnswerDone, AudioChunk, Event, TextDelta, Transcript
-from .realtime import VOICE, ProtocolError
-from .session import FlowOmniSession
+from .realtime import ProtocolError, check_voice
+from .session import FlowOmniSession, voice_option, voices_of
 from .turns import SAMPLING_RATE
 
 
@@ -90,8 +90,7 @@ async def speech(server: Server, request: Request) -> Response:
     _refuse_others(body, known)
     server.check_model(body.get("model"))
     text = _text(server, body, "input")
-    if body.get("voice") not in (None, VOICE, {"id": VOICE}):
-        raise ProtocolError(f"The model has one voice: {VOICE!r}.", param="voice")
+    voice = _voice(server, body, "voice")
     if body.get("speed", 1.0) != 1.0 or body.get("instructions"):
         raise ProtocolError("`speed` and `instructions` are not supported.", "unsupported_value", "speed")
     name, stream_format = body.get("response_format", "mp3"), body.get("stream_format", "audio")
@@ -105,7 +104,7 @@ async def speech(server: Server, request: Request) -> Response:
 
     def start(session: FlowOmniSession) -> Sequence[Event]:
         session.add("user", prompt)
-        return session.respond()
+        return session.respond(**voice)
 
     parts = _speech_parts(server, _answer(server, "speech", start, turn_detection=None, output="audio"), name)
     if stream_format == "sse":
@@ -237,7 +236,7 @@ async def chat_completions(server: Server, request: Request) -> Response:
     is_spoken, is_streamed = "audio" in modalities, bool(body.get("stream"))
     name = _audio_format(body, is_streamed) if is_spoken else None
     messages = _messages(server, body)
-    options = _generation(body)
+    options = _generation(body) | (_voice(server, body.get("audio") or {}, "audio.voice") if is_spoken else {})
 
     def start(session: FlowOmniSession) -> Sequence[Event]:
         for role, text, audio in messages:
@@ -327,8 +326,8 @@ def _usage(done: AnswerDone) -> dict[str, int]:
 
 def _audio_format(body: dict, is_streamed: bool) -> str:
     audio = body.get("audio") or {}
-    if not isinstance(audio, dict) or audio.get("voice", VOICE) not in (VOICE, {"id": VOICE}):
-        raise ProtocolError(f"`audio` is an object; the model has one voice: {VOICE!r}.", param="audio.voice")
+    if not isinstance(audio, dict):
+        raise ProtocolError("`audio` must be an object.", "invalid_type", "audio")
     name = {"pcm16": "pcm"}.get(audio.get("format"), audio.get("format") or "wav")
     if name not in SPEECH_FORMATS:
         raise ProtocolError("`audio.format` is one of wav, pcm16, mp3, flac, opus.", param="audio.format")
@@ -460,6 +459,12 @@ def _refuse_others(fields: dict, known: set[str]) -> None:
     for name, value in fields.items():
         if name not in known and value not in (None, [], {}):
             raise ProtocolError(f"`{name[:100]}` is not supported: leave it out.", "unknown_parameter", name[:100])
+
+
+def _voice(server: Server, fields: dict, param: str) -> dict[str, str]:
+    """The option of `generate` for the voice that is asked for, or the first."""
+    voices = voices_of(server.model)
+    return voice_option(server.model, check_voice(fields.get("voice") or voices[0], voices, param))
 
 
 def _text(server: Server, body: dict, name: str) -> str:

@@ -191,6 +191,11 @@ class FlowOmniSession:
             self.state.detector = make_detector(self.settings.turn_detection)
 
     @property
+    def voices(self) -> list[str]:
+        """The voices of the model: those of its speech decoder, or the only one."""
+        return voices_of(self.model)
+
+    @property
     def history(self) -> list[Item]:
         return self.state.history
 
@@ -785,6 +790,21 @@ class FlowOmniSession:
         if exception_type is None and (state.turn is not None or self.is_busy):
             left = "a turn that was not committed" if state.turn is not None else "an answer that is not finished"
             raise RuntimeError(f"A session was left with {left}: `run()` it to its end, or call `close()`.")
+
+
+def can_speak(model: Any) -> bool:
+    """Whether the model has a voice: some have no vocoder, and others say that they were not taught to speak."""
+    return model.vocoder is not None and getattr(model.generation_config, "generation_mode", None) != "text"
+
+
+def voices_of(model: Any) -> list[str]:
+    has_voices = model.speech_decoder is not None
+    return list(model.config.speech_config.voices) if has_voices else ["default"]
+
+
+def voice_option(model: Any, voice: str) -> dict[str, str]:
+    """The option of `generate` for a voice, which only speech decoders take."""
+    return {"voice": voice} if model.speech_decoder is not None else {}
 
 
 def _new_id() -> str:

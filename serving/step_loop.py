@@ -92,7 +92,8 @@ class StepLoop:
         self.is_batched = all(config._attn_implementation == "sdpa" for config in self._text_configs())
 
     def _text_configs(self) -> list:
-        return [self.model.model.language_model.config, self.model.speech_transformer.config]
+        modules = self.model.model.language_model, self.model.speech_transformer
+        return [module.config for module in modules if module is not None]
 
     def add(self, inputs: dict[str, torch.Tensor], **options) -> Row:
         """A row for the inputs of one prompt and options of `generate`. Its prompt is read in its first step."""

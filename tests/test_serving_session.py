@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from serving_tools import GENERATION, make_session, noise, silence
-from tiny import tiny_model, tiny_processor
+from tiny import tiny_model, tiny_processor, tiny_speech_decoder
 
 from flow_omni.serving.events import (
     AnswerDone,
@@ -185,6 +185,16 @@ def test_an_adapter_that_spells_gives_short_prompts_and_transcripts_at_once():
     assert kinds(events)[:4] == ["SpeechStarted", "SpeechStopped", "TurnCommitted", "Transcript"]
     assert only(events, AnswerDone).status in ("completed", "incomplete") and len(audio_of(events)) > 0
     assert len(session.history[0].windows) > 1
+
+
+def test_a_speech_decoder_answers_beside_its_language_model():
+    model = tiny_speech_decoder(speech={"voices": ["low", "high"]})
+    session = make_session(model)
+    assert session.voices == ["low", "high"]
+    events = listen(session, QUESTION, num_steps=1) + list(session.run())
+    assert only(events, AnswerDone).num_generated > 3 and len(audio_of(events)) > 0
+    session.add("user", "Hello.")
+    assert len(audio_of(session.respond(voice="high") + list(session.run()))) > 0
 
 
 def test_without_turn_detection_the_caller_commits(model):
@@ -457,9 +467,10 @@ def run_rows(model, inputs, seeds, stagger=0, **options):
     return [steps[row] for row in rows]
 
 
-@pytest.mark.parametrize("head_type", ["flow", "residual_vq"])
-def test_a_row_is_the_row_alone_bit_for_bit(head_type, processor):
-    model = tiny_model(speech={"head_type": head_type})
+@pytest.mark.parametrize("kind", ["flow", "residual_vq", "speech_decoder"])
+def test_a_row_is_the_row_alone_bit_for_bit(kind, processor):
+    is_decoder = kind == "speech_decoder"
+    model = tiny_speech_decoder() if is_decoder else tiny_model(speech={"head_type": kind})
     inputs = prompts(processor, ["Hello.", "What is the capital of France?", "Who?", "Count to ten, please.", "Yes"])
     options = {"max_new_tokens": 40, "do_sample": True}
     together = run_rows(model, inputs, range(5), **options)

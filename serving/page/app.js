@@ -138,7 +138,8 @@ function send(event) {
 const handlers = {
   "session.updated": ({ session }) => {
     const { voice } = session.audio.output;
-    $("voice").replaceChildren(new Option(voice, voice, true, true));
+    if (![...$("voice").options].some((option) => option.value === voice)) $("voice").add(new Option(voice));
+    $("voice").value = voice;
   },
   "input_audio_buffer.speech_started": () => {
     stopPlaying();
@@ -191,7 +192,7 @@ function configure() {
       type: "realtime",
       audio: {
         input: { turn_detection: isFree ? { type: "server_vad" } : null, transcription: { model: "flow-omni" } },
-        output: { voice: $("voice").value || "default" },
+        output: $("voice").value ? { voice: $("voice").value } : {},
       },
     },
   });
@@ -208,7 +209,8 @@ async function connect() {
   }
   if (!answer.ok) throw new Error(`The server answered ${answer.status}.`);
   $("token-form").hidden = true;
-  const model = (await answer.json()).data[0].id;
+  const { id: model, voices } = (await answer.json()).data[0];
+  if (!$("voice").length) $("voice").replaceChildren(...voices.map((voice) => new Option(voice)));
   const url = new URL(`v1/realtime?model=${encodeURIComponent(model)}`, location.href);
   url.protocol = url.protocol.replace("http", "ws");
   socket = new WebSocket(url, ["realtime", ...(token ? [`openai-insecure-api-key.${token}`] : [])]);
