@@ -546,8 +546,9 @@ def test_a_server_that_is_told_to_stop_lets_answers_end(model):
             return done["status"]
 
     slow = tiny_model()
-    generation = GENERATION | {"max_new_tokens": 400, "min_speech_steps": 300, "max_speech_extra_seconds": 60.0}
-    with running(slow, generation=generation) as server:
+    generation = GENERATION | {"max_new_tokens": 200, "min_speech_steps": 100, "max_speech_extra_seconds": 60.0}
+    # a machine that is busy with other work may take long
+    with running(slow, generation=generation, limits=Limits(drain_seconds=120.0)) as server:
         assert asyncio.run(ask(server)) in ("completed", "incomplete")
 
 
