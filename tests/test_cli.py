@@ -42,7 +42,7 @@ from flow_omni.processing.transcript_limit import EXTRA_CHARACTERS, MAX_CHARACTE
 
 
 QUESTION = str(EXAMPLE_QUESTION)
-COMMANDS = ("ask", "say", "transcribe", "chat", "train", "evaluate", "init", "info", "push")
+COMMANDS = ("ask", "say", "transcribe", "chat", "serve", "train", "evaluate", "init", "info", "push")
 LETTERS = {ord(letter) for letter in "abcdefghijklmnopqrstuvwxyz "}
 
 

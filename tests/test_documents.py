@@ -19,6 +19,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ from typer.testing import CliRunner
 
 from flow_omni.cli.app import app
 from flow_omni.hub_card import write_model_card
+from flow_omni.serving.limits import Limits
 
 
 ROOT = Path(__file__).parents[1]
@@ -148,6 +150,16 @@ def test_python_of_the_evaluation_guide_runs(desk):
     assert Path("results", "report.md").is_file() and Path("results", "results.json").is_file()
 
 
+def test_python_of_the_serving_guide_runs(desk):
+    left = run_snippets(ROOT / "docs" / "serving.md", {})
+    assert type(left["events"][-1]).__name__ == "AnswerDone"
+
+
+def test_limits_of_the_serving_guide_are_those_of_the_server():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", (ROOT / "docs" / "serving.md").read_text(), re.MULTILINE)
+    assert dict(rows) == {name: str(value) for name, value in asdict(Limits()).items()}
+
+
 def test_commands_of_the_training_guide_run(desk, parts, monkeypatch):
     uploads = []
     hub = SimpleNamespace(
@@ -224,7 +236,7 @@ def test_links_lead_to_files():
 
 
 def test_files_that_are_named_exist():
-    for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "docs/design.md", "docs/training.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "docs/design.md", "docs/training.md", "docs/serving.md"):
         text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
         named = [code for code in CODE.findall(text) if FILE.fullmatch(code) and re.match(r"[a-z_]+/", code)]
         folders = [path.name for path in ROOT.iterdir() if path.is_dir()]

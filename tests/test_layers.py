@@ -30,7 +30,8 @@ LAYERS = {
     "hub_card": {"modeling_flow_omni", "processing"},
     "training": {"modeling_flow_omni", "processing"},
     "evaluation": {"modeling_flow_omni", "processing", "training"},
-    "flow_omni": {"modeling_flow_omni", "processing", "hub_card", "training", "evaluation"},
+    "serving": {"modeling_flow_omni", "processing"},
+    "flow_omni": {"modeling_flow_omni", "processing", "hub_card", "training", "evaluation", "serving"},
 }
 FILES = {
     f"{package}.{'.'.join(path.relative_to(ROOT / folder).with_suffix('').parts)}".removesuffix(".__init__"): path

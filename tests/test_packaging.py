@@ -78,6 +78,7 @@ def test_wheel_holds_every_file_of_the_folders_and_no_other(source, wheel):
     assert found == set(expected)
     assert [name for name, path in expected.items() if wheel.read(name) != path.read_bytes()] == []
     assert {"flow_omni/py.typed", "flow_omni/assets/question.wav", "flow_omni/hub_card/model_card.md"} <= found
+    assert {"flow_omni/serving/page/index.html", "flow_omni/serving/page/app.js"} <= found
     assert {"flow_omni/training/recipes/align.yaml", "flow_omni/training/accelerate/ddp.yaml"} <= found
     assert "flow_omni/checkpoints/tiny/model.safetensors" in found
 
@@ -90,7 +91,7 @@ def test_metadata_names_the_command_the_licence_and_what_is_needed(wheel):
     assert metadata["Requires-Python"] == ">=3.11"
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     assert {requirement.name for requirement in requirements if requirement.marker is None} == CORE
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"train", "serve", "dev"}
 
 
 def test_every_requirement_is_pinned_to_a_version_that_it_allows():

@@ -23,6 +23,7 @@ from .chat import chat
 from .common import DEBUG_VARIABLE, CommandGroup, command
 from .hub import info, init, push
 from .learn import evaluate, prepare, train
+from .serve import serve
 
 
 app = typer.Typer(
@@ -35,13 +36,13 @@ app = typer.Typer(
 )
 
 PANELS = {
-    "Inference": (ask, say, transcribe, chat),
+    "Inference": (ask, say, transcribe, chat, serve),
     "Training and evaluation": (train, evaluate),
     "Checkpoints": (init, info, push),
 }
 for panel, functions in PANELS.items():
     for function in functions:
-        app.command(no_args_is_help=function not in (chat, info), rich_help_panel=panel)(command(function))
+        app.command(no_args_is_help=function not in (chat, info, serve), rich_help_panel=panel)(command(function))
 app.add_typer(prepare, name="prepare", rich_help_panel="Training and evaluation")
 
 
@@ -73,6 +74,7 @@ def root(
         flow-omni ask --text "What is the capital of France?"
         flow-omni transcribe speech.wav
         flow-omni chat --model owner/name
+        flow-omni serve --port 8000
         flow-omni train align model=my-model train_data=train.jsonl output_dir=runs/align
         flow-omni evaluate my-model test.jsonl --output results
     """
