@@ -104,7 +104,8 @@ def desk(tmp_path, monkeypatch):
         for side in ("question", "answer"):
             waveform = rng.standard_normal(4000 + 500 * index).astype(np.float32) * 0.1
             soundfile.write(f"{side}{index}.wav", waveform, 16000)
-        text = {"question_text": f"what is {index}", "answer_text": f"it is {index}"}
+        number = ("zero", "one", "two", "three")[index]
+        text = {"question_text": f"what is {number}", "answer_text": f"it is {number}"}
         rows.append(
             {"id": str(index), "question_audio": f"question{index}.wav", "answer_audio": f"answer{index}.wav"} | text
         )
@@ -112,6 +113,7 @@ def desk(tmp_path, monkeypatch):
     soundfile.write("answer.wav", rng.standard_normal(8000).astype(np.float32) * 0.1, 16000)
     for name in ("train", "eval", "test"):
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("texts.jsonl").write_text('{"question_text": "an example"}\n{"question_text": "and another one"}\n')
     Path("recordings.csv").write_text("file,sentence\nquestion0.wav,what is 0\n")
     model = tiny_model()
     model.generation_config.max_new_tokens = 12
@@ -172,15 +174,17 @@ def test_commands_of_the_training_guide_run(desk, parts, monkeypatch):
     for arguments in commands(ROOT / "docs" / "training.md"):
         done.add(arguments[0])
         if arguments[0] == "init":
-            local = parts | {"my-model": desk / "assembled"}
+            local = parts | {"my-model": desk / "assembled", "my-adapter": desk / "my-adapter"}
             arguments = [str(local.get(argument, argument)) for argument in arguments]
             arguments += ["--speech-config", "head_hidden_size=32"]
+        elif arguments[:2] == ["prepare", "answers"]:
+            arguments = [str(parts.get(argument, argument)) for argument in arguments]
         elif arguments[0] == "train" and "--dry-run" not in arguments:
             arguments = [*arguments, *SMALL, *SHORT]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{arguments}: {result.output} {result.exception!r}"
     assert done == {"prepare", "init", "train", "push"}
-    for run in ("align", "align-lora", "finetune", "listen", "speak", "vocoder"):
+    for run in ("align", "align-lora", "distill", "finetune", "listen", "speak", "vocoder"):
         assert (desk / "runs" / run / "model.safetensors").is_file(), run
     assert (desk / "runs" / "align-lora" / "adapters" / "adapter_model.safetensors").is_file()
     assert (desk / "assembled" / "model.safetensors").is_file()

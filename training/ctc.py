@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -335,6 +336,11 @@ class CTCTrainer(AtomicTrainer):
             self._transcribe(audio, inputs["audio_labels"])
         return (loss, outputs) if return_outputs else loss
 
+    def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any):
+        """The loss alone; also of batches without labels, which fill up the last round of several processes."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
     def _transcribe(self, audio: FlowOmniAudioFeatures, labels: torch.LongTensor) -> None:
         window, tokenizer = audio.windows[0], self.processor.tokenizer
         for letters, tokens, reference in zip(window.letters.tolist(), window.token_ids.tolist(), labels.tolist()):
@@ -344,6 +350,8 @@ class CTCTrainer(AtomicTrainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any):
         self.transcripts = []
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.args.world_size > 1:
+            self.transcripts = gather_object(self.transcripts)
         references, tokens, letters = zip(*self.transcripts)
         rates = {
             "cer_tokens": character_error_rate(references, tokens),
