@@ -54,6 +54,7 @@ SMALL = (
 )
 SHORT = ("max_steps=2", "save_steps=2", "dataloader_num_workers=0", "bf16=false", "use_cpu=true", "report_to=none")
 
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.content + eos_token }}{% endfor %}"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -90,7 +91,10 @@ def parts(tmp_path):
     save_vocos(folders[VOCODER])
     for name in LLMS:
         save_llm(folders[name])
-        GenerationConfig(max_new_tokens=12).save_pretrained(folders[name])  # random weights do not end a text
+        (folders[name] / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+        # random weights do not end a text, and write few letters
+        others = [token for token in range(260) if not chr(token).islower()]
+        GenerationConfig(max_new_tokens=12, suppress_tokens=others).save_pretrained(folders[name])
     return folders
 
 
@@ -181,6 +185,9 @@ def test_commands_of_the_training_guide_run(desk, parts, monkeypatch):
             arguments = [str(parts.get(argument, argument)) for argument in arguments]
         elif arguments[0] == "train" and "--dry-run" not in arguments:
             arguments = [*arguments, *SMALL, *SHORT]
+            if arguments[1] in ("ctc", "distill"):
+                # which the Hub would give
+                arguments.append(f"language_model={parts[LLMS[1]]}")
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{arguments}: {result.output} {result.exception!r}"
     assert done == {"prepare", "init", "train", "push"}
