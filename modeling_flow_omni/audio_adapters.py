@@ -24,6 +24,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, si
 from transformers.utils import ModelOutput
 
 from .configuration_flow_omni import FlowOmniConfig
+from .lexicon import FlowOmniLexicon
+from .speech_decoder import MAX_TOKEN_BYTES
 from .speech_heads import FlowOmniZeroLinear
 
 
@@ -136,7 +138,11 @@ class FlowOmniCTCAdapter(nn.Module):
         self.layer_norm = nn.LayerNorm(hidden_size)
         self.token_proj = nn.Linear(hidden_size, text_size)
         self.blank = nn.Parameter(torch.empty(text_size))
-        self._directions = (None, 0, None)
+        # the bytes of the vocabulary's tokens, followed by zeros: saved with the weights, so that no tokenizer is needed
+        num_tokens = config.text_config.vocab_size
+        self.register_buffer("token_bytes", torch.zeros(num_tokens, MAX_TOKEN_BYTES, dtype=torch.uint8))
+        self.alphabet = config.ctc_alphabet
+        self._directions, self._lexicon = (None, 0, None), None
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, token_embeddings: torch.Tensor | None
@@ -146,6 +152,11 @@ class FlowOmniCTCAdapter(nn.Module):
         model's `token_embeddings` (vocab_size, hidden_size), without which the output has no embeddings.
         """
         letter_logits, probabilities, letters, heard = self.spell(hidden_states, attention_mask)
+        if not self.training and self.token_bytes.any():
+            # the likeliest words, which are read as text is
+            letters = self.search(letter_logits, attention_mask.long().sum(dim=-1))
+            probabilities = nn.functional.one_hot(letters.clamp(min=0), self.num_letters).to(probabilities)
+            heard = None
         token_states = self.read_letters(probabilities, letters != IGNORE_INDEX, heard)
         if token_embeddings is None:
             return FlowOmniAdapterOutput(letter_logits=letter_logits, letters=letters, token_states=token_states)
@@ -182,6 +193,20 @@ class FlowOmniCTCAdapter(nn.Module):
         is_end = torch.zeros_like(letters, dtype=torch.bool).scatter(1, end, True)[..., None]
         space = nn.functional.one_hot(torch.tensor(self.space, device=letters.device), self.num_letters)
         return logits, torch.where(is_end, space.to(probabilities), probabilities), letters, heard
+
+    @torch.no_grad()
+    def search(self, letter_logits: torch.Tensor, lengths: torch.LongTensor) -> torch.LongTensor:
+        """The letters of the likeliest words (num_audios, max_letters), with a space at the end, padded with -100."""
+        log_probs = letter_logits.float().log_softmax(dim=-1)
+        found = [[*self.lexicon.search(row[:length]), self.space] for row, length in zip(log_probs, lengths.tolist())]
+        rows = [torch.tensor(letters, device=letter_logits.device) for letters in found]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE_INDEX)
+
+    @property
+    def lexicon(self) -> FlowOmniLexicon:
+        if self._lexicon is None:
+            self._lexicon = FlowOmniLexicon(self.token_bytes, self.alphabet)
+        return self._lexicon
 
     def read_letters(
         self, letters: torch.Tensor, mask: torch.BoolTensor, heard: torch.Tensor | None = None
@@ -227,10 +252,39 @@ class FlowOmniCTCAdapter(nn.Module):
         cosines = (nn.functional.embedding(likeliest, table) * states.unsqueeze(-2)).sum(dim=-1)
         weights = (cosines * table.shape[-1] ** 0.5).softmax(dim=-1)
         mixed = (weights.unsqueeze(-1) * chosen.float()).sum(dim=-2)
+        if not self.training and self.token_bytes.any():
+            return self._checked(mixed, path, letters, token_embeddings, max_positions)
         is_token, run = runs_of(path, vocab_size)
         is_token = is_token & (run < max_positions[:, None])
         embeddings = mean_of_runs(mixed, is_token, run).to(token_embeddings.dtype)
         return embeddings, first_of_runs(path, is_token, run)
+
+    @torch.no_grad()
+    def _checked(
+        self,
+        mixed: torch.Tensor,
+        path: torch.LongTensor,
+        letters: torch.LongTensor,
+        token_embeddings: torch.Tensor,
+        max_positions: torch.LongTensor,
+    ) -> tuple[torch.Tensor, torch.LongTensor]:
+        """[`mix_tokens`], where words whose tokens spell something else than was heard are spelled letter by letter."""
+        rows, ids = [], []
+        for row, (row_letters, row_path) in enumerate(zip(letters.tolist(), path.tolist())):
+            row_letters = [letter for letter in row_letters if letter != IGNORE_INDEX]
+            read = list(self.lexicon.read(row_letters, row_path, blank=len(token_embeddings)))
+            read = read[: int(max_positions[row])]
+            vectors = [
+                mixed[row, places].mean(dim=0) if places else token_embeddings[token_id] for token_id, places in read
+            ]
+            rows.append(
+                torch.stack([vector.to(token_embeddings.dtype) for vector in vectors]) if read else mixed[row, :0]
+            )
+            ids.append(torch.tensor([token_id for token_id, _ in read], dtype=torch.long, device=path.device))
+        rows = [embeddings.to(token_embeddings.dtype) for embeddings in rows]
+        embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        token_ids = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=IGNORE_INDEX)
+        return embeddings, token_ids
 
     def _token_directions(self, token_embeddings: torch.Tensor) -> torch.Tensor:
         """[`token_directions`] of the vocabulary, kept until its embeddings change: a tenth of a second for 50,000."""

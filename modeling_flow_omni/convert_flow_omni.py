@@ -120,8 +120,10 @@ def assemble_from_pretrained_parts(
     if voice is not None and voice.speech_config.reads_hidden_states:
         _check_same_language_model(voice, config, speech_decoder)
     weights |= voice_weights
-    if config.speech_loop == "speech_decoder":
-        weights[SPELLING] = spelling_table(tokenizer, config.text_config.vocab_size)
+    holders = {"model.audio_adapter.token_bytes": config.adapter_compression == "ctc"}
+    holders[SPELLING] = config.speech_loop == "speech_decoder"
+    for name in (name for name, is_there in holders.items() if is_there):
+        weights[name] = spelling_table(tokenizer, config.text_config.vocab_size)
 
     model = _load_quietly(model_class, config, weights, language_model.dtype)
     model.generation_config = language_model.generation_config

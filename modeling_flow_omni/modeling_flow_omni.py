@@ -489,6 +489,7 @@ class FlowOmniPreTrainedModel(PreTrainedModel):
             init.normal_(module.blank, std=getattr(self.config.text_config, "initializer_range", 0.02))
             # as large as the positions that are added: smaller letters are not seen for hundreds of steps
             init.normal_(module.letter_conv1.weight, std=0.5)
+            init.zeros_(module.token_bytes)
         elif isinstance(module, FlowOmniSpeechHead):
             init.zeros_(module.empty_condition)
         elif isinstance(module, FlowOmniResidualQuantizer):
