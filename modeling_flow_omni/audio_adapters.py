@@ -83,7 +83,11 @@ class FlowOmniAudioAdapter(nn.Module):
         self.norm = FlowOmniEmbeddingNorm(config.text_config.hidden_size, eps=1e-6)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, token_embeddings: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_embeddings: torch.Tensor | None = None,
+        max_positions: torch.LongTensor | None = None,
     ) -> FlowOmniAdapterOutput:
         """`hidden_states` (num_audios, num_encoded, d_model) and their mask (num_audios, num_encoded)"""
         # encoder outputs at padding are not zero, and a last group may contain some of them
@@ -119,7 +123,6 @@ class FlowOmniCTCAdapter(nn.Module):
             config.text_config.hidden_size,
         )
         self.num_letters, self.space = len(config.ctc_alphabet), config.ctc_alphabet.index(" ")
-        self.stack_size = config.adapter_stack_size
         # transformers' encoder layer of Whisper, at the adapter's own width
         self.layer_config = WhisperConfig(
             d_model=hidden_size,
@@ -145,23 +148,26 @@ class FlowOmniCTCAdapter(nn.Module):
         self._directions, self._lexicon = (None, 0, None), None
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, token_embeddings: torch.Tensor | None
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_embeddings: torch.Tensor | None,
+        max_positions: torch.LongTensor,
     ) -> FlowOmniAdapterOutput:
         """
-        `hidden_states` (num_audios, num_encoded, d_model), their mask (num_audios, num_encoded), and the language
-        model's `token_embeddings` (vocab_size, hidden_size), without which the output has no embeddings.
+        `hidden_states` (num_audios, num_encoded, d_model), their mask (num_audios, num_encoded), the language model's
+        `token_embeddings` (vocab_size, hidden_size), without which the output has no embeddings, and the largest number
+        of these, `max_positions` (num_audios,).
         """
         letter_logits, probabilities, letters, heard = self.spell(hidden_states, attention_mask)
         if not self.training and self.token_bytes.any():
             # the likeliest words, which are read as text is
-            letters = self.search(letter_logits, attention_mask.long().sum(dim=-1))
+            letters = self.search(letter_logits, attention_mask.sum(dim=-1))
             probabilities = nn.functional.one_hot(letters.clamp(min=0), self.num_letters).to(probabilities)
             heard = None
         token_states = self.read_letters(probabilities, letters != IGNORE_INDEX, heard)
         if token_embeddings is None:
             return FlowOmniAdapterOutput(letter_logits=letter_logits, letters=letters, token_states=token_states)
-        # no more positions than frames joined by `adapter_stack_size` would make: so many placeholders are prepared
-        max_positions = -(-attention_mask.sum(dim=-1) // self.stack_size)
         embeddings, token_ids = self.mix_tokens(token_states, letters, token_embeddings, max_positions)
         return FlowOmniAdapterOutput(
             embeddings=embeddings,

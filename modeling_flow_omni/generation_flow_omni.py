@@ -317,7 +317,16 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """
         inputs, name, model_kwargs = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
         features, mask = (model_kwargs.get(key) for key in ("input_features", "input_features_mask"))
-        if self.config.adapter_compression is None or features is None or name != "input_ids":
+        if self.config.adapter_compression is None or name != "input_ids":
+            return inputs, name, model_kwargs
+        if features is None:
+            is_read = model_kwargs.get("audio_embeddings") is not None or model_kwargs.get("cache") is None
+            if not is_read and (inputs == self.config.audio_token_id).any():
+                raise ValueError(
+                    "The prompt has `<|audio|>` placeholders of which the cache holds fewer: with "
+                    '`adapter_compression="ctc"` pass the `input_features` of all audios of the prompt, of which only the '
+                    "adapter knows the positions."
+                )
             return inputs, name, model_kwargs
         for key in ("input_features", "input_features_mask"):
             model_kwargs.pop(key, None)
@@ -330,6 +339,13 @@ class FlowOmniGenerationMixin(GenerationMixin):
         inputs = aligned.pop("input_ids")
         model_kwargs |= {key: value for key, value in aligned.items() if value is not None}
         return inputs, name, model_kwargs
+
+    def _prepare_attention_mask_for_generation(self, inputs_tensor, generation_config, model_kwargs):
+        # `_prepare_model_inputs` makes one where the caller passed none
+        mask = model_kwargs.get("attention_mask")
+        if mask is not None:
+            return mask
+        return super()._prepare_attention_mask_for_generation(inputs_tensor, generation_config, model_kwargs)
 
     def _expand_inputs_for_generation(self, expand_size: int = 1, input_ids=None, **model_kwargs):
         """With `num_return_sequences`, repeats the audios row by row, as their placeholders are repeated."""
@@ -925,6 +941,11 @@ def drop_unheard(
     is_kept[is_audio] = torch.cat(is_heard).to(input_ids.device)
     if aligned.get("attention_mask") is None:
         aligned["attention_mask"] = torch.ones_like(input_ids)
+    if aligned.get("position_ids") is not None:
+        # without gaps where positions are dropped
+        aligned["position_ids"] = aligned["position_ids"] - (~is_kept).cumsum(dim=-1).to(
+            aligned["position_ids"].device
+        )
     # dropped positions first, all others in their order
     order = is_kept.int().argsort(dim=-1, stable=True)[:, -int(is_kept.sum(dim=-1).max()) :]
     is_kept = is_kept.gather(1, order)

@@ -549,7 +549,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             [`FlowOmniAudioFeatures`].
         """
         if input_features_mask is None:
-            input_features_mask = input_features.new_ones(input_features.shape[0], input_features.shape[-1])
+            shape, device = (input_features.shape[0], input_features.shape[-1]), input_features.device
+            input_features_mask = torch.ones(shape, dtype=torch.long, device=device)
         outputs = self.audio_encoder(input_features, attention_mask=input_features_mask, return_dict=True, **kwargs)
         # the second convolution of the encoder has a stride of two
         encoded_mask = input_features_mask[:, ::2].to(outputs.last_hidden_state.device)
@@ -565,10 +566,15 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         # CTC, as the encoder, sees each window by itself
         is_ctc = self.config.adapter_compression == "ctc"
         length = self.audio_encoder.max_source_positions if is_ctc else max(1, mask.shape[1])
-        windows, frame_lengths = [], []
-        for window, window_mask in zip(encoded.split(length, dim=1), mask.split(length, dim=1)):
+        windows, frame_lengths, mask = [], [], mask.long()
+        # as many positions at most as the frames make that `adapter_stack_size` joins: so many placeholders are prepared
+        most = -(-mask.cumsum(dim=-1) // self.config.adapter_stack_size)
+        for start in range(0, encoded.shape[1], length):
+            window, window_mask = encoded[:, start : start + length], mask[:, start : start + length]
+            before = most[:, start - 1] if start > 0 else 0
+            max_positions = most[:, min(start + length, mask.shape[1]) - 1] - before
             table = self.get_token_embeddings() if with_embeddings else None
-            windows.append(self.audio_adapter(window, window_mask, table))
+            windows.append(self.audio_adapter(window, window_mask, table, max_positions))
             frame_lengths.append(window_mask.sum(dim=-1))
         features = FlowOmniAudioFeatures(last_hidden_state=encoded, windows=windows, frame_lengths=frame_lengths)
         if with_embeddings:
@@ -589,6 +595,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         """The losses of the transcripts of encoded audio: over tokens, and over letters where the adapter spells."""
         losses = {}
+        if audio_labels is None and letter_labels is None:
+            return losses
         if len(audio.windows) > 1:
             raise ValueError(
                 "CTC losses are for audio of at most 30 seconds: leave out `audio_labels` of longer audio."
@@ -619,6 +627,13 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         """With `adapter_compression="ctc"`: the inputs without the placeholders that the `audio` does not take up."""
         if input_ids is None:
             raise ValueError('`inputs_embeds` cannot be shortened (`adapter_compression="ctc"`): pass `input_ids`.')
+        mask = aligned.get("attention_mask")
+        if mask is not None and (not isinstance(mask, torch.Tensor) or mask.shape != input_ids.shape):
+            raise ValueError(
+                f"`attention_mask` does not have the shape {tuple(input_ids.shape)} of `input_ids`: with a cache, or masks "
+                "made in advance, encode the audio by `get_audio_features` and pass its `pooler_output` as "
+                "`audio_embeddings`."
+            )
         num_placeholders = num_audio_tokens(input_features, input_features_mask, self.config)
         return drop_unheard(input_ids, num_placeholders, audio.audio_lengths.tolist(), self.config, **aligned)
 

@@ -111,6 +111,46 @@ def test_forward_equals_the_language_model_on_the_compact_sequence(model, inputs
             torch.testing.assert_close(row[-len(expected) :], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_masks_and_positions_of_the_caller_change_nothing(model, inputs):
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        position_ids = (inputs["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+        torch.testing.assert_close(model(**inputs, position_ids=position_ids).logits, expected, rtol=1e-4, atol=1e-4)
+        floats = inputs | {"input_features_mask": inputs["input_features_mask"].float()}
+        torch.testing.assert_close(model(**floats).logits, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="pass its `pooler_output` as `audio_embeddings`"):
+        model(**inputs | {"attention_mask": torch.ones(2, 99)})
+
+
+def test_batch_without_attention_mask_does_not_attend_to_what_was_dropped(model):
+    inputs = spoken_prompt([96, 96], [3, 3])
+    options = GREEDY | {"output_logits": True, "generation_mode": "text", "max_new_tokens": 1}
+    lengths = model.get_audio_features(inputs["input_features"], inputs["input_features_mask"]).audio_lengths
+    assert lengths[0] != lengths[1]
+    expected = model.generate(**inputs, **options).logits[0]
+    del inputs["attention_mask"]
+    torch.testing.assert_close(model.generate(**inputs, **options).logits[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stack_size", [4, 7])
+def test_audio_of_several_windows_fits_its_placeholders(stack_size):
+    model = tiny_model(**CTC, adapter_stack_size=stack_size)
+    processor = tiny_processor(model.config)
+    audio = {
+        "array": np.random.default_rng(0).standard_normal(61 * 16000).astype(np.float32) * 0.1,
+        "sampling_rate": 16000,
+    }
+    inputs = processor.apply_chat_template(
+        processor.make_conversation("transcribe", audio=audio),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        assert torch.isfinite(model(**inputs).logits).all()
+
+
 def test_losses_follow_their_positions(model):
     batch = training_batch(model.config) | {"letter_labels": torch.tensor([[2, 3, 4], [5, -100, -100]])}
     together = model(**batch)
