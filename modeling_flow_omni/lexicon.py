@@ -37,7 +37,8 @@ class FlowOmniLexicon:
 
     def __init__(self, token_bytes: torch.Tensor, alphabet: str):
         self.alphabet, self.space = alphabet, alphabet.index(" ")
-        self.spellings: list[str] = []  # of each token: its letters, in lower case
+        # of each token its letters, in lower case; none of punctuation, and `None` of control tokens, which nobody says
+        self.spellings: list[str | None] = []
         self.tokens: dict[str, int] = {}  # by text: lower case, with the space that words begin with
         self.first_tokens: dict[
             str, int
@@ -49,7 +50,7 @@ class FlowOmniLexicon:
             letters = text.lower().strip()
             # one that fills its row may have been cut
             is_word = bool(letters) and set(letters) <= known and spelled[-1] == 0 and text.lstrip(" ") == text.strip()
-            self.spellings.append(letters if is_word else "")
+            self.spellings.append(letters if is_word else "" if text else None)
             if is_word and text == text.lower():
                 self.tokens.setdefault(text, token_id)
             if is_word and text == f" {letters}" and (len(letters) > 1 or letters in WORDS_OF_ONE_LETTER):
@@ -133,7 +134,7 @@ class FlowOmniLexicon:
             if letter != self.space:
                 continue
             word = "".join(self.alphabet[letters[index]] for index in places[:-1])
-            read = list(runs(path, places, blank))
+            read = [item for item in runs(path, places, blank) if self.spellings[item[0]] is not None]
             marks = [item for item in read if not self.spellings[item[0]]]
             spelled = "".join(self.spellings[token_id] for token_id, _ in read)
             # letters that spell a word need no correction

@@ -49,16 +49,16 @@ def align_text(
     if windows[0].letter_logits is None:
         raise ValueError("The model's audio adapter does not spell: align with one of `adapter_compression='ctc'`.")
     logits = torch.cat([window.letter_logits[0] for window in windows])
-    letters, places = letters_with_places(text, alphabet)
+    (letters, places), space = letters_with_places(text, alphabet), alphabet.index(" ")
     if not letters:
-        raise ValueError(f"The text {text!r} has no letter of {alphabet!r}: nothing in it can be aligned.")
+        raise ValueError(f"The text {text!r} cannot be spelled with {alphabet!r}: write digits and symbols as words.")
     frames = viterbi(logits.float().log_softmax(dim=-1).cpu().numpy(), letters)
     seconds = 2 * extractor.hop_length / extractor.sampling_rate  # of an encoder frame
     encoded = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     tokens, last = [], 0.0
     for token_id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
         said = [
-            frames[index] for index, place in enumerate(places) if start <= place < end and not text[place].isspace()
+            frames[index] for index, place in enumerate(places) if start <= place < end and letters[index] != space
         ]
         first, last = (said[0][0] * seconds, said[-1][1] * seconds) if said else (last, last)
         tokens.append(AlignedToken(token_id, start, end, first, last))

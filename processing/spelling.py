@@ -19,7 +19,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 
-# What separates words and is not said.
+# What is said, though Unicode calls it punctuation; and what separates words and is not said.
+SAID_SIGNS = "&@%#*"
 SEPARATORS = re.compile(r"[\s\-‐-―_/]+")
 
 
@@ -44,7 +45,7 @@ def letters_with_places(text: str, alphabet: str) -> tuple[list[int], list[int]]
             if character not in alphabet:
                 character = unicodedata.normalize("NFKD", character)[0]
             letter = alphabet.find(character)
-            if letter < 0 and unicodedata.category(character)[0] in "LNS":
+            if letter < 0 and (unicodedata.category(character)[0] in "LNS" or character in SAID_SIGNS):
                 return [], []
         if letter >= 0:
             letters.append(letter)

@@ -261,6 +261,7 @@ def test_checkpoint_keeps_the_adapter(model, inputs, tmp_path):
         ("Don’t stop -- it's a Well-Known café!", "don't stop it's a well known cafe"),
         ("What?", "what"),
         ("Room 5", ""),  # a digit is said, and cannot be spelled
+        ("salt & pepper", ""),
         ("...", ""),
     ],
 )
@@ -294,9 +295,11 @@ def test_tokens_of_a_text_are_placed_in_order_within_the_audio(model):
     assert [token.token_id for token in tokens] == list(b"A cat, sat")
     times = [time for token in tokens for time in (token.start, token.end)]
     assert times == sorted(times) and 0.0 <= times[0] and times[-1] <= 1.04
+    (hyphen,) = [token for token in align_text(model, processor, waveform, "a-b") if token.token_id == ord("-")]
+    assert hyphen.start == hyphen.end
     comma, space = tokens[5], tokens[6]
     assert comma.start == comma.end == space.end  # nothing is said there
-    with pytest.raises(ValueError, match="has no letter"):
+    with pytest.raises(ValueError, match="cannot be spelled"):
         align_text(model, processor, waveform, "12")
 
 

@@ -24,7 +24,7 @@ from flow_omni.modeling_flow_omni.speech_decoder import MAX_TOKEN_BYTES
 
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz' "
-TOKENS = ["a", "b", "t", "s", " the", " cat", " sat", "The", " a", "cat", " c", "at", ".", "?", " re", "port"]
+TOKENS = ["", "a", "b", "t", "s", " the", " cat", " sat", "The", " a", "cat", " c", "at", ".", "?", " re", "port"]
 ID = {token: index for index, token in enumerate(TOKENS)}
 BLANK = len(TOKENS)
 
@@ -78,7 +78,7 @@ def test_words_are_spelled_by_the_fewest_tokens(lexicon):
 
 def read(lexicon, text: str, path: dict[int, str]) -> list[str]:
     letters = [ALPHABET.index(letter) for letter in text]
-    tokens = [ID.get(path.get(place, ""), BLANK) for place in range(len(text))]
+    tokens = [ID[path[place]] if place in path else BLANK for place in range(len(text))]
     return [TOKENS[token] for token, _ in lexicon.read(letters, tokens, BLANK)]
 
 
@@ -93,6 +93,10 @@ def test_tokens_that_spell_another_word_are_replaced_and_punctuation_stays(lexic
     assert read(lexicon, "the catt ", {2: "The", 7: " cat"}) == ["The", " cat"]
     # nothing was read
     assert read(lexicon, "the cat ", {}) == ["The", " cat"]
+
+
+def test_control_tokens_are_never_read(lexicon):
+    assert read(lexicon, "the cat ", {2: "The", 6: " cat", 7: ""}) == ["The", " cat"]
 
 
 def test_a_token_that_goes_on_into_the_next_word_is_read_once(lexicon):

@@ -56,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 LOSSES = ("letter_loss", "ctc_loss", "spelling_loss")
 ROWS_PER_FILE = 64
-MAX_SECONDS = 30.0  # one window of the audio encoder
 # Letters that sound alike in English, which a speller who has only heard a word confuses.
 SIMILAR_LETTERS = ("aeiouy", "csxz", "ckq", "gj", "dt", "bp", "fv", "mn", "lr", "wu")
 MAX_SPELLING_ERRORS = 0.25  # of the letters of a text, in training on text alone
@@ -86,13 +85,24 @@ class EncodedRows(Dataset):
         self.sizes = [len(source) for source in getattr(rows, "sources", [rows])]
         self.times = getattr(rows, "times", [1.0])
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lengths: list[int] = []
-        texts = [row["question_text"] if has(row, "question_text") else row["answer_text"] for row in rows]
-        self.letters = [letters_of(text, self.alphabet) for text in texts]
-        self.texts = texts
+        # what audio says is its transcript; a row of text alone may be of either side
+        texts = [
+            row.get("question_text") or (not has(row, "question_audio") and row.get("answer_text")) or ""
+            for row in rows
+        ]
+        self.texts, self.letters = texts, [letters_of(text, self.alphabet) for text in texts]
         self.tokens = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        files = range(0, len(rows), ROWS_PER_FILE)
-        for number, start in enumerate(files):
+        self.files: list[Path] = []  # of each `ROWS_PER_FILE` rows
+        self.lengths: list[int] = []
+        encoder = model.model.audio_encoder
+        lower = [encoder.conv1, encoder.conv2, encoder.embed_positions, *encoder.layers[:num_layers]]
+        weights = [
+            weight.flatten()[:: max(1, weight.numel() // 64)].tolist()
+            for part in lower
+            for weight in part.state_dict().values()
+        ]
+        self.settings = [num_layers, seed, repr(augmentation), weights, processor.feature_extractor.to_dict()]
+        for number, start in enumerate(range(0, len(rows), ROWS_PER_FILE)):
             indices = range(start, min(start + ROWS_PER_FILE, len(rows)))
             self.lengths += self._encoded(indices, model)
             if number % 50 == 49:
@@ -117,7 +127,7 @@ class EncodedRows(Dataset):
         index, row = draw.index, self.rows[draw.index]
         example = {"id": str(row.get("id"))}
         if has(row, "question_audio"):
-            with safe_open(self._file(index), framework="pt") as file:
+            with safe_open(self.files[index // ROWS_PER_FILE], framework="pt") as file:
                 example["hidden_states"] = file.get_tensor(str(index % ROWS_PER_FILE)).float()
             example["letter_labels"] = torch.tensor(self.letters[index])
             return example | {"audio_labels": torch.tensor(self.tokens[index])}
@@ -127,57 +137,60 @@ class EncodedRows(Dataset):
         letters, targets = torch.tensor(spelled).T
         return example | {"letters": letters, "letter_targets": targets}
 
-    def _file(self, index: int) -> Path:
-        return self.folder / f"{index // ROWS_PER_FILE:06d}.safetensors"
-
     @torch.no_grad()
     def _encoded(self, indices: Sequence[int], model: FlowOmniForSpeechGeneration) -> list[int]:
         """The lengths of some rows, whose audio is encoded into a file unless it is there."""
         rows = [dict(self.rows[index]) for index in indices]
         spoken = [(index, row) for index, row in zip(indices, rows) if has(row, "question_audio")]
         lengths = {index: len(self.letters[index]) for index in indices} | {index: 0 for index, _ in spoken}
+        file = self.folder / f"{self._key(spoken)}.safetensors"
+        self.files.append(file)
+        if spoken and not file.is_file():
+            encodings = {}
+            # once: it keeps the weights that it casts
+            with torch.autocast(model.device.type, dtype=torch.bfloat16):
+                for index, row in spoken:
+                    try:
+                        encodings[str(index % ROWS_PER_FILE)] = self._encode(index, row, model)
+                    except UNREADABLE as error:
+                        logger.warning("Skipped %s: %s", row.get("id"), error)
+            found = {name: len(encoding) for name, encoding in encodings.items()}
+            with atomic_write(file) as unfinished:
+                save_file(encodings, unfinished, {"lengths": json.dumps(found)})
         if spoken:
-            file, key = self._file(indices[0]), self._key(spoken)
-            if not file.is_file() or _metadata(file)["key"] != key:
-                encodings = {}
-                with torch.autocast(
-                    model.device.type, dtype=torch.bfloat16
-                ):  # once: it keeps the weights that it casts
-                    for index, row in spoken:
-                        try:
-                            encodings[str(index % ROWS_PER_FILE)] = self._encode(index, row, model)
-                        except UNREADABLE as error:
-                            logger.warning("Skipped %s: %s", row.get("id"), error)
-                lengths_of = {name: len(encoding) for name, encoding in encodings.items()}
-                with atomic_write(file) as unfinished:
-                    save_file(encodings, unfinished, {"key": key, "lengths": json.dumps(lengths_of)})
-            found = json.loads(_metadata(file)["lengths"])
+            with safe_open(file, framework="pt") as opened:
+                found = json.loads(opened.metadata()["lengths"])
             lengths |= {index: found.get(str(index % ROWS_PER_FILE), 0) for index, _ in spoken}
         return [lengths[index] for index in indices]
 
     def _key(self, spoken: Sequence[tuple[int, Mapping]]) -> str:
-        contents = [self.num_layers, self.builder.seed, repr(self.augmentation)]
-        contents += [[row.get("id"), row.get("question_text"), str(row["question_audio"])] for _, row in spoken]
-        return hashlib.blake2b(json.dumps(contents).encode(), digest_size=8).hexdigest()
+        """Of all that the encodings of some rows depend on: other rows, settings or weights make another file."""
+        hashed = hashlib.blake2b(json.dumps(self.settings).encode(), digest_size=16)
+        for index, row in spoken:
+            audio = row["question_audio"]
+            path = audio.get("path") if isinstance(audio, Mapping) else audio
+            hashed.update(repr([index, path, row.get("question_start"), row.get("question_end")]).encode())
+            if isinstance(path, str) and Path(path).is_file():
+                hashed.update(repr([Path(path).stat().st_size, Path(path).stat().st_mtime_ns]).encode())
+            for content in audio.values() if isinstance(audio, Mapping) else ():
+                hashed.update(np.asarray(content).tobytes() if not isinstance(content, bytes) else content)
+        return hashed.hexdigest()
 
     def _encode(self, index: int, row: Mapping, model: FlowOmniForSpeechGeneration) -> torch.Tensor:
         extractor, encoder = self.processor.feature_extractor, model.model.audio_encoder
-        waveform = load_audio(audio_of(row, "question_audio"), extractor.sampling_rate, max_seconds=MAX_SECONDS)
+        # one window: two frames of features make one of the encoder
+        limit = 2 * encoder.max_source_positions * extractor.hop_length
+        rate = extractor.sampling_rate
+        waveform = load_audio(audio_of(row, "question_audio"), rate, max_seconds=limit / rate)
         if self.augmentation is not None:
             key = (self.builder.seed, index)
-            waveform = self.augmentation.augment(waveform, extractor.sampling_rate, key=key)
-            waveform = waveform[: round(MAX_SECONDS * extractor.sampling_rate)]
+            waveform = self.augmentation.augment(waveform, rate, key=key)[:limit]
         with torch.autocast(model.device.type, enabled=False):
             features = extractor(waveform, return_tensors="pt").to(model.device)
         mask = features["input_features_mask"].bool()
         hidden_states = encoder.embed_frames(features["input_features"], mask)
         hidden_states = encoder.run_layers(hidden_states, mask[:, ::2], last=self.num_layers)
         return hidden_states[0].half().contiguous().cpu()
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    with safe_open(file, framework="pt") as opened:
-        return opened.metadata()
 
 
 def misspell(
@@ -286,7 +299,7 @@ class CTCModel(nn.Module):
 
 
 def mask_in_time(hidden_states: torch.Tensor, num_frames: torch.LongTensor) -> torch.Tensor:
-    """Encoder frames with gaps: in each audio up to one of 20 frames for every two seconds, each at a drawn place."""
+    """Encoder frames with gaps: in each audio one of 1 to 19 frames for every two seconds, each at a drawn place."""
     is_kept = torch.ones(hidden_states.shape[:2], device=hidden_states.device)
     for row, length in enumerate(num_frames.tolist()):
         for _ in range(length // 100):

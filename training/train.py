@@ -151,10 +151,16 @@ def make_ctc_trainer(arguments: Arguments) -> tuple[CTCTrainer, Callable[[], Non
     augmentation = None if data_args.augmentation is None else Augmentation(**data_args.augmentation)
     rows = load_rows(data_args.train_data, data_args.columns, data_args.train_split)
     encode = partial(EncodedRows, max_skipped_fraction=data_args.max_skipped_fraction)
-    data = {"train_dataset": encode(rows, folder / "train", model, processor, num_layers, seed, augmentation)}
-    if data_args.eval_data:
-        rows = load_rows(data_args.eval_data, data_args.columns, data_args.eval_split)
-        data["eval_dataset"] = encode(rows, folder / "eval", model, processor, num_layers, seed)
+    model.to(args.device)  # also the language model, with whose embeddings audio is compared
+    with args.main_process_first(desc="encoding"):
+        data = {"train_dataset": encode(rows, folder, model, processor, num_layers, seed, augmentation)}
+        if data_args.eval_data:
+            rows = load_rows(data_args.eval_data, data_args.columns, data_args.eval_split)
+            if not any(has(row, "question_audio") for row in rows):
+                raise ValueError(
+                    "No row of `eval_data` has a `question_audio` to transcribe: pass other rows, or none."
+                )
+            data["eval_dataset"] = encode(rows, folder, model, processor, num_layers, seed)
     trainer = CTCTrainer(CTCModel(model, num_layers), args, processor, processing_class=processor, **data)
     return trainer, lambda: save_final(trainer, model)
 
