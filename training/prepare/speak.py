@@ -123,7 +123,7 @@ def speak_dialogues(
     if report.manifest.exists() and not journal_path.exists():
         raise ValueError(f"'{output}' holds another corpus: choose another folder.")
     output.mkdir(parents=True, exist_ok=True)
-    rows = enumerate(islice(_rows_of(source), limit))
+    rows = enumerate(islice(rows_with_paths(source), limit))
     chunks = iter(lambda: list(islice(rows, ROWS_PER_CHUNK)), [])
     with open(journal_path, "a+b") as journal:
         journal.seek(0)
@@ -156,7 +156,8 @@ def _chosen_voices(
     return answer_voice, list(question_voices or [voice for voice in known if voice != answer_voice] or known)
 
 
-def _rows_of(source: Any) -> Iterator[dict]:
+def rows_with_paths(source: Any) -> Iterator[dict]:
+    """The rows of a source, each with the columns that it has, and with the paths of its audio files."""
     for row in load_rows(source, streaming=True):
         row = {name: value for name, value in row.items() if has(row, name)}
         for name in ("question_audio", "answer_audio"):
