@@ -34,6 +34,7 @@ from ..data import RowError, has, load_rows, write_rows
 from .espeak import EspeakSynthesizer
 from .flite import FliteSynthesizer
 from .kokoro import KokoroSynthesizer
+from .normalize import row_as_said
 from .piper import PiperSynthesizer
 from .synthesis import SynthesisError, Synthesizer
 
@@ -92,7 +93,8 @@ def speak_dialogues(
     progress: Callable[[int], Any] | None = None,
 ) -> SpokenReport:
     """
-    Speaks the questions and answers of rows that have no audio, and writes `manifest.jsonl` and the audio files. An
+    Speaks the questions and answers of rows that have no audio, and writes `manifest.jsonl` and the audio files. Their
+    texts are written as they are said (`normalize.py`): numbers and abbreviations as words. An
     interrupted run continues when it is started again. A folder that holds other rows, or rows spoken with other settings,
     is refused; rows appended to the source are added to it.
 
@@ -123,7 +125,7 @@ def speak_dialogues(
     if report.manifest.exists() and not journal_path.exists():
         raise ValueError(f"'{output}' holds another corpus: choose another folder.")
     output.mkdir(parents=True, exist_ok=True)
-    rows = enumerate(islice(rows_with_paths(source), limit))
+    rows = enumerate(row_as_said(row, language) for row in islice(rows_with_paths(source), limit))
     chunks = iter(lambda: list(islice(rows, ROWS_PER_CHUNK)), [])
     with open(journal_path, "a+b") as journal:
         journal.seek(0)
