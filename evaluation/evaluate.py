@@ -30,7 +30,6 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from ..modeling_flow_omni.generation_flow_omni import GENERATION_DEFAULTS
 from ..processing.audio_io import write_audio
 from ..training.asr import ASRModel, load_asr, transcribe
 from ..training.metrics import Answer, Question, answer_batch
@@ -142,7 +141,8 @@ class Evaluation:
 
     def answer_settings(self) -> dict[str, Any]:
         """Everything that answers depend on, but the weights."""
-        own = {name: getattr(self.model.generation_config, name, None) for name in GENERATION_DEFAULTS}
+        defaults = self.model.generation_defaults
+        own = {name: getattr(self.model.generation_config, name, None) for name in defaults}
         own = {name: value for name, value in own.items() if value is not None}
         return {
             "tasks": list(dict.fromkeys(question.task for question in self.questions)),
@@ -151,7 +151,7 @@ class Evaluation:
             "asr": list(self.asr_models),
             "language": self.settings.language,
             "seed": self.settings.seed,
-            "generation": GENERATION_DEFAULTS | own | self.settings.generation,
+            "generation": defaults | own | self.settings.generation,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
         }

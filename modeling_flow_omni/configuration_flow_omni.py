@@ -141,6 +141,9 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
         time_embedding_size (`int`, *optional*, defaults to 256): Size of the sinusoidal embedding of the flow time.
         prediction_type (`str`, *optional*, defaults to `"data"`): Output of the flow head: the clean patch (`"data"`)
             or the `"velocity"`, as in the paper.
+        flow_objective (`str`, *optional*, defaults to `"flow_matching"`): What the flow head learns: the velocity of the
+            flow, which sampling follows in a few Euler steps, or with `"lsd"` (Lagrangian self-distillation) also to
+            jump along it, so that one step suffices.
         min_time_to_data (`float`, *optional*, defaults to 0.05): Smallest `1 - t` by which the difference to a
             predicted patch is divided to give a velocity.
         time_logit_mean (`float`, *optional*, defaults to -0.4): Mean of the logit of the flow times drawn in training.
@@ -185,6 +188,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     head_hidden_act: str = activation_fn_key(default="silu")
     time_embedding_size: int = positive_int_field(default=256)
     prediction_type: Literal["data", "velocity"] = "data"
+    flow_objective: Literal["flow_matching", "lsd"] = "flow_matching"
     min_time_to_data: float = interval(min=0.0, max=1.0, exclude_min=True)(default=0.05)
     time_logit_mean: float = -0.4
     time_logit_std: float = interval(min=0.0)(default=1.0)
@@ -203,6 +207,11 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     def validate_architecture(self):
         if self.time_embedding_size % 2:
             raise ValueError(f"`time_embedding_size` ({self.time_embedding_size}) must be even: sines and cosines.")
+        if self.flow_objective == "lsd" and self.num_noise_draws < 2:
+            raise ValueError(
+                f'`num_noise_draws` is {self.num_noise_draws}: `flow_objective="lsd"` needs at least 2, as a part of the '
+                "draws teach velocities and the others jumps."
+            )
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of twice `num_attention_heads` "

@@ -24,6 +24,7 @@ import torch
 
 
 Predictor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+MeanVelocity = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def interpolate(noise: torch.Tensor, data: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
@@ -86,8 +87,11 @@ def guided(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float)
     return unconditional + scale * (conditional - unconditional)
 
 
-def integrate(velocity: Predictor, noise: torch.Tensor, num_steps: int) -> torch.Tensor:
-    """Follows `velocity(point, times)` from `noise` at time 0 to time 1 in `num_steps` Euler steps."""
+def integrate(velocity: MeanVelocity, noise: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """
+    Follows a flow from `noise` at time 0 to time 1 in `num_steps` steps, each along `velocity(point, times, end_times)`:
+    that at the start of the step makes Euler's method, the mean over the step a flow map, which is exact in one step.
+    """
     if num_steps < 1:
         raise ValueError(f"`num_steps` is {num_steps}: integrating the flow takes at least 1 step.")
     step_size = 1 / num_steps
@@ -95,5 +99,5 @@ def integrate(velocity: Predictor, noise: torch.Tensor, num_steps: int) -> torch
     point = noise
     for step in range(num_steps):
         times = start_of_time + step * step_size
-        point = point + velocity(point, times) * step_size
+        point = point + velocity(point, times, times + step_size) * step_size
     return point

@@ -40,7 +40,7 @@ from .answer_states import FlowOmniAnswer, FlowOmniDueText, FlowOmniWrittenToken
 from .configuration_flow_omni import FlowOmniConfig
 
 
-# Options of speech generation, for a call and a generation config that do not set them.
+# Those of a model that needs a few solver steps.
 GENERATION_DEFAULTS = {
     "generation_mode": "speech",
     "num_flow_steps": 2,
@@ -149,7 +149,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 text alone, `"auto"` to let the model decide. (`"audio"`, as transformers' pipelines call it, is
                 `"speech"`.)
             return_audio (`bool`, *optional*): Whether to run the vocoder. Defaults to true where the model has one.
-            num_flow_steps (`int`, *optional*, defaults to 2): Solver steps for each patch.
+            num_flow_steps (`int`, *optional*, defaults to 2): Solver steps for each patch. 1 with a head
+                that learned to jump (`flow_objective="lsd"`).
             flow_temperature (`float`, *optional*, defaults to 1.0): Factor of the flow's noise. 0 makes speech
                 deterministic.
             flow_guidance_scale (`float`, *optional*, defaults to 1.0): Classifier-free guidance of the speech head.
@@ -199,10 +200,16 @@ class FlowOmniGenerationMixin(GenerationMixin):
         """
         return super().generate(inputs, generation_config, custom_generate=type(self)._steps, **kwargs)
 
+    @property
+    def generation_defaults(self) -> dict[str, Any]:
+        """Options of speech generation, for a call and a generation config that do not set them."""
+        is_flow_map = self.config.speech_config.flow_objective == "lsd"
+        return GENERATION_DEFAULTS | ({"num_flow_steps": 1} if is_flow_map else {})
+
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict]:
-        """Resolves the speech options: the call's, else the generation config's, else `GENERATION_DEFAULTS`."""
+        """Resolves the speech options: the call's, else the generation config's, else `generation_defaults`."""
         options = {name: kwargs.pop(name, None) for name in SPEECH_OPTIONS}
         # read before transformers fills in its own defaults (20 positions, sequences alone)
         configs = [vars(one) for one in (generation_config, self.generation_config) if one is not None]
@@ -215,7 +222,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         for name, value in options.items():
             if value is None:
                 value = getattr(generation_config, name, None)
-            setattr(generation_config, name, GENERATION_DEFAULTS.get(name) if value is None else value)
+            setattr(generation_config, name, self.generation_defaults.get(name) if value is None else value)
         if generation_config.generation_mode == "audio":
             generation_config.generation_mode = "speech"
         if generation_config.return_audio is None:

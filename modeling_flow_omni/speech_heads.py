@@ -18,6 +18,7 @@ import math
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.loss.loss_lsd import lsd_distillation_loss
 
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
 from .flow_matching import draw_normal, draw_times, flow_matching_loss, guided, integrate, velocity_from_data
@@ -34,13 +35,27 @@ class FlowOmniZeroLinear(nn.Linear):
     """
 
 
+class FlowOmniWrittenOutNorm(nn.LayerNorm):
+    """A layer norm in single operations: gradients of a derivative through torch's fused one are wrong."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        centred = hidden_states - hidden_states.mean(dim=-1, keepdim=True)
+        return centred * torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + self.eps)
+
+
+def head_norm(config: FlowOmniSpeechConfig) -> nn.LayerNorm:
+    """The norm of a head's layers, without parameters."""
+    norm_class = FlowOmniWrittenOutNorm if config.flow_objective == "lsd" else nn.LayerNorm
+    return norm_class(config.head_hidden_size, eps=1e-6, elementwise_affine=False)
+
+
 class FlowOmniHeadBlock(nn.Module):
     """A residual MLP whose input is shifted and scaled, and whose output is gated, by the condition (AdaLN)."""
 
     def __init__(self, config: FlowOmniSpeechConfig):
         super().__init__()
         size = config.head_hidden_size
-        self.norm = nn.LayerNorm(size, eps=1e-6, elementwise_affine=False)
+        self.norm = head_norm(config)
         # every block starts as the identity
         self.modulation = FlowOmniZeroLinear(size, 3 * size)
         self.fc1 = nn.Linear(size, 2 * size)
@@ -59,7 +74,7 @@ class FlowOmniHeadOutput(nn.Module):
     def __init__(self, config: FlowOmniSpeechConfig, output_size: int):
         super().__init__()
         size = config.head_hidden_size
-        self.norm = nn.LayerNorm(size, eps=1e-6, elementwise_affine=False)
+        self.norm = head_norm(config)
         self.modulation = FlowOmniZeroLinear(size, 2 * size)
         self.proj = FlowOmniZeroLinear(size, output_size)
         self.act_fn = ACT2FN[config.head_hidden_act]
@@ -136,21 +151,54 @@ class FlowOmniTimeEmbedding(nn.Module):
         return self.fc2(self.act_fn(self.fc1(embedding)))
 
 
+class FlowOmniDurationEmbedding(FlowOmniTimeEmbedding):
+    """
+    The embedding of the time that a jump takes. It starts at zero: a head that was trained by flow matching becomes a
+    flow map that jumps along its velocities.
+    """
+
+    # training differentiates by the duration: fast sines would drown what they carry
+    time_factor = 10.0
+
+    def __init__(self, config: FlowOmniSpeechConfig):
+        super().__init__(config)
+        self.fc2 = FlowOmniZeroLinear(config.head_hidden_size, config.head_hidden_size)
+
+
 class FlowOmniFlowHead(FlowOmniSpeechHead):
-    """Samples patches by flow matching. The network outputs the clean patch or the velocity (`prediction_type`)."""
+    """
+    Samples patches by flow matching, or by a flow map that jumps from noise to data in one step (`flow_objective`). The
+    network outputs the clean patch or the velocity (`prediction_type`).
+    """
 
     def __init__(self, config: FlowOmniConfig):
         super().__init__(config)
         self.input_proj = nn.Linear(self.config.patch_size, self.config.head_hidden_size)
         self.time_embedding = FlowOmniTimeEmbedding(self.config)
+        self.duration_embedding = None
+        if self.config.flow_objective == "lsd":
+            self.duration_embedding = FlowOmniDurationEmbedding(self.config)
         self.output = FlowOmniHeadOutput(self.config, self.config.patch_size)
 
-    def velocity(self, patches: torch.Tensor, times: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    @property
+    def latest_time(self) -> float:
+        """The latest time of a training target: later ones would need velocities that no predicted data give."""
+        return 1 - self.config.min_time_to_data if self.config.prediction_type == "data" else 1.0
+
+    def velocity(
+        self,
+        patches: torch.Tensor,
+        times: torch.Tensor,
+        condition: torch.Tensor,
+        end_times: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """
         The velocity at noisy `patches` (num_patches, patch_size) and `times` (num_patches, 1) given a `condition`
-        (num_patches, hidden_size).
+        (num_patches, hidden_size); of a flow map, the mean velocity until `end_times` in the same shape as `times`.
         """
         modulation = self.condition_proj(condition) + self.time_embedding(times)
+        if self.duration_embedding is not None:
+            modulation = modulation + self.duration_embedding((times if end_times is None else end_times) - times)
         hidden_states = self.run_blocks(self.input_proj(patches.to(self.input_proj.weight.dtype)), modulation)
         prediction = self.output(hidden_states, modulation).to(patches.dtype)
         if self.config.prediction_type == "velocity":
@@ -170,14 +218,44 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
         generator = None if self.training else torch.Generator(patches.device).manual_seed(0)
         time_logits = self.config.time_logit_mean, self.config.time_logit_std
         times = draw_times((len(repeated), 1), *time_logits, device=patches.device, generator=generator)
+        noise = draw_normal(repeated.shape, patches.device, generator)
+        # a flow map learns its velocities as any flow does, and on a quarter of the draws to jump along them
+        num_jumps = len(patches) * max(1, num_draws // 4) if self.duration_embedding is not None else 0
+        points, jumps = slice(None, len(repeated) - num_jumps), slice(len(repeated) - num_jumps, None)
         flow_loss = flow_matching_loss(
-            velocity=lambda points, times: self.velocity(points, times, conditions),
-            data=repeated,
-            noise=draw_normal(repeated.shape, patches.device, generator),
-            times=times,
-            latest_time=1 - self.config.min_time_to_data if self.config.prediction_type == "data" else 1.0,
+            velocity=lambda patches, times: self.velocity(patches, times, conditions[points]),
+            data=repeated[points],
+            noise=noise[points],
+            times=times[points],
+            latest_time=self.latest_time,
         )
+        if num_jumps:
+            jump_loss = self.jump_loss(conditions[jumps], repeated[jumps], noise[jumps], generator)
+            flow_loss = torch.cat([flow_loss, jump_loss])
         return flow_loss.view(num_draws, -1).mean(dim=0), self.auxiliary_loss(condition, patches)
+
+    def jump_loss(
+        self,
+        condition: torch.Tensor,
+        patches: torch.Tensor,
+        noise: torch.Tensor,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
+        """
+        Lagrangian self-distillation (num_patches,): where a jump ends, it should move as its end time grows with the
+        velocity that the head itself predicts there.
+        """
+        # evenly over all pairs, as generation starts at 0 and ends at 1
+        times = torch.rand((len(patches), 2), device=patches.device, generator=generator).sort(dim=-1).values
+        start_times, end_times = (times * self.latest_time).chunk(2, dim=-1)
+        loss = lsd_distillation_loss(
+            lambda patches, times, end_times: self.velocity(patches, times, condition, end_times),
+            patches,
+            noise,
+            start_times,
+            end_times,
+        )
+        return loss / patches.shape[-1]
 
     def draw_noise(self, generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
         """The randomness of one patch: Gaussian noise (patch_size,)."""
@@ -193,17 +271,18 @@ class FlowOmniFlowHead(FlowOmniSpeechHead):
     ) -> torch.Tensor:
         """
         Integrates the flow from `noise` (batch_size, patch_size) to normalised patches of the same shape, in fp32,
-        given the `condition` (batch_size, hidden_size), in `num_steps` solver steps. The noise is multiplied by
-        `temperature`: 0 gives the most typical patch. A `guidance_scale` other than 1 runs the head twice for each
-        solver step.
+        given the `condition` (batch_size, hidden_size), in `num_steps` solver steps, or jumps of a flow map. The noise
+        is multiplied by `temperature`: 0 gives the most typical patch. A `guidance_scale` other than 1 runs the head
+        twice for each step; of a flow map it guides each jump as a whole.
         """
         empty_condition = self.empty_condition.to(condition.dtype).expand_as(condition)
 
-        def velocity(points: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-            conditional = self.velocity(points, times, condition)
+        def velocity(points: torch.Tensor, times: torch.Tensor, end_times: torch.Tensor) -> torch.Tensor:
+            end_times = end_times.clamp(max=self.latest_time)
+            conditional = self.velocity(points, times, condition, end_times)
             if guidance_scale == 1.0:
                 return conditional
-            return guided(conditional, self.velocity(points, times, empty_condition), guidance_scale)
+            return guided(conditional, self.velocity(points, times, empty_condition, end_times), guidance_scale)
 
         return integrate(velocity, noise.float() * temperature, num_steps)
 

@@ -33,7 +33,14 @@ class AlignedToken:
     end: float
 
 
-@torch.no_grad()
+class AlignmentError(ValueError):
+    """A text that cannot be aligned with an audio; `reason` is why, without the text."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 def align_text(
     model: Any, processor: Any, audio: Any, text: str, sampling_rate: int | None = None
 ) -> list[AlignedToken]:
@@ -41,7 +48,30 @@ def align_text(
     The tokens of `text` with the times at which `audio`, in which it is said, says them. Tokens without a letter, such as
     punctuation, last no time. The model's adapter must spell (`adapter_compression="ctc"`).
     """
+    said = align_letters(model, processor, audio, text, sampling_rate)
+    encoded = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens, last = [], 0.0
+    for token_id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
+        times = [seconds for place, *seconds in said if start <= place < end]
+        first, last = (times[0][0], times[-1][1]) if times else (last, last)
+        tokens.append(AlignedToken(token_id, start, end, first, last))
+    return tokens
+
+
+@torch.no_grad()
+def align_letters(
+    model: Any, processor: Any, audio: Any, text: str, sampling_rate: int | None = None
+) -> list[tuple[int, float, float]]:
+    """
+    The letters of `text` without its spaces: the index of each character, and the seconds between which `audio` says it.
+    """
     extractor, alphabet = processor.feature_extractor, processor.ctc_alphabet
+    letters, places = letters_with_places(text, alphabet)
+    if not letters:
+        raise AlignmentError(
+            f"The text {text!r} cannot be spelled with {alphabet!r}: write digits and symbols as words.",
+            "a text that is not spelled as it is said",
+        )
     inputs = extractor(
         audio, sampling_rate=sampling_rate, return_tensors="pt", max_seconds=processor.max_audio_seconds
     )
@@ -49,20 +79,14 @@ def align_text(
     if windows[0].letter_logits is None:
         raise ValueError("The model's audio adapter does not spell: align with one of `adapter_compression='ctc'`.")
     logits = torch.cat([window.letter_logits[0] for window in windows])
-    (letters, places), space = letters_with_places(text, alphabet), alphabet.index(" ")
-    if not letters:
-        raise ValueError(f"The text {text!r} cannot be spelled with {alphabet!r}: write digits and symbols as words.")
     frames = viterbi(logits.float().log_softmax(dim=-1).cpu().numpy(), letters)
     seconds = 2 * extractor.hop_length / extractor.sampling_rate  # of an encoder frame
-    encoded = processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    tokens, last = [], 0.0
-    for token_id, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"]):
-        said = [
-            frames[index] for index, place in enumerate(places) if start <= place < end and letters[index] != space
-        ]
-        first, last = (said[0][0] * seconds, said[-1][1] * seconds) if said else (last, last)
-        tokens.append(AlignedToken(token_id, start, end, first, last))
-    return tokens
+    space = alphabet.index(" ")  # for a hyphen too
+    return [
+        (place, first * seconds, last * seconds)
+        for place, letter, (first, last) in zip(places, letters, frames)
+        if letter != space
+    ]
 
 
 def viterbi(log_probs: np.ndarray, letters: list[int]) -> list[tuple[int, int]]:
@@ -78,8 +102,9 @@ def viterbi(log_probs: np.ndarray, letters: list[int]) -> list[tuple[int, int]]:
     may_skip[3::2] = symbols[3::2] != symbols[1:-2:2]
     num_repeats = int(np.sum(symbols[3::2] == symbols[1:-2:2]))
     if len(log_probs) < len(letters) + num_repeats:
-        raise ValueError(
-            f"{len(letters)} letters do not fit into {len(log_probs)} frames of 20 ms: check text and audio."
+        raise AlignmentError(
+            f"{len(letters)} letters do not fit into {len(log_probs)} frames of 20 ms: check text and audio.",
+            "an audio too short for its text",
         )
     scores = np.full(len(symbols), -np.inf)
     scores[:2] = log_probs[0, symbols[:2]]

@@ -46,7 +46,7 @@ def test_velocity_is_the_derivative_of_the_path():
 @pytest.mark.parametrize("num_steps", [1, 2, 7])
 def test_constant_velocity_integrates_exactly(num_steps):
     noise, data = torch.randn(4, 6), torch.randn(4, 6)
-    arrived = integrate(lambda point, times: data - noise, noise, num_steps)
+    arrived = integrate(lambda point, times, end_times: data - noise, noise, num_steps)
     torch.testing.assert_close(arrived, data)
 
 
@@ -55,20 +55,28 @@ def test_halving_the_step_halves_the_error_of_the_solver():
 
     def error(num_steps):
         # dx/dt = x, so that x(1) = e
-        return abs(integrate(lambda point, times: point, start, num_steps).item() - math.e)
+        return abs(integrate(lambda point, times, end_times: point, start, num_steps).item() - math.e)
 
     assert error(64) / error(128) == pytest.approx(2, rel=0.05)
 
 
-def test_a_solver_step_sees_the_time_of_its_start():
+def test_a_solver_step_sees_the_times_of_its_start_and_end():
     seen = []
 
-    def velocity(point, times):
-        seen.append(times.flatten().tolist())
+    def velocity(point, times, end_times):
+        seen.append((times.flatten().tolist(), end_times.flatten().tolist()))
         return torch.zeros_like(point)
 
     integrate(velocity, torch.zeros(2, 3), 4)
-    assert seen == [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5], [0.75, 0.75]]
+    starts = [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5], [0.75, 0.75], [1.0, 1.0]]
+    assert seen == list(zip(starts, starts[1:]))
+
+
+def test_mean_velocity_of_a_curved_flow_arrives_in_one_step():
+    start = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+    # of dx/dt = x, whose paths are x exp(t)
+    arrived = integrate(lambda point, times, ends: point * (torch.exp(ends - times) - 1) / (ends - times), start, 1)
+    torch.testing.assert_close(arrived, math.e * start)
 
 
 def test_perfect_data_prediction_gives_the_velocity_of_the_path_and_arrives_in_one_step():
@@ -76,7 +84,9 @@ def test_perfect_data_prediction_gives_the_velocity_of_the_path_and_arrives_in_o
     point = interpolate(noise, data, times)
     velocity = velocity_from_data(data, point, times, min_time_to_data=0.05)
     torch.testing.assert_close(velocity, velocity_of_path(noise, data), rtol=1e-4, atol=1e-4)
-    arrived = integrate(lambda point, times: velocity_from_data(data, point, times, 0.05), noise, num_steps=1)
+    arrived = integrate(
+        lambda point, times, end_times: velocity_from_data(data, point, times, 0.05), noise, num_steps=1
+    )
     torch.testing.assert_close(arrived, data)
 
 
@@ -128,4 +138,4 @@ def test_guidance_of_one_is_the_conditional_and_more_goes_beyond():
 
 def test_integrating_takes_at_least_one_step():
     with pytest.raises(ValueError, match="at least 1 step"):
-        integrate(lambda point, times: point, torch.zeros(1, 1), 0)
+        integrate(lambda point, times, end_times: point, torch.zeros(1, 1), 0)

@@ -164,6 +164,16 @@ def test_audio_of_the_source_is_kept(speak, tmp_path):
         speak_dialogues(datasets.Dataset.from_list([row]), tmp_path / "bytes", Tones())
 
 
+def test_texts_are_written_as_they_are_said_and_transcripts_are_kept(speak, tmp_path):
+    row = {"question_text": "Is it 5?", "question_audio": str(tmp_path / "mine.wav"), "answer_text": "No, 21 kg."}
+    spoken = load_rows(speak([row], "out").manifest)[0]
+    assert (spoken["question_text"], spoken["answer_text"]) == ("Is it 5?", "No, twenty-one kilograms.")
+    assert len(spoken["answer_word_times"]) == len(words_of(spoken["answer_text"]))
+    row = {"question_text": "it is 5", "answer_text": "it is 6"}
+    spoken = load_rows(speak([row], "de", language="xx", question_voices=["440"]).manifest)[0]
+    assert (spoken["question_text"], spoken["answer_text"]) == ("it is 5", "it is 6")
+
+
 def test_unknown_synthesizers_voices_and_languages_are_refused(speak):
     for synthesizer, options, message in (
         ("parrot", {}, "choose one of espeak, flite, kokoro, piper"),

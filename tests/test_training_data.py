@@ -106,6 +106,9 @@ def test_words_are_separated_by_spaces_or_single_characters(row):
     timed = row | {"answer_text": "so so", "answer_word_times": [0.0, 0.2]}
     assert data.word_times_of(timed, "say") == [("so", 0.0), ("so", 0.2)]
     assert data.word_times_of(row, "say") is None and data.word_times_of(timed, "text_to_text") is None
+    recording = {"question_text": "so", "question_audio": "a.wav", "question_word_times": [0.1]}
+    assert data.word_times_of(recording, "say") == [("so", 0.1)]
+    assert data.word_times_of(recording, "transcribe") is None
     with pytest.raises(data.RowError, match="has 1 times for 2 words"):
         data.word_times_of(timed | {"answer_word_times": [0.0]}, "say")
 

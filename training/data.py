@@ -45,6 +45,7 @@ COLUMNS: dict[str, Literal["text", "texts", "audio", "seconds", "times", "messag
     "question_end": "seconds",  # where it ends
     "question_seconds": "seconds",  # duration of the question: saves reading the header of the file
     "answer_text": "text",  # what the assistant writes, or the transcript of `answer_audio`
+    "question_word_times": "times",  # the second at which each word of `question_text` begins in `question_audio`
     "answer_audio": "audio",  # what the assistant says
     "answer_seconds": "seconds",  # duration of the spoken answer
     "voice": "text",  # who says `answer_audio`: one of the voices of a speech decoder
@@ -147,12 +148,14 @@ def words_of(text: str) -> list[str]:
 
 def word_times_of(row: Mapping, task: str) -> list[tuple[str, float]] | None:
     """The words of a spoken answer and their onsets, for the timed layout; `None` if the row has no times."""
-    if spec_of(row, task).answer_audio != "answer_audio" or not has(row, "answer_word_times"):
+    spec = spec_of(row, task)
+    name = f"{(spec.answer_audio or '').removesuffix('_audio')}_word_times"
+    if spec.answer_audio is None or not has(row, name):
         return None
-    words, onsets = words_of(row["answer_text"]), row["answer_word_times"]
+    words, onsets = words_of(row[spec.answer_text]), row[name]
     if len(words) != len(onsets):
         problem = f"{len(onsets)} times for {len(words)} words (between spaces; in Chinese and Japanese, characters)"
-        raise RowError(str(row.get("id") or ""), "answer_word_times", f"`answer_word_times` has {problem}.")
+        raise RowError(str(row.get("id") or ""), name, f"`{name}` has {problem}.")
     return list(zip(words, onsets))
 
 

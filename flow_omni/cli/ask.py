@@ -62,7 +62,9 @@ class GenerationOptions:
     sample: Annotated[bool, generation("--sample", help="Sample the text. Default: greedy search.")] = False
     temperature: Annotated[float | None, generation(help="Sampling temperature; implies --sample.", min=0.01)] = None
     end_after_repeats: Annotated[int | None, generation(help="End a text that repeats itself.", min=0)] = None
-    num_flow_steps: Annotated[int | None, generation(help="Solver steps for each patch. Default: 2.", min=1)] = None
+    num_flow_steps: Annotated[int | None, generation(help="Solver steps for each patch. Default: 2, or 1.", min=1)] = (
+        None
+    )
     flow_temperature: Annotated[float | None, generation(help="Scale of the noise. Default: 1.", min=0.0)] = None
     flow_guidance_scale: Annotated[float | None, generation(help="Classifier-free guidance.", min=0.0)] = None
     voice: Annotated[str | None, generation(help="Voice of a speech decoder. Default: its first.")] = None

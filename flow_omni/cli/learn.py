@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 
 from .ask import GenerationOptions, option, with_options
-from .common import USER_ERROR, UserError, command, note, user_errors, write
+from .common import USER_ERROR, UserError, command, load_model, note, user_errors, write
 
 
 prepare = typer.Typer(
@@ -269,6 +269,28 @@ def answers(
         with _bar("answers") as bar:
             answered = _counted(answered_rows(model, tokenizer, rows), bar, manifest)
             note(f"{manifest}: {write_rows(manifest, answered)} rows.")
+
+
+@prepare.command(no_args_is_help=True)
+@command
+def align(
+    source: Annotated[str, typer.Argument(help="Rows with speech and its text.", show_default=False)],
+    manifest: Annotated[Path, typer.Argument(help="The manifest to write.", show_default=False)],
+    model: Annotated[
+        str | None, option("--model", "-m", help="Checkpoint whose adapter spells. Default: the bundled model.")
+    ] = None,
+):
+    """
+    Add the times of the words in recordings, by a model's own CTC. The same command resumes.
+
+        flow-omni prepare align train.jsonl aligned.jsonl
+    """
+    from ..training.prepare import align_rows
+
+    loaded = load_model(model)
+    with user_errors(), _bar("rows") as bar:
+        aligned = align_rows(loaded.model, loaded.processor, source, manifest, loaded.name, bar.update)
+    note(f"{manifest}: {aligned}")
 
 
 @prepare.command(no_args_is_help=True)

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Training data: rows of the corpora of the paper, spoken rows of written dialogues, and validation."""
 
+from .align import align_rows
 from .corpora import aishell1_rows, lccc_rows, wenetspeech_rows
 from .speak import list_voices, speak_dialogues
 from .synthesis import SynthesisError
@@ -22,6 +23,7 @@ from .validate import validate_rows
 __all__ = [
     "SynthesisError",
     "aishell1_rows",
+    "align_rows",
     "lccc_rows",
     "list_voices",
     "speak_dialogues",

@@ -34,6 +34,7 @@ from ..data import RowError, has, load_rows, write_rows
 from .espeak import EspeakSynthesizer
 from .flite import FliteSynthesizer
 from .kokoro import KokoroSynthesizer
+from .normalize import row_as_said
 from .piper import PiperSynthesizer
 from .synthesis import SynthesisError, Synthesizer
 
@@ -92,7 +93,8 @@ def speak_dialogues(
     progress: Callable[[int], Any] | None = None,
 ) -> SpokenReport:
     """
-    Speaks the questions and answers of rows that have no audio, and writes `manifest.jsonl` and the audio files. An
+    Speaks the questions and answers of rows that have no audio, and writes `manifest.jsonl` and the audio files. Their
+    texts are written as they are said (`normalize.py`): numbers and abbreviations as words. An
     interrupted run continues when it is started again. A folder that holds other rows, or rows spoken with other settings,
     is refused; rows appended to the source are added to it.
 
@@ -123,7 +125,7 @@ def speak_dialogues(
     if report.manifest.exists() and not journal_path.exists():
         raise ValueError(f"'{output}' holds another corpus: choose another folder.")
     output.mkdir(parents=True, exist_ok=True)
-    rows = enumerate(islice(_rows_of(source), limit))
+    rows = enumerate(row_as_said(row, language) for row in islice(rows_with_paths(source), limit))
     chunks = iter(lambda: list(islice(rows, ROWS_PER_CHUNK)), [])
     with open(journal_path, "a+b") as journal:
         journal.seek(0)
@@ -156,7 +158,8 @@ def _chosen_voices(
     return answer_voice, list(question_voices or [voice for voice in known if voice != answer_voice] or known)
 
 
-def _rows_of(source: Any) -> Iterator[dict]:
+def rows_with_paths(source: Any) -> Iterator[dict]:
+    """The rows of a source, each with the columns that it has, and with the paths of its audio files."""
     for row in load_rows(source, streaming=True):
         row = {name: value for name, value in row.items() if has(row, name)}
         for name in ("question_audio", "answer_audio"):
