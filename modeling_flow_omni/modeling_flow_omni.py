@@ -421,6 +421,11 @@ def text_losses(
     num_targets = max(len(logits), 1)
     losses = {"text_loss": nn.functional.cross_entropy(logits, targets, reduction="sum") / num_targets}
     if teacher_logits is not None:
+        if len(teacher_logits) != len(logits):
+            raise ValueError(
+                f"Got `teacher_logits` of {len(teacher_logits)} positions for {len(logits)} text targets: both must answer "
+                "the same texts."
+            )
         log_probs, expected = logits.log_softmax(dim=-1), teacher_logits.to(logits).log_softmax(dim=-1)
         divergence = nn.functional.kl_div(log_probs, expected, reduction="sum", log_target=True)
         losses["distillation_loss"] = divergence / num_targets

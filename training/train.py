@@ -28,7 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig, FlowOmniVocoderConfig
-from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration, count_parameters
+from ..modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS, FlowOmniForSpeechGeneration, count_parameters
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.files import atomic_write
 from ..processing.processing_flow_omni import FlowOmniProcessor
@@ -45,7 +45,7 @@ from .vocoder import VocoderSegments, VocoderTrainer, VocoderWithLosses
 
 def train_recipe(recipe: str, overrides: Sequence[str] = (), dry_run: bool = False, fresh: bool = False) -> Any:
     """
-    Trains as a recipe says: a YAML file or `align`, `finetune` or `vocoder`, with `key=value` overrides for any key of the
+    Trains as a recipe says: a YAML file or `align`, `ctc`, `distill`, `finetune` or `vocoder`, with `key=value` overrides for any key of the
     dataclasses in `training/arguments.py`. Resumes from the last checkpoint in `output_dir`, unless the run is complete or
     to be `fresh`: then the checkpoints of an earlier run are moved to `earlier-N`. Returns the Trainer, with the log in
     `state.log_history`; a `dry_run` only prints what would be trained.
@@ -117,6 +117,10 @@ def set_aside(folder: Path) -> None:
 def make_trainer(arguments: Arguments) -> tuple[FlowOmniTrainer, Callable[[], None]]:
     """The Trainer of a recipe, and what saves its final model."""
     model_args, data_args, args = arguments
+    if data_args.distillation and (model_args.lora or "language_model" in (args.trainable_modules or MODULE_GROUPS)):
+        raise ValueError(
+            "`distillation` needs a frozen language model, which is the teacher: train other modules alone."
+        )
     model, processor = load_model(model_args), FlowOmniProcessor.from_pretrained(model_args.model)
     tuner = None if model_args.lora is None else add_lora(model, model_args.lora, base=model_args.model)
     evaluation, metrics = None, None
@@ -289,7 +293,7 @@ def describe(trainer: Trainer) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m flow_omni.training RECIPE [KEY=VALUE]... [--dry-run] [--fresh]`, for `accelerate launch -m`."""
     parser = argparse.ArgumentParser(prog="python -m flow_omni.training", description="Train a model with a recipe.")
-    parser.add_argument("recipe", help="align, finetune, vocoder, or a YAML file")
+    parser.add_argument("recipe", help="align, ctc, distill, finetune, vocoder, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--dry-run", action="store_true", help="print modules, rows, hours and steps only")
     parser.add_argument("--fresh", action="store_true", help="start again, with earlier checkpoints set aside")

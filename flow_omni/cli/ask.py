@@ -231,7 +231,8 @@ def _ctc_transcript(loaded: LoadedModel, audio: dict, prefix: str | None) -> str
 
     extractor, encoder = loaded.processor.feature_extractor, loaded.model.model.audio_encoder
     limit = loaded.processor.max_audio_seconds
-    inputs = extractor(audio["array"], audio["sampling_rate"], return_tensors="pt", max_seconds=limit)
+    with user_errors():
+        inputs = extractor(audio["array"], audio["sampling_rate"], return_tensors="pt", max_seconds=limit)
     texts = []
     if prefix is not None:
         write(prefix)

@@ -39,7 +39,9 @@ Columns = Annotated[list[str] | None, option(metavar="OURS=THEIRS", help="Rename
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="align, finetune, vocoder, or a YAML file.", show_default=False)],
+    recipe: Annotated[
+        str, typer.Argument(help="align, ctc, distill, finetune, vocoder, or a YAML file.", show_default=False)
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Such as learning_rate=3e-4.", show_default=False),

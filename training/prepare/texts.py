@@ -73,15 +73,20 @@ def llm_rows(
     head = tokenizer.apply_chat_template([{"role": "user", "content": "QUESTION"}], tokenize=False)
     head = tokenizer(head.partition("QUESTION")[0], add_special_tokens=False, return_tensors="pt").to(model.device)
     options = {"do_sample": True, "temperature": 0.75, "top_k": 30, "max_new_tokens": max_new_tokens}
-    seen, batch = set(), 0
+    ends = model.generation_config.eos_token_id
+    ends = [tokenizer.decode(end) for end in (ends if isinstance(ends, list) else [ends])]
+    seen, batch, num_before = set(), 0, -1
     while len(seen) < num_rows:
+        if batch % 20 == 0 and len(seen) == num_before:
+            raise ValueError(f"The model has written no new question in 20 batches, after {len(seen)}: ask for fewer.")
+        num_before = len(seen) if batch % 20 == 0 else num_before
         with torch.random.fork_rng():
             torch.manual_seed(int(uniform(seed, "questions", batch) * 2**31))
             ids = model.generate(**{name: ids.expand(batch_size, -1) for name, ids in head.items()}, **options)
         batch += 1
         for row in ids[:, head["input_ids"].shape[1] :]:
             text = tokenizer.decode(row)
-            end = text.find(tokenizer.eos_token)
+            end = min((place for place in map(text.find, ends) if place >= 0), default=-1)
             text = " ".join(text[:end].split()) if end >= 0 else ""
             if is_speakable(text, min_words=3) and text not in seen and len(seen) < num_rows:
                 seen.add(text)
