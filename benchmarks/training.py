@@ -43,7 +43,7 @@ from common import (
 from torch import nn
 
 from flow_omni.modeling_flow_omni.configuration_flow_omni import FlowOmniConfig
-from flow_omni.modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, text_loss
+from flow_omni.modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, text_logits, text_losses
 
 
 QUESTION_FRAMES = 256
@@ -95,7 +95,8 @@ class TrainingStep:
             return self.model(**self.batch).loss
         inputs = {name: self.batch[name] for name in ("input_ids", "attention_mask")}
         hidden_states = self.trained(**inputs, use_cache=False).last_hidden_state
-        return text_loss(self.model.lm_head, hidden_states, self.batch["labels"])
+        logits = text_logits(self.model.lm_head, hidden_states, self.batch["labels"])
+        return text_losses(*logits, None)["text_loss"]
 
     def __call__(self) -> dict[str, float]:
         times = [time.perf_counter()]

@@ -40,7 +40,7 @@ All speech of its training was synthesised:
 | questions and answers | written by SmolLM2-135M-Instruct | Apache-2.0 |
 | voices `slt`, `rms`, `kal16` | flite, Carnegie Mellon University | MIT-CMU-style, free for any use |
 | voices of English | espeak-ng | GPL-3.0-or-later (the program) |
-| five voices and mixtures | Kokoro-82M | Apache-2.0 |"""
+| four voices and mixtures of them | Kokoro-82M | Apache-2.0 |"""
 
 
 def bundle(run: str, folder: str) -> None:

@@ -86,10 +86,14 @@ def describe_modules(config: FlowOmniConfig) -> dict[str, str]:
         head = f"flow-matching head of {speech.head_num_layers} blocks of width {speech.head_hidden_size}"
     else:
         head = f"residual-VQ head of {speech.num_codebooks} codebooks with {speech.codebook_size} codes"
+    adapter = f"one position for {config.adapter_stack_size} encoder frames ({20 * config.adapter_stack_size} ms)"
+    if config.adapter_compression == "ctc":
+        adapter = (
+            f"CTC over letters and tokens, {config.adapter_num_layers} layers of width {config.adapter_hidden_size}"
+        )
     modules = {
         "audio_encoder": f"Whisper encoder, {audio.encoder_layers} layers of width {audio.d_model}",
-        "audio_adapter": f"one position for {config.adapter_stack_size} encoder frames "
-        f"({20 * config.adapter_stack_size} ms)",
+        "audio_adapter": adapter,
         "language_model": f"`{text.model_type}`, {text.num_hidden_layers} layers of width {text.hidden_size}, "
         f"{text.vocab_size} tokens",
     }

@@ -198,12 +198,18 @@ def make_app(
         routes=[
             Route("/health", health),
             Route("/metrics", metrics),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", models),
-            Route("/v1/audio/speech", endpoint(speech), methods=["POST"]),
-            Route("/v1/audio/transcriptions", endpoint(transcriptions), methods=["POST"]),
-            Route("/v1/chat/completions", endpoint(chat_completions), methods=["POST"]),
-            WebSocketRoute("/v1/realtime", realtime),
+            # a mount of its own: the page, which matches every path, would answer other methods with "not found"
+            Mount(
+                "/v1",
+                routes=[
+                    Route("/models", models),
+                    Route("/models/{name:path}", models),
+                    Route("/audio/speech", endpoint(speech), methods=["POST"]),
+                    Route("/audio/transcriptions", endpoint(transcriptions), methods=["POST"]),
+                    Route("/chat/completions", endpoint(chat_completions), methods=["POST"]),
+                    WebSocketRoute("/realtime", realtime),
+                ],
+            ),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=[Middleware(Guard, settings=settings)],

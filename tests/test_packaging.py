@@ -32,7 +32,18 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 FOLDERS = PYPROJECT["tool"]["setuptools"]["package-dir"]
-CORE = {"torch", "transformers", "safetensors", "huggingface_hub", "numpy", "soundfile", "soxr", "typer"}
+CORE = {
+    "accelerate",
+    "gguf",
+    "torch",
+    "transformers",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+    "soundfile",
+    "soxr",
+    "typer",
+}
 # Dependencies of these dependencies.
 COMES_WITH_CORE = {"tokenizers", "yaml", "rich"}
 
@@ -46,7 +57,8 @@ def source(tmp_path_factory):
             shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         elif path.suffix in {".toml", ".md"} or path.name == "LICENSE":
             shutil.copy(path, source)
-    (source / "flow_omni/checkpoints/tiny/model.safetensors").touch()
+    for name in ("base", "tiny"):
+        (source / f"flow_omni/checkpoints/{name}/model.safetensors").touch()
     return source
 
 
@@ -80,7 +92,7 @@ def test_wheel_holds_every_file_of_the_folders_and_no_other(source, wheel):
     assert {"flow_omni/py.typed", "flow_omni/assets/question.wav", "flow_omni/hub_card/model_card.md"} <= found
     assert {"flow_omni/serving/page/index.html", "flow_omni/serving/page/app.js"} <= found
     assert {"flow_omni/training/recipes/align.yaml", "flow_omni/training/accelerate/ddp.yaml"} <= found
-    assert "flow_omni/checkpoints/tiny/model.safetensors" in found
+    assert {f"flow_omni/checkpoints/{name}/model.safetensors" for name in ("base", "tiny")} <= found
 
 
 def test_metadata_names_the_command_the_licence_and_what_is_needed(wheel):

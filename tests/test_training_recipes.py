@@ -108,7 +108,9 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
     for override, message in cases.items():
         with pytest.raises(ValueError, match=message):
             parse("align", override)
-    with pytest.raises(ValueError, match="no recipe 'nothing': name a file, or one of align, finetune, vocoder"):
+    with pytest.raises(
+        ValueError, match="no recipe 'nothing': name a file, or one of align, ctc, distill, finetune, vocoder"
+    ):
         parse("nothing")
     (tmp_path / "mine.yaml").write_text("- a list\n")
     with pytest.raises(ValueError, match="must hold a mapping"):
