@@ -21,9 +21,11 @@ import torch
 
 # How many letters of a word may differ from those that were heard, for a token to be believed.
 MAX_DIFFERENCE = 0.2
+# What a voice tells of punctuation. Other signs, such as a colon, are written for reasons that cannot be heard.
+MARKS = {".", ",", "?", "!"}
 # Of the beam search: prefixes that are kept, letters that are tried (log probability), and the weights of the words.
-NUM_PREFIXES, SMALLEST_LOG_PROB = 40, -6.0
-WORD_WEIGHT, UNKNOWN_LETTER_COST = 0.3, 0.5
+NUM_PREFIXES, SMALLEST_LOG_PROB = 80, -8.0
+WORD_WEIGHT, UNKNOWN_WORD_COST, UNKNOWN_LETTER_COST = 0.2, 3.0, 0.5
 # Other tokens of one letter are parts of words. Vocabularies begin with them, as if they were the most frequent ones.
 WORDS_OF_ONE_LETTER = "ai"
 
@@ -37,7 +39,7 @@ class FlowOmniLexicon:
 
     def __init__(self, token_bytes: torch.Tensor, alphabet: str):
         self.alphabet, self.space = alphabet, alphabet.index(" ")
-        # of each token its letters, in lower case; none of punctuation, and `None` of control tokens, which nobody says
+        # of each token its letters, in lower case; none of punctuation, and `None` of tokens that nobody says
         self.spellings: list[str | None] = []
         self.tokens: dict[str, int] = {}  # by text: lower case, with the space that words begin with
         self.first_tokens: dict[
@@ -50,7 +52,7 @@ class FlowOmniLexicon:
             letters = text.lower().strip()
             # one that fills its row may have been cut
             is_word = bool(letters) and set(letters) <= known and spelled[-1] == 0 and text.lstrip(" ") == text.strip()
-            self.spellings.append(letters if is_word else "" if text else None)
+            self.spellings.append(letters if is_word else "" if text in MARKS else None)
             if is_word and text == text.lower():
                 self.tokens.setdefault(text, token_id)
             if is_word and text == f" {letters}" and (len(letters) > 1 or letters in WORDS_OF_ONE_LETTER):
@@ -62,7 +64,7 @@ class FlowOmniLexicon:
     def search(self, log_probs: torch.Tensor) -> list[int]:
         """
         The letters of the likeliest words, by a beam search over the prefixes of CTC: of `log_probs` (num_frames,
-        num_letters + 1), the blank last. A word that is one token costs more the rarer it is; another one costs as much as
+        num_letters + 1), the blank last. A word that is one token costs more the rarer it is; another one costs more than
         the rarest, and more with each letter.
         """
         blank, space = log_probs.shape[-1] - 1, self.alphabet[self.space]
@@ -102,7 +104,7 @@ class FlowOmniLexicon:
             return 0.0
         if word in self.ranks:
             return -WORD_WEIGHT * math.log(self.ranks[word])
-        return -WORD_WEIGHT * math.log(len(self.ranks) + 1) - UNKNOWN_LETTER_COST * len(word)
+        return -UNKNOWN_WORD_COST - UNKNOWN_LETTER_COST * len(word)
 
     def spell(self, word: str, is_first: bool) -> list[int]:
         """The fewest tokens that spell a word, found from its start on."""
