@@ -621,15 +621,23 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             )
         return losses
 
-    def drop_unheard(
+    def encode_audio(
         self,
-        audio: FlowOmniAudioFeatures,
         input_features: torch.Tensor,
         input_features_mask: torch.Tensor | None,
         input_ids: torch.LongTensor | None,
         **aligned: torch.Tensor | None,
-    ) -> dict[str, torch.Tensor]:
-        """With `adapter_compression="ctc"`: the inputs without the placeholders that the `audio` does not take up."""
+    ) -> tuple[FlowOmniAudioFeatures, dict[str, torch.Tensor | None]]:
+        """
+        The encoded audio, and `input_ids` and the `aligned` inputs in their order; with `adapter_compression="ctc"` without
+        the placeholders that the audio does not take up.
+        """
+        audio, inputs = (
+            self.get_audio_features(input_features, input_features_mask),
+            {"input_ids": input_ids, **aligned},
+        )
+        if self.config.adapter_compression is None:
+            return audio, inputs
         if input_ids is None:
             raise ValueError('`inputs_embeds` cannot be shortened (`adapter_compression="ctc"`): pass `input_ids`.')
         mask = aligned.get("attention_mask")
@@ -640,7 +648,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
                 "`audio_embeddings`."
             )
         num_placeholders = num_audio_tokens(input_features, input_features_mask, self.config)
-        return drop_unheard(input_ids, num_placeholders, audio.audio_lengths.tolist(), self.config, **aligned)
+        compact = drop_unheard(input_ids, num_placeholders, audio.audio_lengths.tolist(), self.config, **aligned)
+        return audio, {name: compact.get(name) for name in inputs}
 
     def place_audio(
         self, inputs_embeds: torch.Tensor, input_ids: torch.LongTensor | None, audio_embeddings: torch.Tensor
@@ -700,23 +709,17 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         audio_features = None
         if input_features is not None:
-            audio_features = self.get_audio_features(input_features, input_features_mask)
+            audio_features, inputs = self.encode_audio(
+                input_features,
+                input_features_mask,
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                speech_states=speech_states,
+                previous_patches=previous_patches,
+            )
             audio_embeddings = audio_features.pooler_output
-            if self.config.adapter_compression is not None:
-                compact = self.drop_unheard(
-                    audio_features,
-                    input_features,
-                    input_features_mask,
-                    input_ids=input_ids,
-                    attention_mask=attention_mask,
-                    position_ids=position_ids,
-                    speech_states=speech_states,
-                    previous_patches=previous_patches,
-                )
-                input_ids, attention_mask, position_ids = (
-                    compact[name] for name in ("input_ids", "attention_mask", "position_ids")
-                )
-                speech_states, previous_patches = compact.get("speech_states"), compact.get("previous_patches")
+            input_ids, attention_mask, position_ids, speech_states, previous_patches = inputs.values()
         if inputs_embeds is None:
             inputs_embeds = self.embed_text(input_ids)
         if audio_embeddings is not None:
@@ -1030,27 +1033,21 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             raise ValueError("`audio_labels` are transcripts of `input_features`: pass these too.")
         audio_features = None
         if input_features is not None:
-            audio_features = self.model.get_audio_features(input_features, input_features_mask)
+            audio_features, inputs = self.model.encode_audio(
+                input_features,
+                input_features_mask,
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                speech_states=speech_states,
+                previous_patches=previous_patches,
+                labels=labels,
+                state_labels=state_labels,
+            )
             audio_embeddings = audio_features.pooler_output
-            if self.config.adapter_compression is not None:
-                compact = self.model.drop_unheard(
-                    audio_features,
-                    input_features,
-                    input_features_mask,
-                    input_ids=input_ids,
-                    attention_mask=attention_mask,
-                    position_ids=position_ids,
-                    speech_states=speech_states,
-                    previous_patches=previous_patches,
-                    labels=labels,
-                    state_labels=state_labels,
-                )
-                input_ids, attention_mask, position_ids = (
-                    compact[name] for name in ("input_ids", "attention_mask", "position_ids")
-                )
-                speech_states, previous_patches, labels, state_labels = (
-                    compact.get(name) for name in ("speech_states", "previous_patches", "labels", "state_labels")
-                )
+            input_ids, attention_mask, position_ids, speech_states, previous_patches, labels, state_labels = (
+                inputs.values()
+            )
         patches = None
         if mel_labels is not None:
             patches = self.prepare_patches(mel_labels, speech_states)
