@@ -16,15 +16,16 @@ The state machine of an answer: which speech state may follow which, when text i
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import GenerationConfig
 
 from .configuration_flow_omni import FlowOmniConfig
+from .speech_decoder import END_OF_TEXT, NUM_NEIGHBOURS, FlowOmniSpeechDecoder, bounded
 
 
 class FlowOmniAnswer:
@@ -48,6 +49,8 @@ class FlowOmniAnswer:
         self.min_speech_steps = generation_config.min_speech_steps
         self.seconds_per_token = generation_config.max_speech_seconds_per_token
         self.extra_seconds = generation_config.max_speech_extra_seconds
+        # a speech decoder waits for no text: it reads letter by letter
+        self.speech_delay = 0 if config.speech_loop == "speech_decoder" else config.speech_config.speech_delay
         self.num_positions = 0
         self.states = zeros(torch.long) + config.pad_state_id
         self.num_text_tokens = zeros(torch.long)
@@ -55,7 +58,6 @@ class FlowOmniAnswer:
         self.text_has_ended = zeros(torch.bool)
         self.text_had_ended = zeros(torch.bool)  # before the newest position
         self.truncated = zeros(torch.bool)
-        self.log_waiting = zeros(torch.float32)  # of a speech decoder: log-probability that no token is due yet
 
     def next_states(self, state_logits: torch.Tensor) -> torch.LongTensor:
         """The legal state of the next position (batch_size,) with the highest of `state_logits` (batch_size, 4)."""
@@ -84,12 +86,12 @@ class FlowOmniAnswer:
             return torch.zeros_like(is_silent), torch.zeros_like(is_silent)
         if self.mode == "auto":
             return is_silent & self._may_still_start(), torch.zeros_like(is_silent)
-        is_time = self.text_has_ended | (self.num_positions >= self.config.speech_config.speech_delay)
+        is_time = self.text_has_ended | (self.num_positions >= self.speech_delay)
         return is_time, is_time
 
     def _may_still_start(self) -> torch.BoolTensor:
         """Whether speech may start this late, as in training: after the delay, or with the end of a shorter text."""
-        is_early = self.num_positions <= self.config.speech_config.speech_delay
+        is_early = self.num_positions <= self.speech_delay
         return ~self.text_had_ended & is_early
 
     def max_speech_steps(self) -> torch.Tensor:
@@ -97,17 +99,14 @@ class FlowOmniAnswer:
         seconds = self.num_text_tokens * self.seconds_per_token + self.extra_seconds
         return (seconds * self.config.speech_config.steps_per_second).ceil()
 
-    def next_due(self, advance_logits: torch.Tensor, follows: torch.BoolTensor) -> torch.BoolTensor:
+    def bytes_to_read(self, log_rates: torch.Tensor) -> torch.Tensor:
         """
-        Rows (batch_size,) whose next text token is due at the next position: because it `follows` by rule, or from the
-        scores of a speech decoder (batch_size,) as soon as it is more likely due by then than not. A single score rarely
-        passes one half where the time is uncertain, so that waiting for one that does would always be late. Longer than
-        any reading of the text so far could be, no row waits.
+        How far each row reads on in its text (batch_size,), by the `log_rates` (batch_size,) of a speech decoder. Longer
+        than any reading of the text so far could be, no row waits.
         """
-        self.log_waiting = self.log_waiting + nn.functional.logsigmoid(-advance_logits.float())
-        is_due = follows | (self.log_waiting < math.log(0.5)) | (self.num_patches >= self.max_speech_steps())
-        self.log_waiting = self.log_waiting.masked_fill(is_due, 0.0)
-        return is_due
+        rates = bounded(log_rates).exp()
+        is_late = self.num_patches >= self.max_speech_steps()
+        return torch.where(is_late, rates.clamp(min=1.0), rates)
 
     def advance(self, states: torch.LongTensor, is_text: torch.BoolTensor, ends_text: torch.BoolTensor) -> None:
         """Records one position, whose state has been chosen: rows with a text token, and rows whose text ends."""
@@ -146,55 +145,110 @@ class FlowOmniWrittenToken:
     text_ids: torch.LongTensor
     is_text: torch.BoolTensor  # rows with a token
     ends_text: torch.BoolTensor  # rows that end: with an end token, or without one at the maximum length
-    follows: torch.BoolTensor  # rows in which it is due right after the token before
     input_ids: torch.LongTensor  # prompt and text up to the token
     outputs: dict[str, Any]  # of the language model, from which the token was chosen, as in `FlowOmniStep`
-    text_inputs: torch.FloatTensor | None = None  # what the decoder reads: (batch_size, hidden_size)
+    hidden_states: torch.FloatTensor | None = None  # (batch_size, hidden_size) at the token, once the next is written
 
 
-class FlowOmniDueText:
+class FlowOmniSpokenText:
     """
     The text of an answer as a speech decoder reads it, each row at its own pace, while the language model writes a
     token of all rows at a time: what a row does not need yet is kept.
 
-    After [`take`], `text_ids` (batch_size,) are the tokens of the step, `is_text` and `ends_text` its rows with a token
-    and those whose text ends, `inputs` (batch_size, 1, hidden_size) what the decoder reads (`None` without any),
-    `follows` the rows whose next token is due at the next step, `input_ids` the text so far, and `outputs` those of the
-    language model, if a token was taken for the first time.
+    After [`read`], `text_ids` (batch_size,) are the tokens of the step, `is_text` and `ends_text` its rows with a token
+    and those whose text ends, `inputs` (batch_size, 1, hidden_size) what the decoder reads, `input_ids` the text so far,
+    and `outputs` those of the language model, if a token was taken for the first time. A row takes a token when its first
+    byte is reached, at most one in a step. Without a `decoder`, for text alone, it takes one in every step.
     """
 
-    def __init__(self, written: Iterator[FlowOmniWrittenToken], batch_size: int, pad_token_id: int, has_inputs: bool):
-        self.written, self.tokens, self.pad_token_id, self.has_inputs = written, [], pad_token_id, has_inputs
-        self.num_taken, self.follows = [0] * batch_size, torch.zeros(batch_size, dtype=torch.bool)
-
-    def take(self, is_due: torch.BoolTensor) -> None:
-        """Takes the next token of the rows where one `is_due` (batch_size,)."""
-        self.text_ids = torch.full(is_due.shape, self.pad_token_id)
-        self.is_text = self.ends_text = torch.zeros_like(is_due)
+    def __init__(
+        self,
+        written: Iterator[FlowOmniWrittenToken],
+        batch_size: int,
+        pad_token_id: int,
+        decoder: FlowOmniSpeechDecoder | None,
+    ):
+        self.written, self.tokens, self.pad_token_id, self.decoder = written, [], pad_token_id, decoder
+        self.num_taken = [0] * batch_size
+        self.rows = [FlowOmniReadRow(decoder, row) for row in range(batch_size)] if decoder is not None else []
+        # a byte is reached when its middle is
+        self.progress = torch.full((batch_size,), 0.5)
         self.inputs = None
-        self.outputs = {}
-        rows = is_due.nonzero().squeeze(-1).tolist()
-        if rows:
-            newest, num_taken = max(self.num_taken[row] for row in rows), max(self.num_taken)
-            while self._is_unfinished(newest):
-                self.tokens.append(next(self.written))
-            if newest == num_taken:
-                self.input_ids, self.outputs = self.tokens[newest].input_ids, dict(self.tokens[newest].outputs)
-            self.is_text, self.ends_text = torch.zeros_like(is_due), torch.zeros_like(is_due)
-            self.follows = self.follows.clone()
-        self.outputs["cache"] = self.tokens[-1].outputs["cache"]
+
+    def read(self, is_reading: torch.BoolTensor) -> None:
+        """The inputs of the next step, and the tokens that the rows take that have not read all of their text."""
+        self.text_ids = torch.full(is_reading.shape, self.pad_token_id)
+        self.is_text, self.ends_text = torch.zeros_like(is_reading), torch.zeros_like(is_reading)
+        rows = is_reading.nonzero().squeeze(-1).tolist()
         for row in rows:
+            while self._needs_token(row):
+                self.tokens.append(next(self.written))
+                for one in self.rows:
+                    one.add(self.tokens)
+        is_due = [row for row in rows if self._is_due(row)]
+        self.outputs = {"cache": self.tokens[-1].outputs["cache"]}
+        if is_due:
+            newest = max(self.num_taken[row] for row in is_due)
+            if newest == max(self.num_taken):
+                self.input_ids, self.outputs = self.tokens[newest].input_ids, dict(self.tokens[newest].outputs)
+        for row in is_due:
             token = self.tokens[self.num_taken[row]]
             self.text_ids[row], self.is_text[row] = token.text_ids[row], token.is_text[row]
             self.ends_text[row] = token.ends_text[row]
-            if self.has_inputs:
-                if self.inputs is None:
-                    self.inputs = torch.zeros_like(token.text_inputs)[:, None]
-                self.inputs[row, 0] = token.text_inputs[row]
             self.num_taken[row] += 1
-            is_last = self.num_taken[row] == len(self.tokens)  # the text is over
-            self.follows[row] = is_last or self.tokens[self.num_taken[row]].follows[row]
+        if self.decoder is not None:
+            places = self.progress.long().tolist()
+            vectors = [row.vectors[min(place, len(row.vectors) - 1)] for row, place in zip(self.rows, places)]
+            self.inputs = torch.stack(vectors)[:, None]
 
-    def _is_unfinished(self, index: int) -> bool:
-        """Whether the token has not been written yet, or has no inputs because the next one has not."""
-        return index >= len(self.tokens) or (self.has_inputs and self.tokens[index].text_inputs is None)
+    def advance(self, num_bytes: torch.Tensor) -> None:
+        """Reads on by so many bytes (batch_size,)."""
+        self.progress = self.progress + num_bytes
+
+    def _needs_token(self, row: int) -> bool:
+        """Whether the language model must write on before the row can be read."""
+        if self.decoder is None:
+            return self.num_taken[row] >= len(self.tokens)
+        return not self.rows[row].has_ended and int(self.progress[row]) >= len(self.rows[row].vectors)
+
+    def _is_due(self, row: int) -> bool:
+        return self.decoder is None or self.rows[row].starts[self.num_taken[row]] <= int(self.progress[row])
+
+
+SPACE = ord(" ")
+
+
+class FlowOmniReadRow:
+    """
+    The text of one row as its speech decoder reads it: the bytes of its tokens, and the vectors of those whose
+    neighbours are known. Each token is embedded on its own, so that the vectors depend on nothing but the text.
+    """
+
+    def __init__(self, decoder: FlowOmniSpeechDecoder, row: int):
+        self.decoder, self.row = decoder, row
+        self.bytes, self.starts, self.vectors, self.has_ended = [], [], [], False
+
+    def add(self, tokens: list[FlowOmniWrittenToken]) -> None:
+        """The newest of the tokens, the first of which are known, and the vectors that it makes possible."""
+        if self.has_ended:
+            return
+        token = tokens[-1]
+        self.starts.append(len(self.bytes))
+        self.has_ended = bool(token.ends_text[self.row])
+        if self.has_ended:
+            self.bytes.append(END_OF_TEXT)
+        else:
+            for byte in self.decoder.spelling.bytes_of(int(token.text_ids[self.row])):
+                # one space between words; before the first, where some tokenizers write one, none
+                if byte != SPACE or (self.bytes and self.bytes[-1] != SPACE):
+                    self.bytes.append(byte)
+        ends = [*self.starts[1:], len(self.bytes)]
+        while len(self.vectors) < len(self.bytes):
+            index = bisect_right(self.starts, len(self.vectors)) - 1
+            end = ends[index]
+            if not self.has_ended and end + NUM_NEIGHBOURS > len(self.bytes):
+                return
+            hidden_states = tokens[index].hidden_states
+            if hidden_states is not None:
+                hidden_states = hidden_states[self.row]
+            self.vectors += self.decoder.embed_part(self.bytes, self.starts[index], end, hidden_states)

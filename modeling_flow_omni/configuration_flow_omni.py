@@ -116,7 +116,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
             `"same"` gives `n / hop_length` frames, as in Vocos.
         frames_per_step (`int`, *optional*, defaults to 4): Mel frames of a position, a *patch*. 1 is the paper.
         speech_delay (`int`, *optional*, defaults to 3): Positions of the answer before the `start` state, which text
-            tokens fill.
+            tokens fill. A speech decoder waits for none.
         mel_floor (`float`, *optional*, defaults to -7.0): Lowest log-mel value that the model sees. Digital silence
             lies at -16 and would stretch the scale.
         initial_mel_mean (`float`, *optional*, defaults to -0.8): Mean log-mel value until training measures it.
@@ -133,6 +133,8 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
             model's hidden state of each token beside its spelling. Without, it fits any language model.
         voices (`list[str]`, *optional*, defaults to `["default"]`): Names of the speech decoder's voices. The first is
             the default.
+        spoken_symbols (`dict[str, str]`, *optional*): What a speech decoder reads instead of ASCII characters that it
+            has not learned to say, such as `{"%": " percent", "*": ""}`.
         head_type (`str`, *optional*, defaults to `"flow"`): `"flow"` samples patches by flow matching, `"residual_vq"`
             as codes of a residual quantiser, the baseline.
         head_hidden_size (`int`, *optional*, defaults to 512): Width of the head.
@@ -182,6 +184,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     attention_window: int = positive_int_field(default=64)
     reads_hidden_states: bool = True
     voices: list[str] | tuple[str, ...] = ("default",)
+    spoken_symbols: dict[str, str] | None = None
     head_type: Literal["flow", "residual_vq"] = "flow"
     head_hidden_size: int = positive_int_field(default=512)
     head_num_layers: int = positive_int_field(default=3)
@@ -216,6 +219,10 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of twice `num_attention_heads` "
                 f"({self.num_attention_heads}): rotary embeddings turn pairs of numbers in each head."
+            )
+        if not all(len(symbol) == 1 and symbol.isascii() for symbol in self.spoken_symbols or {}):
+            raise ValueError(
+                f"`spoken_symbols` has the keys {list(self.spoken_symbols)}: each must be one ASCII character."
             )
         if not self.voices or len(set(self.voices)) < len(self.voices):
             raise ValueError(f"`voices` is {self.voices}: pass at least one name, each once.")
@@ -272,8 +279,8 @@ class FlowOmniConfig(FlowOmniBaseConfig):
         auxiliary_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the linear prediction's L1 error.
         ctc_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the CTC loss of `audio_labels`.
         letter_loss_weight (`float`, *optional*, defaults to 0.3): Weight of the CTC loss of `letter_labels`.
-        advance_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the cross-entropy of the speech decoder's
-            decision when the next token is due.
+        advance_loss_weight (`float`, *optional*, defaults to 1.0): Weight of the Poisson loss of the bytes that a
+            speech decoder reads in each step.
         state_class_weights (`list[float]`, *optional*, defaults to `[0.5, 5.0, 1.0, 5.0]`): Weight of each speech
             state in its cross-entropy, by id: starts and stops are rare and matter most.
         tie_word_embeddings (`bool`, *optional*): Whether the text head shares the input embeddings.

@@ -36,7 +36,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.utils import ModelOutput
 
-from .answer_states import FlowOmniAnswer, FlowOmniDueText, FlowOmniWrittenToken
+from .answer_states import FlowOmniAnswer, FlowOmniSpokenText, FlowOmniWrittenToken
 from .configuration_flow_omni import FlowOmniConfig
 
 
@@ -578,9 +578,9 @@ class FlowOmniGenerationMixin(GenerationMixin):
         **model_kwargs,
     ) -> Generator[FlowOmniCall | FlowOmniStep, Any, None]:
         """
-        The loop of a speech decoder. Each iteration takes the token that is due, for which the language model is asked
-        if it has not written it and the next one yet, runs the decoder, and samples a patch. What is decided about the
-        next step is read once and on the CPU.
+        The loop of a speech decoder. Each iteration reads the byte that is due, for which the language model is asked to
+        write on if its neighbours are not known yet, runs the decoder, and samples a patch. What is decided about the next
+        step is read once and on the CPU.
         """
         device, batch_size = input_ids.device, len(input_ids)
         answer = FlowOmniAnswer(batch_size, self.config, generation_config, torch.device("cpu"))
@@ -588,17 +588,18 @@ class FlowOmniGenerationMixin(GenerationMixin):
         noise_generators = derived_generators(generators)
         written = self._written_tokens(input_ids, logits_processor, generation_config, generators, **model_kwargs)
         has_speech = generation_config.generation_mode != "text"
-        text = FlowOmniDueText(written, batch_size, _pad_token_id(generation_config), has_speech)
+        decoder = self.speech_decoder if has_speech else None
+        text = FlowOmniSpokenText(written, batch_size, _pad_token_id(generation_config), decoder)
         # the maximum length is that of the text, whose speech goes on
         criteria = [one for one in stopping_criteria if not (has_speech and isinstance(one, MaxLengthCriteria))]
         voice_ids = self._voice_ids(generation_config.voice, batch_size, device)
         cache = self.speech_decoder.new_cache()
         state_logits = torch.zeros(batch_size, len(self.config.state_ids))
         patches = torch.zeros(batch_size, self.config.speech_config.patch_size, device=device)
-        is_due = is_unfinished = torch.ones(batch_size, dtype=torch.bool)  # by rule, the first token at the first step
+        is_unfinished = torch.ones(batch_size, dtype=torch.bool)
 
         while is_unfinished.any():
-            text.take(is_unfinished & is_due & ~answer.text_has_ended)
+            text.read(is_unfinished & ~answer.text_has_ended)
             states = torch.where(is_unfinished, answer.next_states(state_logits), self.config.pad_state_id)
             answer.advance(states, text.is_text, text.ends_text)
             is_generating = is_unfinished & (states == self.config.generating_state_id)
@@ -614,8 +615,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 condition = self.speech_decoder(*inputs, voice_ids, cache)[:, -1]
                 patches = yield from self._next_patches(condition, is_generating, noise_generators, generation_config)
                 scores = torch.cat([self.state_head(condition), self.advance_head(condition)], dim=-1)
-                state_logits, advance_logits = scores.float().cpu().split([len(self.config.state_ids), 1], dim=-1)
-                is_due = answer.next_due(advance_logits.squeeze(-1), text.follows)
+                state_logits, log_rates = scores.float().cpu().split([len(self.config.state_ids), 1], dim=-1)
+                text.advance(answer.bytes_to_read(log_rates.squeeze(-1)))
             # made at once: each assignment to an output class costs as much as a small layer
             yield FlowOmniStep(
                 text_ids=text.text_ids.to(device),
@@ -638,8 +639,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
     ) -> Iterator[FlowOmniWrittenToken]:
         """
         The text of an answer, a token of every row whenever one is asked for: exactly what the language model writes
-        without speech. A token is yielded without its `text_inputs`. These are there when the next one is asked for,
-        as both need the language model's forward pass over the token; at the end of the text, at once.
+        without speech. The `hidden_states` of a token are there once the next one is written, as both need the language
+        model's forward pass over the token.
         """
         model_forward = (
             self.get_compiled_call(generation_config.compile_config)
@@ -651,7 +652,6 @@ class FlowOmniGenerationMixin(GenerationMixin):
         has_speech = generation_config.generation_mode != "text"
         reads_hidden_states = has_speech and self.config.speech_config.reads_hidden_states
         has_ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        spelling = self.speech_decoder.spelling
         while True:
             is_full = input_ids.shape[1] >= generation_config.max_length
             is_text = torch.zeros_like(has_ended) if is_full else ~has_ended
@@ -660,24 +660,17 @@ class FlowOmniGenerationMixin(GenerationMixin):
             ends_text = ~has_ended & (~is_text | _is_end(text_ids, generation_config))
             input_ids = torch.cat([input_ids, text_ids[:, None]], dim=-1)
             has_ended = has_ended | ends_text
-            follows = ends_text | ~spelling.starts_word(text_ids).to(ends_text.device)
             names = ("scores", "logits", "attentions", "hidden_states")
             own_outputs = {name: getattr(step, name) for name in names} | {"cache": model_kwargs.get("cache")}
-            tensors = text_ids.cpu(), is_text.cpu(), ends_text.cpu(), follows.cpu()
-            token = FlowOmniWrittenToken(*tensors, input_ids, own_outputs)
-            if has_speech and has_ended.all():
+            token = FlowOmniWrittenToken(text_ids.cpu(), is_text.cpu(), ends_text.cpu(), input_ids, own_outputs)
+            if reads_hidden_states and has_ended.all():
                 # of ends alone, at which no state is read
-                token.text_inputs = self._text_inputs(text_ids, ends_text, outputs)
+                token.hidden_states = outputs.last_hidden_state[:, -1]
             yield token
             if reads_hidden_states or input_ids.shape[1] < generation_config.max_length:
                 outputs, model_kwargs = self._read_token(model_forward, input_ids, model_kwargs)
-            if has_speech:
-                token.text_inputs = self._text_inputs(text_ids, ends_text, outputs)
-
-    def _text_inputs(self, text_ids: torch.LongTensor, ends_text: torch.BoolTensor, outputs: ModelOutput):
-        reads_hidden_states = self.config.speech_config.reads_hidden_states
-        states = outputs.last_hidden_state[:, -1] if reads_hidden_states else None
-        return self.speech_decoder.embed_tokens(text_ids, ends_text, states)
+            if reads_hidden_states:
+                token.hidden_states = outputs.last_hidden_state[:, -1]
 
     def _read_token(self, model_forward, input_ids: torch.LongTensor, model_kwargs: dict[str, Any]):
         """The language model's forward pass over the last token."""

@@ -52,7 +52,7 @@ from .audio_adapters import (
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
 from .generation_flow_omni import FlowOmniGenerationMixin, drop_unheard, num_audio_tokens
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
-from .speech_decoder import FlowOmniSpeechDecoder, advance_loss
+from .speech_decoder import FlowOmniSpeechDecoder, advance_labels, advance_loss
 from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
 
 
@@ -88,12 +88,15 @@ previous_patches (`torch.Tensor` of shape `(batch_size, num_positions, patch_siz
     are passed (teacher forcing).
 """
 SPEECH_DECODER_DOCSTRING = r"""
-token_steps (`torch.LongTensor` of shape `(batch_size, num_positions)`, *optional*):
-    For a speech decoder: the step of speech at which each token of the answer in `input_ids` is due, in rising order,
-    with the answer's end as the last; -100 for the prompt. Those within a word count as right after the one before.
+text_bytes (`torch.LongTensor` of shape `(batch_size, num_bytes)`, *optional*):
+    For a speech decoder: the bytes of the text of each answer and its end, 256; 0 is padding.
+byte_steps (`torch.LongTensor` of shape `(batch_size, num_bytes)`, *optional*):
+    The step of speech at which each of `text_bytes` is reached, never falling; -100 is padding.
+byte_positions (`torch.LongTensor` of shape `(batch_size, num_bytes)`, *optional*):
+    The position in `input_ids` of the token of each of `text_bytes`, for a decoder that reads hidden states.
 text_hidden_states (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`, *optional*):
     For a speech decoder: the language model's final hidden states at `input_ids`. With them (or with
-    `reads_hidden_states=False`) and without `labels` the language model does not run, and the prompt may be left out.
+    `reads_hidden_states=False`) and without `labels` the language model does not run, and `input_ids` may be left out.
 voice_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
     For a speech decoder: the index in `voices` of each row's voice. Defaults to the first.
 """
@@ -202,8 +205,8 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
             Scores of the next text token. Not returned with `labels`: the head then runs at labelled positions alone.
         state_logits (`torch.Tensor` of shape `(batch_size, num_positions, 4)`):
             Scores of the next speech state.
-        advance_logits (`torch.Tensor` of shape `(batch_size, num_steps)`, *optional*):
-            Scores of a speech decoder for a text token that is due at the next step.
+        log_rates (`torch.Tensor` of shape `(batch_size, num_steps)`, *optional*):
+            Of a speech decoder: the logarithm of how many bytes of the text it expects to read on until the next step.
         condition (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
             Output of the speech transformer or speech decoder, the condition of each position's patch.
         last_hidden_state (`torch.Tensor` of shape `(batch_size, num_positions, hidden_size)`):
@@ -211,12 +214,12 @@ class FlowOmniOutputWithPast(CausalLMOutputWithPast):
         text_loss, distillation_loss, state_loss, speech_loss, auxiliary_loss, ctc_loss, letter_loss, advance_loss (`torch.Tensor` \
         of shape `()`, *optional*):
             Cross-entropy of the text tokens, their divergence from a teacher, cross-entropy of the speech states, loss
-            of the speech head and of its linear prediction, CTC losses of the encoded audio, cross-entropy of the steps
-            at which words are due.
+            of the speech head and of its linear prediction, CTC losses of the encoded audio, Poisson loss of the bytes
+            that a speech decoder reads in each step.
     """
 
     state_logits: torch.Tensor | None = None
-    advance_logits: torch.Tensor | None = None
+    log_rates: torch.Tensor | None = None
     condition: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
     text_loss: torch.Tensor | None = None
@@ -562,6 +565,18 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         features = self.adapt(outputs.last_hidden_state, encoded_mask)
         features.hidden_states, features.attentions = outputs.hidden_states, outputs.attentions
         return features
+
+    def get_letter_logits(
+        self, input_features: torch.Tensor, input_features_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        The scores of CTC over letters (num_audios, num_encoded, num_letters + 1), of which the last is the blank, where
+        the adapter spells: all that forced alignment needs, without the search for words.
+        """
+        if self.config.adapter_compression != "ctc":
+            raise ValueError("The model's audio adapter does not spell: use one of `adapter_compression='ctc'`.")
+        encoded = self.audio_encoder(input_features, attention_mask=input_features_mask, return_dict=True)
+        return self.audio_adapter.letter_head(encoded.last_hidden_state)
 
     def adapt(self, encoded: torch.Tensor, mask: torch.Tensor, with_embeddings: bool = True) -> FlowOmniAudioFeatures:
         """
@@ -974,6 +989,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     def get_audio_features(self, *args, **kwargs):
         return self.model.get_audio_features(*args, **kwargs)
 
+    def get_letter_logits(self, *args, **kwargs):
+        return self.model.get_letter_logits(*args, **kwargs)
+
     @can_return_tuple
     @auto_docstring(custom_args=INPUTS_DOCSTRING + SPEECH_DECODER_DOCSTRING + LABELS_DOCSTRING)
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -995,7 +1013,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         audio_labels: torch.LongTensor | None = None,
         letter_labels: torch.LongTensor | None = None,
         audio_embeddings: torch.Tensor | None = None,
-        token_steps: torch.LongTensor | None = None,
+        text_bytes: torch.LongTensor | None = None,
+        byte_steps: torch.LongTensor | None = None,
+        byte_positions: torch.LongTensor | None = None,
         text_hidden_states: torch.Tensor | None = None,
         voice_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -1004,6 +1024,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
     ) -> FlowOmniOutputWithPast:
         if self.speech_decoder is not None and speech_states is not None and speech_states.shape[1] > 0:
             text_inputs = {
+                "input_ids": input_ids,
                 "input_features": input_features,
                 "input_features_mask": input_features_mask,
                 "attention_mask": attention_mask,
@@ -1015,8 +1036,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
                 "letter_labels": letter_labels,
             }
             return self.forward_speech_decoder(
-                input_ids,
-                token_steps,
+                text_bytes,
+                byte_steps,
+                byte_positions,
                 text_inputs | kwargs,
                 text_hidden_states=text_hidden_states,
                 speech_states=speech_states,
@@ -1125,8 +1147,9 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
 
     def forward_speech_decoder(
         self,
-        input_ids: torch.LongTensor,
-        token_steps: torch.LongTensor,
+        text_bytes: torch.LongTensor,
+        byte_steps: torch.LongTensor,
+        byte_positions: torch.LongTensor | None,
         text_inputs: dict,
         text_hidden_states: torch.Tensor | None,
         speech_states: torch.LongTensor,
@@ -1139,24 +1162,23 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
         The speech decoder over all steps of answers whose text is known. The language model runs before it, on the
         other inputs of [`forward`], where its hidden states or its losses are wanted.
         """
-        if token_steps is None or input_ids is None:
+        if text_bytes is None or byte_steps is None:
             raise ValueError(
-                "The speech decoder needs `input_ids`, and `token_steps`, the step at which each token of the answer is due: "
-                "prepare both with a `FlowOmniProcessor` whose `speech_loop` is the config's."
+                "The speech decoder needs `text_bytes`, and `byte_steps`, the step at which each byte is reached: prepare both "
+                "with a `FlowOmniProcessor` whose `speech_loop` is the config's."
             )
         losses, hidden_states = {}, text_hidden_states
-        is_read = hidden_states is None and self.config.speech_config.reads_hidden_states
+        reads_hidden_states = self.config.speech_config.reads_hidden_states
+        is_read = hidden_states is None and reads_hidden_states
         if is_read or any(text_inputs[name] is not None for name in ("labels", "audio_labels", "letter_labels")):
-            no_logits = torch.empty(0, dtype=torch.long, device=input_ids.device)
-            text_outputs = self.forward(
-                input_ids, use_cache=False, logits_to_keep=no_logits, return_dict=True, **text_inputs
-            )
+            no_logits = torch.empty(0, dtype=torch.long, device=text_bytes.device)
+            text_outputs = self.forward(use_cache=False, logits_to_keep=no_logits, return_dict=True, **text_inputs)
             names = ("text_loss", "distillation_loss", "ctc_loss", "letter_loss")
             losses = {name: text_outputs[name] for name in names if text_outputs.get(name) is not None}
             if hidden_states is None:
                 # the adapter may have dropped placeholders of audio, which stand before the answer
                 hidden_states = text_outputs.last_hidden_state
-                num_dropped = input_ids.shape[1] - hidden_states.shape[1]
+                num_dropped = text_inputs["input_ids"].shape[1] - hidden_states.shape[1]
                 hidden_states = nn.functional.pad(hidden_states, (0, 0, num_dropped, 0))
         patches = None
         if mel_labels is not None:
@@ -1165,21 +1187,20 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             if self.training:
                 previous_patches = corrupt_patches(previous_patches, self.config.speech_config)
 
-        num_steps = speech_states.shape[1]
-        laid_out = self.speech_decoder.lay_out_text(input_ids, token_steps, num_steps, hidden_states)
+        vectors = self.speech_decoder.embed_text(text_bytes, hidden_states, byte_positions)
+        laid_out = self.speech_decoder.lay_out_text(vectors, byte_steps, speech_states.shape[1])
         condition = self.speech_decoder(laid_out, speech_states, previous_patches, voice_ids)
-        state_logits, advance_logits = self.state_head(condition), self.advance_head(condition).squeeze(-1)
+        state_logits, log_rates = self.state_head(condition), self.advance_head(condition).squeeze(-1)
         if state_labels is not None:
             losses["state_loss"] = state_loss(state_logits, state_labels, self.config.state_class_weights)
-            labels = self.speech_decoder.advance_labels(input_ids, token_steps, num_steps, state_labels)
-            losses["advance_loss"] = advance_loss(advance_logits, labels)
+            losses["advance_loss"] = advance_loss(log_rates, advance_labels(byte_steps, state_labels))
         if mel_labels is not None:
             losses |= self.speech_losses(condition, patches, speech_states)
         return FlowOmniOutputWithPast(
             loss=weighted_sum(losses, self.config),
             **losses,
             state_logits=state_logits,
-            advance_logits=advance_logits,
+            log_rates=log_rates,
             condition=condition,
             last_hidden_state=hidden_states,
         )

@@ -13,7 +13,7 @@
 # limitations under the License.
 """
 The speech decoder: a transformer of its own sizes that runs the steps of speech beside a language model that writes
-text alone. It reads what the tokens are spelled like, and if the config says so the language model's hidden states.
+text alone. It reads how the text is spelled, and if the config says so the language model's hidden states.
 """
 
 import torch
@@ -21,7 +21,7 @@ from torch import nn
 from transformers import MistralConfig, initialization
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-from transformers.masking_utils import create_bidirectional_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import create_sliding_window_causal_mask
 from transformers.models.mistral.modeling_mistral import (
     MistralDecoderLayer,
     MistralPreTrainedModel,
@@ -38,6 +38,14 @@ IGNORE_INDEX = -100
 
 # Longer tokens are spelled by their first bytes. Of English words with their space, nearly all are shorter.
 MAX_TOKEN_BYTES = 20
+# The end of a text, after its last byte. 0 stands for no byte.
+END_OF_TEXT = 256
+
+# The convolutions over the bytes of a text: a byte's vector depends on so many bytes before and after it.
+NUM_CONVOLUTIONS, KERNEL_SIZE = 3, 5
+NUM_NEIGHBOURS = NUM_CONVOLUTIONS * (KERNEL_SIZE // 2)
+# at most so many bytes (by their logarithm) are expected in a step
+LARGEST_LOG_RATE = 3.0
 
 
 # --- spelling
@@ -71,79 +79,101 @@ def _bytes_of(token: str, tokenizer, byte_of: dict[str, int]) -> bytes:
 
 class FlowOmniSpelling(nn.Module):
     """
-    Vectors of text tokens from their characters: the mean over a token's bytes of one transformer layer, so that a
-    token that was never trained on sounds like its letters. The bytes of the vocabulary are a buffer, saved with the
-    weights: 20 bytes a token spare everybody who loads the model the tokenizer.
+    Vectors of the bytes of a text, each from the byte and its neighbours: what a letter sounds like depends on the letters
+    around it, and on nothing else that a language model knows. A capital is its small letter and a vector for all capitals.
 
-    Nothing is cached: a token costs as much as a small part of a step of speech, and comes a few times a second.
+    The bytes of the vocabulary are a buffer, saved with the weights: 20 bytes a token spare everybody who loads the model
+    the tokenizer.
     """
 
-    def __init__(self, config: MistralConfig, num_tokens: int):
+    def __init__(self, hidden_size: int, num_tokens: int, spoken_symbols: dict[str, str] | None = None):
         super().__init__()
-        self.config = config
+        self.spoken_symbols = {ord(symbol): [*text.encode()] for symbol, text in (spoken_symbols or {}).items()}
         self.register_buffer("token_bytes", torch.zeros(num_tokens, MAX_TOKEN_BYTES, dtype=torch.uint8))
-        self.byte_embedding = nn.Embedding(256, config.hidden_size)
-        self.position_embedding = nn.Embedding(MAX_TOKEN_BYTES, config.hidden_size)
-        self.layer = MistralDecoderLayer(config, layer_idx=0)
-        self.layer.self_attn.is_causal = False
-        self.norm = MistralRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.byte_embedding = nn.Embedding(END_OF_TEXT + 1, hidden_size)
+        self.capital_embedding = nn.Embedding(1, hidden_size)
+        self.norms = nn.ModuleList([nn.LayerNorm(hidden_size) for _ in range(NUM_CONVOLUTIONS)])
+        self.convolutions = nn.ModuleList(
+            [
+                nn.Conv1d(hidden_size, hidden_size, KERNEL_SIZE, padding=KERNEL_SIZE // 2)
+                for _ in range(NUM_CONVOLUTIONS)
+            ]
+        )
+        # the text counts as much as the previous patch from the first step of training
+        self.norm = nn.LayerNorm(hidden_size)
 
     @torch.no_grad()
     def set_tokenizer(self, tokenizer) -> None:
         """Takes the bytes of the tokens from a tokenizer."""
         self.token_bytes.copy_(spelling_table(tokenizer, len(self.token_bytes)))
 
-    def starts_word(self, token_ids: torch.LongTensor) -> torch.BoolTensor:
-        """Which tokens begin a word: with white space, or a character of Chinese or Japanese, which are written without."""
-        first = self.token_bytes[token_ids.to(self.token_bytes.device), 0]
-        is_space, is_ideographic = (first > 0) & (first <= 0x20), (first >= 0xE3) & (first <= 0xE9)
-        return is_space | is_ideographic
-
-    def is_blank(self, token_ids: torch.LongTensor) -> torch.BoolTensor:
-        """Which tokens are white space alone."""
-        spelled = self.token_bytes[token_ids.to(self.token_bytes.device)]
-        return (spelled <= 0x20).all(dim=-1) & (spelled[..., 0] > 0)
-
-    def forward(self, token_ids: torch.LongTensor, rotary_emb: nn.Module) -> torch.Tensor:
-        """`token_ids`: (num_tokens,) -> (num_tokens, hidden_size), zeros for tokens without text."""
-        token_ids, index = token_ids.unique(return_inverse=True)
-        spelled = self.token_bytes[token_ids].long()
-        longest = int((spelled > 0).sum(dim=-1).max())
-        if longest == 0 and not self.token_bytes.any():
+    def bytes_of(self, token_id: int) -> list[int]:
+        """The bytes of the text of a token, as they are said; of a control token none."""
+        if not self.token_bytes.any():
             raise ValueError(
-                "The speech decoder does not know the tokens' characters: call `model.speech_decoder.spelling.set_tokenizer` "
-                "with the tokenizer, as `from_pretrained_parts` does."
+                "The speech decoder does not know the tokens' characters: call "
+                "`model.speech_decoder.spelling.set_tokenizer` with the tokenizer, as `from_pretrained_parts` does."
             )
-        spelled = spelled[:, : max(1, longest)]
-        is_byte = spelled > 0
-        positions = torch.arange(spelled.shape[1], device=spelled.device)[None]
-        hidden_states = self.byte_embedding(spelled) + self.position_embedding(positions)
-        # a token without text attends to all of its padding: attention over nothing would give NaN
-        is_seen = is_byte | ~is_byte.any(dim=-1, keepdim=True)
-        hidden_states = self.layer(
-            hidden_states,
-            attention_mask=create_bidirectional_mask(self.config, hidden_states, attention_mask=is_seen),
-            position_ids=positions,
-            position_embeddings=rotary_emb(hidden_states, positions),
-        )
-        is_byte = is_byte[..., None].to(hidden_states.dtype)
-        means = (self.norm(hidden_states) * is_byte).sum(dim=1) / is_byte.sum(dim=1).clamp(min=1)
-        return means[index]
+        written = [byte for byte in self.token_bytes[token_id].tolist() if byte > 0]
+        return [said for byte in written for said in self.spoken_symbols.get(byte, [byte])]
+
+    def forward(self, text_bytes: torch.LongTensor) -> torch.Tensor:
+        """
+        `text_bytes` (batch_size, num_bytes), with 0 where there is none -> (batch_size, num_bytes, hidden_size), zeros
+        there.
+        """
+        is_capital = (text_bytes >= ord("A")) & (text_bytes <= ord("Z"))
+        is_byte = (text_bytes > 0)[..., None]
+        vectors = self.byte_embedding(torch.where(is_capital, text_bytes + 32, text_bytes))
+        vectors = (vectors + is_capital[..., None] * self.capital_embedding.weight[0]) * is_byte
+        for norm, convolution in zip(self.norms, self.convolutions):
+            # what lies beyond the text is zero to every convolution
+            neighbours = convolution((norm(vectors) * is_byte).mT).mT
+            vectors = vectors + nn.functional.gelu(neighbours) * is_byte
+        return self.norm(vectors) * is_byte
 
 
-# --- when tokens are due
+# --- how fast the text is read
 
 
-def advance_loss(advance_logits: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+def places_of_steps(byte_steps: torch.LongTensor, num_steps: int) -> torch.LongTensor:
     """
-    Binary cross-entropy of `advance_logits` (batch_size, num_steps) and the decoder's `advance_labels`, aligned as the
-    state labels are: step `t` decides about `t + 1`. Unweighted: generation sums up what it predicts as probabilities.
+    The index of the byte that each step reads, `(batch_size, num_steps)`: the last that `byte_steps` (batch_size,
+    num_bytes), the rising steps at which bytes are reached, give it, or the first. -100 is padding.
     """
-    targets = labels[:, 1:].to(advance_logits.device)
-    is_target = targets != IGNORE_INDEX
-    logits = advance_logits[:, :-1].float()[is_target]
-    loss = nn.functional.binary_cross_entropy_with_logits(logits, targets[is_target].float(), reduction="sum")
-    return loss / max(len(logits), 1)
+    steps = torch.arange(num_steps, device=byte_steps.device)
+    is_reached = (byte_steps[:, None] <= steps[:, None]) & (byte_steps[:, None] != IGNORE_INDEX)
+    return (is_reached.sum(dim=-1) - 1).clamp(min=0)
+
+
+def advance_labels(byte_steps: torch.LongTensor, state_labels: torch.LongTensor) -> torch.LongTensor:
+    """
+    How many bytes each step reads on until the next, in the shape of `state_labels` (batch_size, num_steps): -100 once
+    the text is over, and in rows without `state_labels`, which only fill up a batch.
+    """
+    places = places_of_steps(byte_steps, state_labels.shape[1])
+    labels = torch.full_like(places, IGNORE_INDEX)
+    labels[:, :-1] = places[:, 1:] - places[:, :-1]
+    last = (byte_steps != IGNORE_INDEX).sum(dim=-1, keepdim=True) - 1
+    is_read = (places < last) & (state_labels != IGNORE_INDEX).to(places.device)
+    is_read[:, -1] = False
+    return labels.masked_fill(~is_read, IGNORE_INDEX)
+
+
+def advance_loss(log_rates: torch.Tensor, labels: torch.LongTensor) -> torch.Tensor:
+    """
+    Of `log_rates` (batch_size, num_steps), the logarithms of how many bytes each step is expected to read on, and the
+    decoder's `advance_labels`: the Poisson loss, by which the sum of what is expected follows the sum of what is read.
+    """
+    is_target = labels != IGNORE_INDEX
+    targets = labels[is_target].to(log_rates.device).float()
+    loss = nn.functional.poisson_nll_loss(bounded(log_rates[is_target]), targets, reduction="sum")
+    return loss / max(len(targets), 1)
+
+
+def bounded(log_rates: torch.Tensor) -> torch.Tensor:
+    """The logarithms of rates in fp32, none so large that its rate overflows."""
+    return log_rates.float().clamp(max=LARGEST_LOG_RATE)
 
 
 # --- the decoder
@@ -152,25 +182,22 @@ def advance_loss(advance_logits: torch.Tensor, labels: torch.LongTensor) -> torc
 class FlowOmniSpeechDecoder(MistralPreTrainedModel):
     """
     Causal layers over the steps of an answer's speech. The input of a step is the sum of its speech state, the previous
-    patch, the voice, and where a text token is due that token. The layers are Mistral's, whatever the language model:
+    patch, the voice, and the byte of the text that is being said. The layers are Mistral's, whatever the language model:
     attention over a window of steps.
 
-    At most one token is due at a step. Tokens are due some steps before their sound (`speech_delay`), so that the tokens
-    of a word can follow one another without being late. They do so by rule, as does the end of the text, and the first
-    token is due at the first step. What is left to decide, of two outcomes, is whether to wait or to advance to the next
-    word: whether the next token begins one, which the language model has written by then, need not be guessed.
+    The decoder reads the text at its own pace: each step predicts how many bytes it is read on until the next, and
+    generation adds them up. So where a step is in the text needs no attention, which could lose its place, and the end
+    of the text is the end of the speech.
 
-    The spelling of a token is always read as it is: no other input tells the words where `reads_hidden_states` is
-    false, and a gate at zero would hold back what its own encoder learns. The hidden state comes through a projection
-    that starts at zero instead: a decoder that was trained on spelling alone speaks on unchanged when it begins to read
-    a language model.
+    The spelling of a text is always read as it is: no other input tells the words where `reads_hidden_states` is false.
+    The hidden state of each byte's token comes through a projection that starts at zero: a decoder that was trained on
+    spelling alone speaks on unchanged when it begins to read a language model.
     """
 
     def __init__(self, config: FlowOmniConfig):
         speech_config, size = config.speech_config, config.speech_config.hidden_size
         super().__init__(self.config_of_layers(config))
-        self.spelling = FlowOmniSpelling(self.config, config.text_config.vocab_size)
-        self.end_of_text = nn.Embedding(1, size)
+        self.spelling = FlowOmniSpelling(size, config.text_config.vocab_size, speech_config.spoken_symbols)
         self.hidden_state_proj = None
         if speech_config.reads_hidden_states:
             self.hidden_state_proj = FlowOmniZeroLinear(config.text_config.hidden_size, size, bias=False)
@@ -213,91 +240,46 @@ class FlowOmniSpeechDecoder(MistralPreTrainedModel):
         """An empty cache for the steps of one answer."""
         return DynamicCache(config=self.config)
 
-    def embed_tokens(
-        self, token_ids: torch.LongTensor, ends_text: torch.BoolTensor, hidden_states: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """
-        The inputs (num_tokens, hidden_size) of tokens, by their spelling and the language model's `hidden_states`
-        (num_tokens, its hidden_size) at them; a vector of its own for tokens that end a text.
-        """
-        device = self.end_of_text.weight.device
-        vectors = self.spelling(token_ids.to(device), self.rotary_emb)
-        if self.hidden_state_proj is not None:
-            # language models differ in the size of their states
-            hidden_states = nn.functional.rms_norm(hidden_states.to(device), hidden_states.shape[-1:])
-            vectors = vectors + self.hidden_state_proj(hidden_states.to(self.hidden_state_proj.weight.dtype))
-        return torch.where(ends_text.to(device)[:, None], self.end_of_text.weight, vectors)
-
-    def due_steps(self, input_ids: torch.LongTensor, token_steps: torch.LongTensor) -> torch.LongTensor:
-        """
-        The steps at which the tokens of answers are due by the rules above, in the shape of `token_steps` (batch_size,
-        num_positions), of which the first tokens of words count, or the second where the first is a space alone.
-        """
-        is_answer = token_steps != IGNORE_INDEX
-        index = is_answer.cumsum(dim=1) - 1
-        is_blank = self.spelling.is_blank(input_ids).to(token_steps.device)
-        next_steps = torch.cat([token_steps[:, 1:], token_steps[:, -1:]], dim=1)
-        word_steps = torch.where(is_blank, torch.maximum(token_steps, next_steps - 1), token_steps)
-        # a word waits for its step, and for the tokens before it: the running maximum of how far steps are ahead of
-        # tokens grows at words alone
-        ahead = torch.where(self._is_decided(input_ids, token_steps), word_steps - index, 0)
-        return torch.where(is_answer, index + ahead.cummax(dim=1).values, IGNORE_INDEX)
-
-    def _is_decided(self, input_ids: torch.LongTensor, token_steps: torch.LongTensor) -> torch.BoolTensor:
-        """The tokens of answers that do not follow by rule: those that begin a word, but for the first and the last."""
-        is_inner = (token_steps > token_steps.masked_fill(token_steps < 0, 2**31).min(dim=1, keepdim=True).values) & (
-            token_steps < token_steps.max(dim=1, keepdim=True).values
-        )
-        return is_inner & self.spelling.starts_word(input_ids).to(token_steps.device)
-
-    def advance_labels(
+    def embed_text(
         self,
-        input_ids: torch.LongTensor,
-        token_steps: torch.LongTensor,
-        num_steps: int,
-        state_labels: torch.LongTensor | None = None,
-    ) -> torch.LongTensor:
-        """
-        Whether the next word advances to each step, `(batch_size, num_steps)`: 1, 0, or -100 where this is not for the
-        decoder to decide, because a token is due by rule or the text is over, and in rows without `state_labels`, which
-        only fill up a batch.
-        """
-        steps = self.due_steps(input_ids, token_steps)
-        rows, positions = (steps != IGNORE_INDEX).nonzero(as_tuple=True)
-        labels = steps.new_zeros(len(steps), num_steps)
-        values = torch.where(self._is_decided(input_ids, token_steps), 1, IGNORE_INDEX)
-        labels[rows, steps[rows, positions]] = values[rows, positions]
-        is_over = torch.arange(num_steps, device=steps.device) > steps.max(dim=1, keepdim=True).values
-        if state_labels is not None:
-            is_over = is_over | (state_labels == IGNORE_INDEX)
-        return labels.masked_fill(is_over, IGNORE_INDEX)
-
-    def lay_out_text(
-        self,
-        input_ids: torch.LongTensor,
-        token_steps: torch.LongTensor,
-        num_steps: int,
+        text_bytes: torch.LongTensor,
         hidden_states: torch.Tensor | None = None,
+        byte_positions: torch.LongTensor | None = None,
     ) -> torch.Tensor:
         """
-        The text inputs of every step (batch_size, num_steps, hidden_size), zeros where no token is due, from
-        `input_ids` (batch_size, num_positions), the steps of those that are the answer's (-100 for others), and the
-        language model's `hidden_states` at them. The last token of an answer ends its text.
+        The vectors (batch_size, num_bytes, hidden_size) of `text_bytes` (batch_size, num_bytes), from their spelling and
+        the language model's `hidden_states` (batch_size, num_positions, its hidden_size) at the `byte_positions`
+        (batch_size, num_bytes) of their tokens. The end of the text has none.
         """
-        is_answer = token_steps != IGNORE_INDEX
-        if int(token_steps.max()) >= num_steps:
-            raise ValueError(
-                f"`token_steps` goes up to {int(token_steps.max())}, but `speech_states` has only {num_steps} steps: "
-                "speech may end only after its text."
+        text_bytes = text_bytes.to(self.spelling.byte_embedding.weight.device)
+        vectors = self.spelling(text_bytes)
+        if self.hidden_state_proj is not None and hidden_states is not None:
+            # language models differ in the size of their states
+            hidden_states = nn.functional.rms_norm(hidden_states.to(vectors.device), hidden_states.shape[-1:])
+            hidden_states = self.hidden_state_proj(hidden_states.to(self.hidden_state_proj.weight.dtype))
+            index = (
+                byte_positions.to(vectors.device).clamp(min=0)[..., None].expand(*text_bytes.shape, vectors.shape[-1])
             )
-        ends_text = token_steps == token_steps.max(dim=1, keepdim=True).values
-        token_steps = self.due_steps(input_ids, token_steps)
-        if hidden_states is not None:
-            hidden_states = hidden_states[is_answer.to(hidden_states.device)]
-        vectors = self.embed_tokens(input_ids[is_answer], ends_text[is_answer], hidden_states)
-        steps = vectors.new_zeros(len(input_ids), num_steps, vectors.shape[-1])
-        index = is_answer.nonzero()[:, 0].to(steps.device), token_steps[is_answer].to(steps.device)
-        return steps.index_put(index, vectors)
+            is_read = (text_bytes > 0) & (text_bytes != END_OF_TEXT)
+            vectors = vectors + hidden_states.gather(1, index) * is_read[..., None]
+        return vectors
+
+    def embed_part(
+        self, text_bytes: list[int], start: int, end: int, hidden_states: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        The vectors (end - start, hidden_size) of the bytes of one token of a text, whose neighbours are known, from the
+        language model's `hidden_states` (its hidden_size,) at the token.
+        """
+        first = max(0, start - NUM_NEIGHBOURS)
+        part = torch.tensor([text_bytes[first : end + NUM_NEIGHBOURS]])
+        states = None if hidden_states is None else hidden_states[None, None]
+        return self.embed_text(part, states, torch.zeros_like(part))[0, start - first : end - first]
+
+    def lay_out_text(self, vectors: torch.Tensor, byte_steps: torch.LongTensor, num_steps: int) -> torch.Tensor:
+        """The text inputs of every step (batch_size, num_steps, hidden_size), from the `vectors` of the bytes."""
+        index = places_of_steps(byte_steps, num_steps).to(vectors.device)
+        return vectors.gather(1, index[..., None].expand(*index.shape, vectors.shape[-1]))
 
     def forward(
         self,

@@ -75,10 +75,7 @@ def align_letters(
     inputs = extractor(
         audio, sampling_rate=sampling_rate, return_tensors="pt", max_seconds=processor.max_audio_seconds
     )
-    windows = model.get_audio_features(**inputs.to(model.device)).windows
-    if windows[0].letter_logits is None:
-        raise ValueError("The model's audio adapter does not spell: align with one of `adapter_compression='ctc'`.")
-    logits = torch.cat([window.letter_logits[0] for window in windows])
+    (logits,) = model.get_letter_logits(**inputs.to(model.device))
     frames = viterbi(logits.float().log_softmax(dim=-1).cpu().numpy(), letters)
     seconds = 2 * extractor.hop_length / extractor.sampling_rate  # of an encoder frame
     space = alphabet.index(" ")  # for a hyphen too
@@ -119,7 +116,7 @@ def viterbi(log_probs: np.ndarray, letters: list[int]) -> list[tuple[int, int]]:
     path = np.empty(len(log_probs), dtype=int)
     for frame in reversed(range(len(log_probs))):
         path[frame] = state
-        state -= steps[frame, state]
+        state -= int(steps[frame, state])
     return [
         (int(frames[0]), int(frames[-1]) + 1)
         for frames in (np.flatnonzero(path == 2 * i + 1) for i in range(len(letters)))

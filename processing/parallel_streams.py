@@ -17,14 +17,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 
 # Labels that no loss counts, as in the model's code (which this file cannot import, as both travel to the Hub).
 IGNORE_INDEX = -100
-# A step at which no token is due, where this is not written as a token: text beside a speech decoder has no pads.
-NO_TOKEN = -1
+# The end of the text that a speech decoder reads, after its last byte.
+END_OF_TEXT = 256
 
 
 class SpeechState(IntEnum):
@@ -81,26 +82,67 @@ def states_of_speech(num_text_positions: int, num_patches: int, speech_delay: in
 
 
 def separate_streams(
-    prompt_ids: Sequence[int], text_ids: Sequence[int], num_patches: int | None = None, speech_delay: int = 0
+    prompt_ids: Sequence[int], text_ids: Sequence[int], num_patches: int | None = None
 ) -> dict[str, torch.Tensor]:
     """
-    The streams for a speech decoder: what the language model reads and writes, `input_ids`, `labels` and `token_steps`
-    `(num_positions,)`, and the steps of speech beside it, `speech_states` and `state_labels` `(num_steps,)`. The step at
-    which a token is due is its index in `text_ids`, whose gaps are `NO_TOKEN` (the timed layout). Arguments as in
-    [`join_streams`].
+    The streams for a speech decoder: what the language model reads and writes, `input_ids` and `labels`
+    `(num_positions,)`, and the steps of speech beside it, `speech_states` and `state_labels` `(num_steps,)`. Arguments as
+    in [`join_streams`].
     """
-    steps = [step for step, token in enumerate(text_ids) if token != NO_TOKEN]
-    tokens = [text_ids[step] for step in steps]
-    states = [] if num_patches is None else states_of_speech(len(text_ids), num_patches, speech_delay)
-    ignored_prompt = [IGNORE_INDEX] * len(prompt_ids)
+    states = [] if num_patches is None else states_of_speech(0, num_patches, 0)
     streams = {
-        "input_ids": [*prompt_ids, *tokens],
-        "labels": [*ignored_prompt, *tokens],
-        "token_steps": [*ignored_prompt, *(steps if states else [IGNORE_INDEX] * len(tokens))],
+        "input_ids": [*prompt_ids, *text_ids],
+        "labels": [*[IGNORE_INDEX] * len(prompt_ids), *text_ids],
         "speech_states": states,
         "state_labels": states,
     }
     return {name: torch.tensor(stream, dtype=torch.long) for name, stream in streams.items()}
+
+
+def spread_bytes(
+    text: str,
+    offsets: Sequence[tuple[int, int]],
+    times: Sequence[tuple[int, float]],
+    first_position: int,
+    patches_per_second: float,
+    num_patches: int,
+) -> dict[str, torch.Tensor]:
+    """
+    What a speech decoder reads: `text_bytes` of an answer and its end, the `byte_steps` at which they are reached, and
+    their `byte_positions` in the language model's sequence, each `(num_bytes,)`.
+
+    Args:
+        offsets (`Sequence[tuple[int, int]]`):
+            The characters of `text` that each token covers, of which the first has the position `first_position`.
+        times (`Sequence[tuple[int, float]]`):
+            Characters of `text` and the seconds at which they are said, both rising. Those between are spread evenly, as
+            is a text without times.
+        patches_per_second (`float`), num_patches (`int`):
+            Number of patches in a second of speech, and in the whole answer, with whose last the text ends.
+    """
+    end = (num_patches - 1) / patches_per_second
+    places, seconds = zip(*(times or [(0, 0.0)]))
+    if (
+        any(later < sooner for sooner, later in zip(seconds, seconds[1:]))
+        or seconds[-1] * patches_per_second >= num_patches
+    ):
+        raise ValueError(
+            f"Words or characters are said at {seconds} seconds of an answer of {num_patches / patches_per_second:g} s: "
+            "times must rise, and lie within the speech."
+        )
+    seconds = np.interp(range(len(text)), [*places, len(text)], [*seconds, max(end, seconds[-1])])
+    positions = np.full(len(text) + 1, first_position)
+    for index, (start, stop) in enumerate(offsets):
+        positions[start:stop] = first_position + index
+    lengths = [len(character.encode()) for character in text]
+    # the first step has the state that starts the speech
+    steps = 1 + (seconds * patches_per_second).astype(int)
+    columns = {
+        "text_bytes": [*text.encode(), END_OF_TEXT],
+        "byte_steps": [*np.repeat(steps, lengths), num_patches],
+        "byte_positions": [*np.repeat(positions[:-1], lengths), positions[-1]],
+    }
+    return {name: torch.tensor(np.array(column), dtype=torch.long) for name, column in columns.items()}
 
 
 def timed_text(words: Sequence[tuple[Sequence[int], int]], eos_token_id: int, pad_token_id: int) -> list[int]:
@@ -141,9 +183,23 @@ def words_with_tokens(
         patches_per_second (`float`), num_patches (`int`):
             Number of patches in a second of speech, and in the whole answer.
     """
+    starts = [start for start, _ in places_of_words(text, word_times)]
+    if word_times[-1][1] * patches_per_second >= num_patches:
+        raise ValueError(
+            f"The word {word_times[-1][0]!r} begins at {word_times[-1][1]:g} s in an answer of "
+            f"{num_patches / patches_per_second:g} s: `word_times` must lie within the speech."
+        )
+    words = [([], int(onset * patches_per_second)) for _, onset, *_ in word_times]
+    for token_id, (_, end) in zip(token_ids, offsets, strict=True):
+        words[max(0, bisect_left(starts, end) - 1)][0].append(token_id)
+    return words
+
+
+def places_of_words(text: str, word_times: Sequence[tuple]) -> list[tuple[int, float]]:
+    """Where in `text` each word of `word_times` begins, and the second at which it is said."""
     if not word_times:
         raise ValueError("There are no `word_times`: the timed layout needs the second in which each word begins.")
-    starts, position, last_onset = [], 0, 0.0
+    places, position, last_onset = [], 0, 0.0
     for word, onset, *_ in word_times:
         start = text.find(word, position)
         if not word or start < 0:
@@ -151,32 +207,29 @@ def words_with_tokens(
                 f"The word {word!r} of `word_times` is not in {text[position:]!r}: pass the words as they are written in "
                 "the answer, in its order."
             )
-        if onset < last_onset or int(onset * patches_per_second) >= num_patches:
+        if onset < last_onset:
             raise ValueError(
-                f"The word {word!r} begins at {onset:g} s, after a word at {last_onset:g} s, in an answer of "
-                f"{num_patches / patches_per_second:g} s: `word_times` must rise, and lie within the speech."
+                f"The word {word!r} begins at {onset:g} s, after a word at {last_onset:g} s: `word_times` must rise."
             )
-        starts.append(start)
+        places.append((start, onset))
         position, last_onset = start + len(word), onset
-    words = [([], int(onset * patches_per_second)) for _, onset, *_ in word_times]
-    for token_id, (_, end) in zip(token_ids, offsets, strict=True):
-        words[max(0, bisect_left(starts, end) - 1)][0].append(token_id)
-    return words
+    return places
 
 
 def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, torch.Tensor]:
     """
     A batch for the model's `forward`, padded on the right: streams `(batch_size, num_positions)`, the audios of all
     rows in one list, `mel_labels` `(batch_size, max_patches, frames_per_step, num_mel_bins)`, and `audio_labels`
-    (transcripts, `(num_audios, max_labels)`) if examples have them; for a speech decoder `token_steps`, `voice_ids`
-    `(batch_size,)`, and `text_hidden_states` if examples have them. Inputs that no example has are left out.
+    (transcripts, `(num_audios, max_labels)`) if examples have them; for a speech decoder `text_bytes`, `byte_steps` and
+    `byte_positions` `(batch_size, num_bytes)`, and `voice_ids` `(batch_size,)`. Inputs that no example has are left out.
     """
     values = {"input_ids": pad_token_id, "labels": IGNORE_INDEX, "speech_states": 0, "state_labels": IGNORE_INDEX}
     batch = {name: _pad([example[name] for example in examples], value) for name, value in values.items()}
     batch["attention_mask"] = _mask([len(example["input_ids"]) for example in examples])
-    for name, value in (("token_steps", IGNORE_INDEX), ("text_hidden_states", 0.0)):
-        if all(name in example for example in examples):
-            batch[name] = _pad([example[name] for example in examples], value)
+    empty = torch.zeros(0, dtype=torch.long)
+    if any("text_bytes" in example for example in examples):
+        for name, value in {"text_bytes": 0, "byte_steps": IGNORE_INDEX, "byte_positions": 0}.items():
+            batch[name] = _pad([example.get(name, empty) for example in examples], value)
     if all("voice_id" in example for example in examples):
         batch["voice_ids"] = torch.tensor([example["voice_id"] for example in examples])
 
@@ -185,7 +238,6 @@ def collate_examples(examples: Sequence[dict], pad_token_id: int) -> dict[str, t
         batch["input_features"] = _pad([features.T for features in audios]).mT.contiguous()
         batch["input_features_mask"] = _mask([features.shape[-1] for features in audios])
 
-    empty = torch.zeros(0, dtype=torch.long)
     for name in ("audio_labels", "letter_labels"):
         if any(name in example for example in examples):
             labels = [example.get(name, [empty] * len(example["input_features"])) for example in examples]

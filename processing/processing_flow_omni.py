@@ -25,11 +25,12 @@ from .audio_io import flat_list
 from .conversations import as_batch, audio_items, chat_template_for, check_conversation, end_of_turn_id, split_answer
 from .feature_extraction_flow_omni import FlowOmniFeatureExtractor
 from .parallel_streams import (
-    NO_TOKEN,
     SpeechState,
     collate_examples,
     join_streams,
+    places_of_words,
     separate_streams,
+    spread_bytes,
     timed_text,
     words_with_tokens,
 )
@@ -277,6 +278,7 @@ class FlowOmniProcessor(ProcessorMixin):
         text_layout: str = "leading",
         word_times: Sequence[tuple] | None = None,
         voice: str | None = None,
+        character_times: Sequence[float] | None = None,
     ) -> dict[str, Any]:
         """
         One training example, without padding. The messages before the answer go through [`apply_chat_template`], so
@@ -287,12 +289,15 @@ class FlowOmniProcessor(ProcessorMixin):
                 Messages. The last one is the assistant's: the text of the answer, and if it is spoken its audio item.
             text_layout (`str`, *optional*, defaults to `"leading"`):
                 The text of a spoken answer leads, one token per position, or with `"timed"` comes shortly before its
-                speech.
+                speech. A speech decoder reads it as it is said, by the times that are given.
             word_times (`list[tuple[str, float]]`, *optional*):
-                For the timed layout: the words as they are written in the answer, each with the second in which it
-                begins.
+                For the timed layout, and a speech decoder: the words as they are written in the answer, each with the
+                second in which it begins.
             voice (`str`, *optional*):
                 For a speech decoder: the one of `voices` that speaks. Defaults to the first.
+            character_times (`list[float]`, *optional*):
+                For a speech decoder: the second in which each character of the answer is said, which is more precise
+                than `word_times`.
         """
         if text_layout not in ("leading", "timed"):
             raise ValueError(f'`text_layout` is {text_layout!r}: choose "leading" or "timed".')
@@ -302,16 +307,15 @@ class FlowOmniProcessor(ProcessorMixin):
         if speech is not None:
             patches = self.feature_extractor.extract_mel(speech, max_seconds=self.max_audio_seconds)
             num_patches = len(patches)
-        word_times = (word_times or ()) if text_layout == "timed" and speech is not None else None
-        text_ids = self._text_stream(text, num_patches, word_times)
         prompt_ids = prompt["input_ids"][0].tolist()
         if self.speech_loop == "speech_decoder":
+            example = self._beside_speech_decoder(text, prompt_ids, num_patches, word_times, character_times)
             if voice is not None and voice not in self.voices:
                 raise ValueError(f"There is no voice {voice!r}: the model's `voices` are {', '.join(self.voices)}.")
-            example = separate_streams(prompt_ids, text_ids, num_patches, self.speech_delay)
             example["voice_id"] = self.voices.index(voice or self.voices[0])
         else:
-            pad_token_id = self.tokenizer.pad_token_id
+            word_times = (word_times or ()) if text_layout == "timed" and speech is not None else None
+            text_ids, pad_token_id = self._text_stream(text, num_patches, word_times), self.tokenizer.pad_token_id
             example = join_streams(prompt_ids, text_ids, pad_token_id, num_patches, self.speech_delay)
         padded = zip(prompt.get("input_features", []), prompt.get("input_features_mask", []))
         example["input_features"] = [features[:, mask.bool()] for features, mask in padded]
@@ -320,23 +324,45 @@ class FlowOmniProcessor(ProcessorMixin):
             example["mel_labels"] = torch.cat([patches, self.feature_extractor.silent_patches(num_missing)])
         return example
 
+    def _beside_speech_decoder(
+        self,
+        text: str,
+        prompt_ids: list[int],
+        num_patches: int | None,
+        word_times: Sequence[tuple] | None,
+        character_times: Sequence[float] | None,
+    ) -> dict[str, torch.Tensor]:
+        """The streams of an answer beside a speech decoder, and if it is spoken the bytes that the decoder reads."""
+        token_ids, offsets = self._tokens_of_answer(text, with_offsets=True)
+        streams = separate_streams(prompt_ids, [*token_ids, self.answer_end_token_id], num_patches)
+        if num_patches is None:
+            return streams
+        times = list(enumerate(character_times)) if character_times else []
+        if len(times) not in (0, len(text)):
+            raise ValueError(
+                f"Got the times of {len(times)} characters for an answer of {len(text)}: pass one for each."
+            )
+        if word_times and not times:
+            times = places_of_words(text, word_times)
+        rate = self.feature_extractor.patches_per_second
+        return streams | spread_bytes(text, offsets, times, len(prompt_ids), rate, num_patches)
+
+    def _tokens_of_answer(self, text: str, with_offsets: bool) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """The tokens of an answer, and if wanted the characters that each covers."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=with_offsets)
+        if self.answer_end_token_id in encoded["input_ids"]:
+            end = self.tokenizer.convert_ids_to_tokens(self.answer_end_token_id)
+            raise ValueError(f"The answer {text!r} contains `{end}`, which ends an answer: remove it.")
+        return encoded["input_ids"], encoded.get("offset_mapping")
+
     def _text_stream(self, text: str, num_patches: int | None, word_times: Sequence | None) -> list[int]:
         """The tokens of an answer and its end, and with `word_times` the pads between its words (the timed layout)."""
-        end = self.answer_end_token_id
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=word_times is not None)
-        token_ids = encoded["input_ids"]
-        if end in token_ids:
-            raise ValueError(
-                f"The answer {text!r} contains `{self.tokenizer.convert_ids_to_tokens(end)}`, which ends an answer: "
-                "remove it."
-            )
+        (token_ids, offsets), end = self._tokens_of_answer(text, word_times is not None), self.answer_end_token_id
         if word_times is None:
             return [*token_ids, end]
         rate = self.feature_extractor.patches_per_second
-        words = words_with_tokens(text, token_ids, encoded["offset_mapping"], word_times, rate, num_patches)
-        return timed_text(
-            words, end, NO_TOKEN if self.speech_loop == "speech_decoder" else self.tokenizer.pad_token_id
-        )
+        words = words_with_tokens(text, token_ids, offsets, word_times, rate, num_patches)
+        return timed_text(words, end, self.tokenizer.pad_token_id)
 
     def collate(self, examples: Sequence[dict]) -> BatchFeature:
         """A batch of training examples for the model's `forward`, padded on the right."""

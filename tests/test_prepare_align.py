@@ -14,7 +14,6 @@
 """The times of words by forced alignment: where they lie, which rows are left out, and that a run continues."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -60,8 +59,7 @@ def hears(monkeypatch, model, frames: str):
     """Makes the adapter hear these letters, one for each frame of 20 ms; `_` is the blank."""
     letters = [BLANK if letter == "_" else model.config.ctc_alphabet.index(letter) for letter in frames]
     logits = 10 * torch.eye(BLANK + 1)[letters][None]
-    audio = SimpleNamespace(windows=[SimpleNamespace(letter_logits=logits)])
-    monkeypatch.setattr(model, "get_audio_features", lambda **inputs: audio)
+    monkeypatch.setattr(model, "get_letter_logits", lambda **inputs: logits)
 
 
 def test_words_begin_where_their_first_letter_is_heard_and_dashes_with_the_next_word(rows, parts, monkeypatch):
@@ -69,14 +67,20 @@ def test_words_begin_where_their_first_letter_is_heard_and_dashes_with_the_next_
     align_rows(*parts, str(rows), rows.parent / "out.jsonl")
     row = load_rows(str(rows.parent / "out.jsonl"))[0]
     assert word_times_of(row, "say") == [("A", 0.04), ("cat", 0.14), ("-", 0.4), ("sat.", 0.4)]
+    # what is not heard lies between its neighbours, and the full stop before the end
+    times = row["answer_character_times"]
+    heard = {0: 0.04, 2: 0.14, 3: 0.22, 4: 0.26, 8: 0.4, 9: 0.46, 10: 0.52}
+    assert {place: times[place] for place in heard} == heard
+    assert times == sorted(times) and times[11] > 0.52
 
 
 def test_rows_get_the_times_of_what_they_say_and_others_are_left_out_with_their_reasons(rows, parts):
     path, finished = rows.parent / "out" / "aligned.jsonl", []
-    report = align_rows(*parts, str(rows), path, progress=finished.append)
+    report = align_rows(*parts, str(rows), path, progress=finished.append, voice="alpha")
     aligned = {row["id"]: row for row in load_rows(str(path))}
     assert list(aligned) == ["answer", "recording", "timed"] and len(finished) == 8
     assert aligned["answer"]["question_word_times"] is None and len(aligned["answer"]["answer_word_times"]) == 4
+    assert {row["voice"] for row in aligned.values()} == {"alpha"}
     # times of a segment count from its beginning
     assert [word for word, _ in word_times_of(aligned["recording"], "say")] == ["so", "so"]
     assert max(aligned["recording"]["question_word_times"]) <= 1.04
@@ -94,9 +98,9 @@ def test_rows_get_the_times_of_what_they_say_and_others_are_left_out_with_their_
 
 def test_interrupted_run_continues_and_leaves_nothing_behind(rows, parts, monkeypatch):
     model, processor = parts
-    out, encode, calls = rows.parent / "out.jsonl", model.get_audio_features, []
+    out, encode, calls = rows.parent / "out.jsonl", model.get_letter_logits, []
     expected = align_rows(model, processor, str(rows), rows.parent / "whole.jsonl", name="a")
-    monkeypatch.setattr(model, "get_audio_features", lambda **inputs: calls.append(1) or encode(**inputs))
+    monkeypatch.setattr(model, "get_letter_logits", lambda **inputs: calls.append(1) or encode(**inputs))
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -108,8 +112,8 @@ def test_interrupted_run_continues_and_leaves_nothing_behind(rows, parts, monkey
     with open(rows.parent / ".out.jsonl.progress", "a") as journal:
         journal.write('["abc", {"ans')
     assert align_rows(model, processor, str(rows), out, name="a") == expected
-    # the recording, and the text that is too long for its audio
-    assert len(calls) == 1 + 2 and out.read_bytes() == (rows.parent / "whole.jsonl").read_bytes()
+    # the recording, the row with times of words alone, and the text that is too long for its audio
+    assert len(calls) == 1 + 3 and out.read_bytes() == (rows.parent / "whole.jsonl").read_bytes()
     assert not (rows.parent / ".out.jsonl.progress").exists()
 
 

@@ -109,7 +109,7 @@ def test_mistakes_are_named_with_their_remedy(tmp_path):
         with pytest.raises(ValueError, match=message):
             parse("align", override)
     with pytest.raises(
-        ValueError, match="no recipe 'nothing': name a file, or one of align, ctc, distill, finetune, vocoder"
+        ValueError, match="no recipe 'nothing': name a file, or one of align, ctc, distill, finetune, speak, vocoder"
     ):
         parse("nothing")
     (tmp_path / "mine.yaml").write_text("- a list\n")

@@ -46,10 +46,12 @@ COLUMNS: dict[str, Literal["text", "texts", "audio", "seconds", "times", "messag
     "question_seconds": "seconds",  # duration of the question: saves reading the header of the file
     "answer_text": "text",  # what the assistant writes, or the transcript of `answer_audio`
     "question_word_times": "times",  # the second at which each word of `question_text` begins in `question_audio`
+    "question_character_times": "times",  # the second at which each character of `question_text` is said
     "answer_audio": "audio",  # what the assistant says
     "answer_seconds": "seconds",  # duration of the spoken answer
-    "voice": "text",  # who says `answer_audio`: one of the voices of a speech decoder
+    "voice": "text",  # who says what the task `say` takes from the row: one of the voices of a speech decoder
     "answer_word_times": "times",  # the second at which each word of `answer_text` begins in `answer_audio`
+    "answer_character_times": "times",  # the second at which each character of `answer_text` is said
     "accepted_answers": "texts",  # a correct answer contains one of them; of evaluations
     "history": "messages",  # earlier turns, each with `role` (user or assistant) and `text`
     "system": "text",  # the system prompt
@@ -149,14 +151,21 @@ def words_of(text: str) -> list[str]:
 def word_times_of(row: Mapping, task: str) -> list[tuple[str, float]] | None:
     """The words of a spoken answer and their onsets, for the timed layout; `None` if the row has no times."""
     spec = spec_of(row, task)
-    name = f"{(spec.answer_audio or '').removesuffix('_audio')}_word_times"
-    if spec.answer_audio is None or not has(row, name):
+    onsets = times_of(row, spec, "word")
+    if onsets is None:
         return None
-    words, onsets = words_of(row[spec.answer_text]), row[name]
+    words = words_of(row[spec.answer_text])
     if len(words) != len(onsets):
+        name = f"{spec.answer_audio.removesuffix('_audio')}_word_times"
         problem = f"{len(onsets)} times for {len(words)} words (between spaces; in Chinese and Japanese, characters)"
         raise RowError(str(row.get("id") or ""), name, f"`{name}` has {problem}.")
     return list(zip(words, onsets))
+
+
+def times_of(row: Mapping, spec: TaskSpec, unit: Literal["word", "character"]) -> list[float] | None:
+    """The seconds at which each unit of a spoken answer is said; `None` if the row has no times."""
+    name = f"{(spec.answer_audio or '').removesuffix('_audio')}_{unit}_times"
+    return row[name] if spec.answer_audio is not None and has(row, name) else None
 
 
 def uniform(*key: Any) -> float:

@@ -77,7 +77,8 @@ class ExampleBuilder:
         row, spec, where = dict(row), data.spec_of(row, task), str(row.get("id"))
         is_spoken, layout = spec.question == "question_audio", self.text_layout
         try:
-            times = None if layout == "leading" else data.word_times_of(row, task)
+            has_decoder = self.processor.speech_loop == "speech_decoder"
+            times = None if layout == "leading" and not has_decoder else data.word_times_of(row, task)
             if spec.answer_audio is None or (layout == "auto" and times is None):
                 layout = "leading"
             elif layout == "auto":
@@ -85,7 +86,9 @@ class ExampleBuilder:
             if self.augmentation is not None and is_spoken:
                 row |= self._augmented(row, key)
             conversation = data.conversation_of(row, task, self.processor)
-            example = self.processor.encode_training_example(conversation, layout, times, voice=row.get("voice"))
+            example = self.processor.encode_training_example(
+                conversation, layout, times, row.get("voice"), data.times_of(row, spec, "character")
+            )
         except UNREADABLE as error:
             return {"id": where, "error": f"{where} ({task}): {error}"}
         if is_spoken and data.has(row, "question_text"):
@@ -145,10 +148,10 @@ class LengthEstimator:
         answer = self._tokens(row[spec.answer_text])
         if spec.answer_audio is not None:
             seconds = data.audio_seconds(row, spec.answer_audio.removesuffix("_audio"))
-            start = min(answer, self.processor.speech_delay)
-            num_steps = max(answer, start + math.ceil(seconds * self.patches_per_second))
+            num_patches = math.ceil(seconds * self.patches_per_second)
             # the steps of a speech decoder come beside the positions of the text
-            answer = answer + num_steps if self.has_decoder else num_steps
+            start = min(answer, self.processor.speech_delay)
+            answer = answer + num_patches if self.has_decoder else max(answer, start + num_patches)
         turns = [row["system"]] if data.has(row, "system") else []
         turns += [turn["text"] for turn in row.get("history") or []] if spec.prompt == "ask" else []
         return self.overhead[task] + length + answer + sum(self._tokens(text) + TURN_LENGTH for text in turns)

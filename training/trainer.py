@@ -29,6 +29,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from ..modeling_flow_omni.modeling_flow_omni import IGNORE_INDEX, MODULE_GROUPS, shift_patches, text_logits
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration as Model
+from ..modeling_flow_omni.speech_decoder import advance_labels
 from .arguments import FlowOmniTrainingArguments
 from .batching import LengthBatchSampler, StreamedBatches, TrainingCollator
 from .callbacks import EMACallback, MelStatisticsCallback, SetEpochCallback, StopOnNaNCallback, check_finite
@@ -374,10 +375,8 @@ def count_targets(batch: Mapping[str, torch.Tensor], model: Model) -> torch.Tens
     for index, name in ((5, "audio_labels"), (6, "letter_labels")):
         if name in batch:
             counts[index] = is_target[name].sum()
-    if "token_steps" in batch and batch["speech_states"].shape[1] > 0:
-        num_steps, text = batch["speech_states"].shape[1], (batch["input_ids"], batch["token_steps"])
-        labels = model.speech_decoder.advance_labels(*text, num_steps, batch.get("state_labels"))
-        counts[7] = (labels[:, 1:] != IGNORE_INDEX).sum()
+    if "byte_steps" in batch and "state_labels" in batch:
+        counts[7] = (advance_labels(batch["byte_steps"], batch["state_labels"]) != IGNORE_INDEX).sum()
     return counts
 
 

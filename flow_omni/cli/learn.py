@@ -281,17 +281,19 @@ def align(
     model: Annotated[
         str | None, option("--model", "-m", help="Checkpoint whose adapter spells. Default: the bundled model.")
     ] = None,
+    voice: Annotated[str | None, option(help="The voice that a speech decoder is to learn from the rows.")] = None,
 ):
     """
-    Add the times of the words in recordings, by a model's own CTC. The same command resumes.
+    Add the times of words and characters in recordings, by a model's own CTC. The same command resumes.
 
         flow-omni prepare align train.jsonl aligned.jsonl
+        flow-omni prepare align kokoro/manifest.jsonl alpha.jsonl --voice alpha
     """
     from ..training.prepare import align_rows
 
     loaded = load_model(model)
     with user_errors(), _bar("rows") as bar:
-        aligned = align_rows(loaded.model, loaded.processor, source, manifest, loaded.name, bar.update)
+        aligned = align_rows(loaded.model, loaded.processor, source, manifest, loaded.name, bar.update, voice)
     note(f"{manifest}: {aligned}")
 
 

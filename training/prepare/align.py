@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The times of the words in recordings, by a model's own CTC: any voice and any corpus serve the timed layout."""
+"""The times of words and characters in recordings, by a model's own CTC: any voice and any corpus serve the timed layout."""
 
 import hashlib
 import json
@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...processing.audio_io import load_audio
 from ...processing.forced_alignment import AlignmentError, align_letters
@@ -51,11 +53,13 @@ def align_rows(
     manifest: str | os.PathLike,
     name: str = "",
     progress: Callable[[int], Any] | None = None,
+    voice: str | None = None,
 ) -> AlignmentReport:
     """
-    Writes the rows of `source` (as for [`load_rows`]) with the times of the words of the speech that the task `say` takes
-    from them: `answer_word_times`, or of a recording with its transcript `question_word_times`. Rows that have times keep
-    them; those that cannot be aligned are left out. An interrupted run continues if the model has the same `name`.
+    Writes the rows of `source` (as for [`load_rows`]) with the times of the words and characters of the speech that the
+    task `say` takes from them: `answer_word_times` and `answer_character_times`, or of a recording with its transcript
+    `question_word_times` and `question_character_times`. Rows that have times keep them; those that cannot be aligned are
+    left out. A `voice` is written to all rows. An interrupted run continues if the model has the same `name`.
     """
     if model.config.adapter_compression != "ctc":
         raise ValueError("The model's audio adapter does not spell: align with one of `adapter_compression='ctc'`.")
@@ -71,11 +75,11 @@ def align_rows(
                 key = hashlib.blake2b(json.dumps([name, row]).encode(), digest_size=12).hexdigest()
                 try:
                     if key not in done:
-                        done[key] = _word_times(model, processor, row)
+                        done[key] = _times(model, processor, row)
                         journal.write(json.dumps([key, done[key]]) + "\n")
                         journal.flush()
                     report.num_rows += 1
-                    yield row | done[key]
+                    yield row | done[key] | ({"voice": voice} if voice else {})
                 except AlignmentError as error:
                     report.left_out[error.reason] += 1
                     report.first_error = report.first_error or f"{row.get('id')}: {error}"
@@ -98,11 +102,12 @@ def _read_journal(path: Path) -> dict[str, dict]:
     return dict(json.loads(line) for line in lines)
 
 
-def _word_times(model: Any, processor: Any, row: Mapping) -> dict[str, list[float]]:
-    """The column of a row's word times, or nothing if it has it. Raises [`AlignmentError`]."""
+def _times(model: Any, processor: Any, row: Mapping) -> dict[str, list[float]]:
+    """The columns of a row's times, or nothing if it has them. Raises [`AlignmentError`]."""
     spec, rate = spec_of(row, "say"), processor.feature_extractor.sampling_rate
-    column = f"{spec.answer_audio.removesuffix('_audio')}_word_times"
-    if has(row, column):
+    side = (spec.answer_audio or "").removesuffix("_audio")
+    words, characters = f"{side}_word_times", f"{side}_character_times"
+    if has(row, words) and has(row, characters):
         return {}
     if not all(has(row, name) for name in spec.needs):
         missing = f"There is no `{spec.answer_audio}` with its `{spec.answer_text}`."
@@ -112,5 +117,11 @@ def _word_times(model: Any, processor: Any, row: Mapping) -> dict[str, list[floa
     except UNREADABLE as error:
         raise AlignmentError(str(error), "an audio that cannot be read") from error
     text = row[spec.answer_text]
-    letters = align_letters(model, processor, waveform, text, sampling_rate=rate)
-    return {column: [round(time, 3) for time in word_onsets(text, [(place, start) for place, start, _ in letters])]}
+    said = [(place, start) for place, start, _ in align_letters(model, processor, waveform, text, sampling_rate=rate)]
+    # what has no letter, such as a space or a comma, is said between those around it
+    places, seconds = zip(*said, (len(text), len(waveform) / rate))
+    times = {
+        words: row.get(words) or word_onsets(text, said),
+        characters: np.interp(range(len(text)), places, seconds),
+    }
+    return {column: [round(float(time), 3) for time in values] for column, values in times.items()}
