@@ -205,17 +205,29 @@ def wordnet(
     definitions: Annotated[
         bool, typer.Option("--definitions", help="Write its words with their definitions.")
     ] = False,
+    questions: Annotated[bool, typer.Option("--questions", help="Write questions about its words and names.")] = False,
 ):
     """
     Write the example sentences of WordNet as rows. `prepare speak` synthesises them.
 
         flow-omni prepare wordnet parts/wordnet wordnet.jsonl
+        flow-omni prepare wordnet parts/wordnet questions.jsonl --questions
     """
-    from ..training.data import write_rows
+    from ..evaluation.questions import KNOWLEDGE_FILE
+    from ..training.data import load_rows, write_rows
     from ..training.prepare.texts import wordnet_rows
+    from ..training.prepare.wordnet_questions import wordnet_questions
 
+    if definitions and questions:
+        raise UserError(
+            "Got --definitions and --questions: give one of them, and write the other to a file of its own."
+        )
     with user_errors():
-        note(f"{manifest}: {write_rows(manifest, wordnet_rows(folder, definitions))} rows.")
+        if questions:
+            rows = wordnet_questions(folder, excluded=load_rows(str(KNOWLEDGE_FILE))["question_text"])
+        else:
+            rows = wordnet_rows(folder, definitions)
+        note(f"{manifest}: {write_rows(manifest, rows)} rows.")
 
 
 @prepare.command(no_args_is_help=True)
