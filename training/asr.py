@@ -13,10 +13,12 @@
 # limitations under the License.
 """ASR models that transcribe spoken answers: openai-whisper, any pipeline of transformers, or the model itself."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..modeling_flow_omni.import_ctranslate2 import MODEL_FILE, load_ctranslate2_whisper
 from ..processing.audio_io import resample
 from ..processing.transcript_limit import transcript_limit
 
@@ -97,12 +99,24 @@ class WhisperASR:
 
 
 class PipelineASR:
-    """transformers' pipeline `automatic-speech-recognition`, by the Hub id or folder of a model."""
+    """
+    transformers' pipeline `automatic-speech-recognition`, by the Hub id or folder of a model, or the folder of a Whisper
+    in the format of CTranslate2 (faster-whisper).
+    """
 
     def __init__(self, name: str, language: str | None = None, device: Any = None):
-        from transformers import pipeline
+        from transformers import WhisperFeatureExtractor, WhisperTokenizer, pipeline
 
-        self.pipeline = pipeline("automatic-speech-recognition", name, device=device)
+        task, folder = "automatic-speech-recognition", Path(name).expanduser()
+        if (folder / MODEL_FILE).is_file():
+            parts = {
+                "model": load_ctranslate2_whisper(folder),
+                "tokenizer": WhisperTokenizer.from_pretrained(folder),
+                "feature_extractor": WhisperFeatureExtractor(),
+            }
+            self.pipeline = pipeline(task, **parts, device=device)
+        else:
+            self.pipeline = pipeline(task, name, device=device)
         self.is_generative = self.pipeline.model.can_generate()
         config = getattr(self.pipeline.model, "generation_config", None)
         is_multilingual = getattr(config, "is_multilingual", False)
