@@ -13,10 +13,10 @@
 # limitations under the License.
 """Generation: `generate()` and `stream()` over two parallel streams, on the hooks of `GenerationMixin`."""
 
+import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ GENERATION_DEFAULTS = {
     "max_speech_extra_seconds": 2.0,
     "end_after_repeats": 0,
 }
-SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator", "voice")
+SPEECH_OPTIONS = (*GENERATION_DEFAULTS, "return_audio", "seed", "generator", "voice", "answer_ids")
 GENERATION_MODES = ("speech", "text", "auto")
 DEFAULT_MAX_NEW_TOKENS = 1024
 # Inputs with one value per position, and what padding holds.
@@ -160,6 +160,9 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 one for each row, instead of `seed`.
             voice (`str` or `list[str]`, *optional*): One of the `voices` of a speech decoder, or one for each row.
                 Defaults to the first.
+            answer_ids (`torch.LongTensor` of shape `(batch_size, num_tokens)`, *optional*): A text that a speech decoder
+                reads aloud instead of an answer of the language model, which runs only if the decoder reads its hidden
+                states. Padded on the right with the end of the text.
             min_speech_steps (`int`, *optional*, defaults to 2): Patches before which speech may not stop.
             max_speech_seconds_per_token (`float`, *optional*, defaults to 1.2): With `max_speech_extra_seconds` (2.0),
                 the limit on the length of speech in proportion to its text.
@@ -241,6 +244,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
             )
         if generation_config.voice is not None and self.speech_decoder is None:
             raise ValueError("Got a `voice`, but only a model with a speech decoder has voices: leave it out.")
+        if generation_config.answer_ids is not None and self.speech_decoder is None:
+            raise ValueError(
+                "Got `answer_ids`, but only a speech decoder reads a text as it is: ask the language model to read it aloud "
+                '(`make_conversation("say", text=...)`).'
+            )
         for name, minimum in (("num_flow_steps", 1), ("min_speech_steps", 0), ("end_after_repeats", 0)):
             value = getattr(generation_config, name)
             if not isinstance(value, int) or value < minimum:
@@ -303,6 +311,8 @@ class FlowOmniGenerationMixin(GenerationMixin):
         processors = super()._get_logits_processor(generation_config, input_ids_seq_length, *args, **kwargs)
         # the placeholder of audio is not text
         processors.append(SuppressTokensLogitsProcessor([self.config.audio_token_id], device=kwargs.get("device")))
+        if getattr(generation_config, "answer_ids", None) is not None:
+            return LogitsProcessorList([GivenTextLogitsProcessor(generation_config, input_ids_seq_length or 0)])
         num_repeats = getattr(generation_config, "end_after_repeats", 0)
         ends = getattr(generation_config, "_eos_token_tensor", None)
         if num_repeats and ends is not None:
@@ -586,7 +596,10 @@ class FlowOmniGenerationMixin(GenerationMixin):
         answer = FlowOmniAnswer(batch_size, self.config, generation_config, torch.device("cpu"))
         generators = row_generators(generation_config.seed, generation_config.generator, batch_size)
         noise_generators = derived_generators(generators)
-        written = self._written_tokens(input_ids, logits_processor, generation_config, generators, **model_kwargs)
+        if generation_config.answer_ids is None or self.config.speech_config.reads_hidden_states:
+            written = self._written_tokens(input_ids, logits_processor, generation_config, generators, **model_kwargs)
+        else:
+            written = _given_tokens(input_ids, generation_config)
         has_speech = generation_config.generation_mode != "text"
         decoder = self.speech_decoder if has_speech else None
         text = FlowOmniSpokenText(written, batch_size, _pad_token_id(generation_config), decoder)
@@ -798,6 +811,40 @@ def _is_end(text_ids: torch.LongTensor, generation_config: GenerationConfig) -> 
     return torch.zeros_like(text_ids, dtype=torch.bool) if ends is None else torch.isin(text_ids, ends)
 
 
+# --- a text that is given
+
+
+class GivenTextLogitsProcessor(LogitsProcessor):
+    """Allows each row nothing but the tokens of the `answer_ids` of the options, and then their end."""
+
+    def __init__(self, generation_config: GenerationConfig, prompt_length: int):
+        self.generation_config, self.prompt_length = generation_config, prompt_length
+
+    def __call__(self, input_ids, scores):
+        tokens = _given_token(self.generation_config, input_ids.shape[1] - self.prompt_length).to(scores.device)
+        return torch.full_like(scores, -math.inf).scatter(1, tokens[:, None], 0.0)
+
+
+def _given_token(generation_config: GenerationConfig, index: int) -> torch.LongTensor:
+    """The token (batch_size,) at a place of the `answer_ids`, behind which the text ends."""
+    answer_ids, end = generation_config.answer_ids, int(generation_config._eos_token_tensor[0])
+    if index < answer_ids.shape[1]:
+        return answer_ids[:, index]
+    return answer_ids.new_full(answer_ids.shape[:1], end)
+
+
+def _given_tokens(input_ids: torch.LongTensor, generation_config: GenerationConfig) -> Iterator[FlowOmniWrittenToken]:
+    """The `answer_ids` of the options as if the language model had written them, which does not run."""
+    has_ended = torch.zeros(len(input_ids), dtype=torch.bool)
+    for index in itertools.count():
+        text_ids = _given_token(generation_config, index).to(input_ids.device)
+        is_text = ~has_ended
+        ends_text = is_text & _is_end(text_ids, generation_config).cpu()
+        has_ended = has_ended | ends_text
+        input_ids = torch.cat([input_ids, text_ids[:, None]], dim=-1)
+        yield FlowOmniWrittenToken(text_ids.cpu(), is_text, ends_text, input_ids, {"cache": None})
+
+
 # --- randomness by row
 
 
@@ -908,8 +955,8 @@ def num_audio_tokens(
 
 def audios_of_rows(input_ids: torch.LongTensor, lengths: list[int], audio_token_id: int) -> list[list[int]]:
     """The indices of the audios, which take up `lengths`, of each row of `input_ids` (batch_size, num_positions)."""
-    ends, rows, first = [0, *accumulate(lengths)], [], 0
-    for end in accumulate((input_ids == audio_token_id).sum(dim=-1).tolist()):
+    ends, rows, first = [0, *itertools.accumulate(lengths)], [], 0
+    for end in itertools.accumulate((input_ids == audio_token_id).sum(dim=-1).tolist()):
         if end not in ends:
             break
         rows.append(list(range(first, ends.index(end))))
@@ -994,7 +1041,7 @@ def uncached_audios(
         audios_of_rows(input_ids, lengths, config.audio_token_id), num_placeholders
     ):
         # placeholders of no audio of the row, of its last, of its last two, ...
-        counts = [0, *accumulate(lengths[index] for index in reversed(row))]
+        counts = [0, *itertools.accumulate(lengths[index] for index in reversed(row))]
         if num_uncached_placeholders not in counts:
             raise ValueError("The cache ends in the middle of an audio: crop `cache` to the end of a message.")
         kept += row[len(row) - counts.index(num_uncached_placeholders) :]

@@ -254,6 +254,18 @@ class FlowOmniProcessor(ProcessorMixin):
             content.append({"type": "text", "text": prompt})
         return [{"role": "user", "content": content}]
 
+    def answer_ids(self, texts: str | Sequence[str]) -> torch.LongTensor:
+        """
+        Texts `(num_texts, num_tokens)` for `generate(answer_ids=...)`, by which a speech decoder reads them aloud. Each ends
+        in the end of an answer.
+        """
+        end = self.answer_end_token_id
+        rows = [
+            torch.tensor([*self.tokenizer(text, add_special_tokens=False)["input_ids"], end])
+            for text in ([texts] if isinstance(texts, str) else texts)
+        ]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=end)
+
     def prepare_training_inputs(
         self, conversations, text_layout: str = "leading", word_times: Sequence | None = None
     ) -> BatchFeature:

@@ -102,9 +102,13 @@ async def speech(server: Server, request: Request) -> Response:
     (message,) = server.processor.make_conversation("say", text=text)
     prompt = "".join(item["text"] for item in message["content"])
 
+    options = dict(voice)
+    if server.model.speech_decoder is not None:
+        options["answer_ids"] = server.processor.answer_ids(text)
+
     def start(session: FlowOmniSession) -> Sequence[Event]:
         session.add("user", prompt)
-        return session.respond(**voice)
+        return session.respond(**options)
 
     parts = _speech_parts(server, _answer(server, "speech", start, turn_detection=None, output="audio"), name)
     if stream_format == "sse":

@@ -552,3 +552,11 @@ def test_bad_training_conversations_are_refused(processor):
     assert_refused(lambda arguments: processor.encode_training_example(arguments[0], **arguments[1]), cases)
     with pytest.raises(ValueError, match="word times of 2 answers for 1"):
         processor.prepare_training_inputs([spoken], **timed, word_times=[None, None])
+
+
+def test_texts_to_read_end_in_the_end_of_an_answer():
+    processor = tiny_processor()
+    end = processor.answer_end_token_id
+    ids = processor.answer_ids(["ab", "c"])
+    assert ids.tolist() == [[97, 98, end], [99, end, end]]
+    assert torch.equal(processor.answer_ids("c"), ids[1:, :2])

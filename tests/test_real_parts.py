@@ -34,6 +34,7 @@ from flow_omni.modeling_flow_omni.convert_flow_omni import load_language_model, 
 from flow_omni.modeling_flow_omni.import_ctranslate2 import load_ctranslate2_whisper
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniAudioEncoder, fingerprint
 from flow_omni.processing.audio_io import resample
+from flow_omni.training.asr import load_asr, transcribe
 from flow_omni.training.metrics import character_error_rate
 from flow_omni.training.prepare.flite import FliteSynthesizer
 from flow_omni.training.prepare.synthesis import SynthesisError
@@ -91,6 +92,9 @@ def test_imported_whisper_transcribes_with_its_own_decoder(name, options, record
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     ids = whisper.generate(log_mel(recordings), do_sample=False, **options)
     transcripts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    # evaluations take it as the judge of speech
+    asr = load_asr(str(folder), **options)
+    assert character_error_rate(SENTENCES[:1], [transcribe(asr, recordings[0], 16000)]) < 0.02
     assert character_error_rate(SENTENCES, transcripts) < 0.02, transcripts
 
 

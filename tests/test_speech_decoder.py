@@ -280,6 +280,19 @@ def test_text_of_the_maximum_length_is_spoken_to_its_end(model):
     assert output.speech_states[0, -1] == STOP and not output.speech_truncated.any()
 
 
+def test_given_text_is_read_as_if_the_language_model_had_written_it(monkeypatch):
+    for reads in READS:
+        model = tiny_speech_decoder(speech={"reads_hidden_states": reads})
+        expected = speak(model, list(b"a b cd"), list(b"ef"), flow_temperature=0.0)
+        calls = count_calls(model.model.language_model, monkeypatch)
+        given = torch.tensor([[*b"a b cd"], [*b"ef", *[EOS_TOKEN_ID] * 4]])
+        output = model.generate(torch.arange(1, 5).repeat(2, 1), answer_ids=given, seed=0, flow_temperature=0.0)
+        assert torch.equal(output.sequences, expected.sequences) and bool(calls) == reads
+        assert_same(output, expected)
+    with pytest.raises(ValueError, match="only a speech decoder reads a text as it is"):
+        tiny_model().generate(torch.ones(1, 4, dtype=torch.long), answer_ids=given)
+
+
 def test_a_stopping_criterion_cuts_a_row_at_once(model):
     class AfterThreeTokens(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):

@@ -144,6 +144,11 @@ class Question:
         return any(item["type"] == "audio" for item in self._answer_items)
 
     @property
+    def kind(self) -> str:
+        """Questions of one kind are answered in one batch."""
+        return ("read" if self.task == "say" else "speech") if self.is_spoken else "text"
+
+    @property
     def _answer_items(self) -> list[dict]:
         content = self.conversation[-1]["content"]
         return [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -167,12 +172,14 @@ class Answer:
 
 def answer_batch(model: Any, processor: Any, questions: Sequence[Question], **generation_kwargs: Any) -> list[Answer]:
     """
-    Answers questions in one batch, either all in writing or all in speech. Without `max_new_tokens`, the length of
+    Answers questions of one kind in one batch: all in writing, all in speech, or texts that are read aloud. Without `max_new_tokens`, the length of
     transcripts is limited by the length of their audio.
     """
     is_spoken = questions[0].is_spoken
-    if any(question.is_spoken != is_spoken for question in questions):
-        raise ValueError("Got questions with spoken and with written answers: pass them in separate batches.")
+    if any(question.kind != questions[0].kind for question in questions):
+        raise ValueError(
+            "Got questions with written answers, spoken ones and texts to read: pass them in separate batches."
+        )
     prompts = [question.prompt for question in questions]
     inputs = processor.apply_chat_template(
         prompts, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -183,6 +190,8 @@ def answer_batch(model: Any, processor: Any, questions: Sequence[Question], **ge
         is_transcript = [question.task == "transcribe" for question in questions]
         limit = transcript_limit(processor, inputs["input_ids"], is_transcript)
         generation_kwargs["stopping_criteria"] = [*(generation_kwargs.get("stopping_criteria") or ()), *limit]
+    if model.speech_decoder is not None and questions[0].task == "say":
+        generation_kwargs["answer_ids"] = processor.answer_ids([question.reference for question in questions])
     output = model.generate(**inputs, generation_mode="speech" if is_spoken else "text", **generation_kwargs)
     answers = []
     for row, (question, decoded) in enumerate(zip(questions, processor.post_process_generation(output))):
@@ -242,8 +251,8 @@ class GenerationMetrics:
         model.eval()
         asr = load_asr("own", model, self.processor) if self.asr == "own" else self.asr
         answers: dict[int, Answer] = {}
-        for is_spoken in (False, True):
-            indices = [index for index, question in enumerate(questions) if question.is_spoken == is_spoken]
+        for kind in sorted({question.kind for question in questions}):
+            indices = [index for index, question in enumerate(questions) if question.kind == kind]
             for start in range(0, len(indices), self.batch_size):
                 batch = indices[start : start + self.batch_size]
                 batch_questions = [questions[index] for index in batch]
