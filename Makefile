@@ -18,10 +18,9 @@ help:  ## Show this list
 	@echo "Python 3.11 or newer; make PYTHON=python3.12 talk selects another one."
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-talk: $(READY)  ## Transcribe and answer the example question, and speak (answer.wav, answer.png)
+talk: $(READY)  ## Transcribe the example question, and answer it in text and speech (answer.wav, answer.png)
 	@$(BIN)/flow-omni transcribe flow_omni/assets/question.wav
-	@$(BIN)/flow-omni ask flow_omni/assets/question.wav $(ARGS)
-	@$(BIN)/flow-omni say "Good morning." --output answer.wav --picture answer.png
+	@$(BIN)/flow-omni ask flow_omni/assets/question.wav --output answer.wav --picture answer.png $(ARGS)
 
 serve: $(READY)  ## Serve the bundled model, with a page at localhost:8000
 	@$(BIN)/flow-omni serve $(ARGS)

@@ -175,7 +175,7 @@ def batch(model: Any, processor: Any, num_rows: int) -> tuple[float, float]:
 
 
 def measure(num_questions: int, lengths: tuple[float, ...]) -> dict[str, dict[str, dict[str, str]]]:
-    model, processor = load_bundled(speaking=True)
+    model, processor = load_bundled()
     tables: dict[str, dict[str, dict[str, str]]] = {"Machine": {"": describe_machine()}}
     column: dict[str, str] = {}
     with running(model, processor) as address:

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The demo model that comes with the package, and a question to ask it."""
+"""The model that comes with the package, and a question to ask it."""
 
 from pathlib import Path
 
@@ -20,18 +20,12 @@ import torch
 from .auto_classes import FlowOmniForSpeechGeneration, FlowOmniProcessor
 
 
-# An adapter that lets a language model hear, and a small model that speaks (and knows little).
 BUNDLED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "base"
-SPEAKING_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
 EXAMPLE_QUESTION = Path(__file__).parent / "assets" / "question.wav"
 
 
-def load_bundled(speaking: bool = False) -> tuple[FlowOmniForSpeechGeneration, FlowOmniProcessor]:
-    """
-    The bundled model and its processor: by default the one that hears and answers in text, whose language model is in a
-    package of its own; or else the one that speaks.
-    """
-    folder = SPEAKING_CHECKPOINT if speaking else BUNDLED_CHECKPOINT
+def load_bundled() -> tuple[FlowOmniForSpeechGeneration, FlowOmniProcessor]:
+    """The bundled adapter, joined with its language model, which is in a package of its own, and its processor."""
     # saved in half precision to keep the package small; most CPUs are faster in fp32
-    model = FlowOmniForSpeechGeneration.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), FlowOmniProcessor.from_pretrained(folder)
+    model = FlowOmniForSpeechGeneration.from_pretrained(BUNDLED_CHECKPOINT, dtype=torch.float32)
+    return model.eval(), FlowOmniProcessor.from_pretrained(BUNDLED_CHECKPOINT)

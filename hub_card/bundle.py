@@ -45,19 +45,19 @@ SPOKEN_SYMBOLS |= {
 SPOKEN_SYMBOLS |= {"/": " ", "_": " "} | dict.fromkeys('*#<>[]{}|\\^~`"()', "")
 PART_LICENSES = {"audio_encoder": "MIT", "language_model": "Apache-2.0, not included"}
 ABOUT = """\
-The adapter that the package brings along. It lets SmolLM2-135M-Instruct hear English: Whisper's encoder, whose two upper layers
-were trained to spell, and layers that turn letters into the language model's own tokens. It answers in text; its speech decoder is
-not trained. `docs/base.md` of the repository has metrics and limits.
+The adapter that the package brings along. It lets SmolLM2-135M-Instruct hear and speak English: Whisper's encoder, whose two upper
+layers were trained to spell, layers that turn letters into the language model's own tokens, and a speech decoder that reads the
+text of the answer letter by letter. `docs/base.md` of the repository has metrics and limits.
 
 All speech of its training was synthesised:
 
 | what | from | licence |
 |-|-|-|
-| texts | examples and definitions of WordNet 3.0 | WordNet-3.0 |
+| texts | examples and definitions of WordNet 3.0, and questions about its names | WordNet-3.0 |
 | questions and answers | written by SmolLM2-135M-Instruct | Apache-2.0 |
-| voices `slt`, `rms`, `kal16` | flite, Carnegie Mellon University | MIT-CMU-style, free for any use |
+| voices `slt`, `rms`, `kal16`; of these its own voice `slt` | flite, Carnegie Mellon University | MIT-CMU-style, free for any use |
 | voices of English | espeak-ng | GPL-3.0-or-later (the program) |
-| four voices and mixtures of them | Kokoro-82M | Apache-2.0 |"""
+| four voices and mixtures of them; of these its own voice `alpha` | Kokoro-82M | Apache-2.0 |"""
 
 
 def bundle(hearing: str, speaking: str, vocoder: str, folder: str) -> None:

@@ -227,8 +227,6 @@ def test_commands_parse():
     makefiles = "".join((ROOT / name).read_text() for name in ("Makefile", "base.mk"))
     targets = re.findall(r"^([a-z]+):", makefiles, re.MULTILINE)
     for path in DOCUMENTS:
-        if path.name == "tiny.md":
-            continue  # it quotes the command line of an earlier version
         for line in "".join(snippets(path, "console")).splitlines():
             if "{{" in line:
                 continue  # of the template of the model card

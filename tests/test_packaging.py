@@ -47,6 +47,8 @@ CORE = {
 # Dependencies of these dependencies.
 COMES_WITH_CORE = {"tokenizers", "yaml", "rich"}
 
+WEIGHTS = [f"flow_omni/checkpoints/base/model-{part}.safetensors" for part in ("hearing", "speech")]
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
@@ -57,8 +59,8 @@ def source(tmp_path_factory):
             shutil.copytree(path, source / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         elif path.suffix in {".toml", ".md"} or path.name == "LICENSE":
             shutil.copy(path, source)
-    for name in ("base", "tiny"):
-        (source / f"flow_omni/checkpoints/{name}/model.safetensors").touch()
+    for name in WEIGHTS:
+        (source / name).touch()
     return source
 
 
@@ -92,7 +94,7 @@ def test_wheel_holds_every_file_of_the_folders_and_no_other(source, wheel):
     assert {"flow_omni/py.typed", "flow_omni/assets/question.wav", "flow_omni/hub_card/model_card.md"} <= found
     assert {"flow_omni/serving/page/index.html", "flow_omni/serving/page/app.js"} <= found
     assert {"flow_omni/training/recipes/align.yaml", "flow_omni/training/accelerate/ddp.yaml"} <= found
-    assert {f"flow_omni/checkpoints/{name}/model.safetensors" for name in ("base", "tiny")} <= found
+    assert set(WEIGHTS) <= found
 
 
 def test_metadata_names_the_command_the_licence_and_what_is_needed(wheel):

@@ -111,7 +111,7 @@ def test_a_spoken_question_is_answered_and_an_interruption_stops_the_sound(tmp_p
     flags = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     flags.append(f"--use-file-for-fake-audio-capture={tmp_path / 'microphone.wav'}%noloop")
     pictures = Path(os.environ.get("FLOW_OMNI_SCREENSHOTS", tmp_path))
-    model, processor = load_bundled(speaking=True)
+    model, processor = load_bundled()
     with running(model, processor=processor, make_detector=make_detector, generation={"seed": 0}) as server:
         browser = Browser(tmp_path / "profile", f"http://{server.address}/", *flags)
         try:

@@ -72,8 +72,8 @@ class GenerationOptions:
     dtype: Annotated[DType, option(panel="Model", help="dtype of the weights. Default: auto, as saved.")] = "auto"
     language_model: LanguageModelOption = None
 
-    def load(self, model: str | None, speaking: bool = False) -> LoadedModel:
-        return load_model(model, self.device, self.dtype, self.language_model, speaking)
+    def load(self, model: str | None) -> LoadedModel:
+        return load_model(model, self.device, self.dtype, self.language_model)
 
     def generation_kwargs(self) -> dict[str, Any]:
         """Arguments of `generate`. Options that were not given are left to the checkpoint's generation config."""
@@ -160,7 +160,7 @@ def _answer_once(
     output, picture = (check_output(path, kinds) for path, kinds in zip(files, (AUDIO_SUFFIXES, PLOT_SUFFIXES)))
     if picture is not None and importlib.util.find_spec("matplotlib") is None:
         raise UserError('`--picture` needs matplotlib: install it with `pip install "flow-omni[train]"`.')
-    loaded = options.load(model, speaking=task == "say")
+    loaded = options.load(model)
     mode = mode or getattr(loaded.model.generation_config, "generation_mode", None) or "speech"
     if mode != "text":
         output = output or Path("answer.wav")
@@ -170,7 +170,11 @@ def _answer_once(
         )
     check_vocoder(loaded, mode)
     conversation = loaded.processor.make_conversation(task, **message)
-    answer = generate(loaded, conversation, generation_mode=mode, **options.generation_kwargs())
+    kwargs = options.generation_kwargs()
+    if task == "say" and loaded.model.speech_decoder is not None:
+        # it reads the text itself, and the language model need not repeat it
+        kwargs["answer_ids"] = loaded.processor.answer_ids(message["text"])
+    answer = generate(loaded, conversation, generation_mode=mode, **kwargs)
     if output is not None:
         save_speech(loaded, answer, output)
     if picture is not None:

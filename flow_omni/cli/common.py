@@ -198,12 +198,8 @@ def load_model(
     device: str | None = None,
     dtype: str = "auto",
     language_model: str | None = None,
-    speaking: bool = False,
 ) -> LoadedModel:
-    """
-    The model of a folder or Hub id, or without a name the bundled one, for `speaking` the one that speaks.
-    `language_model` is for adapters.
-    """
+    """The model of a folder or Hub id, or without a name the bundled one. `language_model` is for adapters."""
     import torch
 
     from ..bundled import FlowOmniForSpeechGeneration, FlowOmniProcessor, load_bundled
@@ -212,10 +208,7 @@ def load_model(
     with progress(f"Loading {name or 'the bundled model'} …"):
         if name is None:
             with user_errors():
-                model, processor = load_bundled(speaking)
-            if device.type == "cpu" and speaking:
-                # for so small a model a second thread gains nothing, and on a busy machine costs most of the time
-                torch.set_num_threads(1)
+                model, processor = load_bundled()
         else:
             name = os.path.expanduser(name)
             read_config(name)

@@ -61,5 +61,5 @@ def serve(
     generation = options.generation_kwargs()
     limits = Limits(max_sessions=max_sessions, max_new_tokens=generation.pop("max_new_tokens", Limits.max_new_tokens))
     settings = ServerSettings(name, token, tuple(origin), generation=generation, limits=limits)
-    loaded = options.load(model, speaking=True)
+    loaded = options.load(model)
     run(make_app(loaded.model, loaded.processor, settings), host, port)
