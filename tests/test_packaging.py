@@ -103,7 +103,7 @@ def test_metadata_names_the_command_the_licence_and_what_is_needed(wheel):
     assert metadata["Requires-Python"] == ">=3.11"
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     assert {requirement.name for requirement in requirements if requirement.marker is None} == CORE
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "serve", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"train", "serve", "ray", "dev"}
 
 
 def test_every_requirement_is_pinned_to_a_version_that_it_allows():
