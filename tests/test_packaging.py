@@ -25,6 +25,7 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 
@@ -70,6 +71,16 @@ def wheel(source):
     (path,) = (source / "dist").glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         yield archive
+
+
+def test_the_image_is_built_from_every_folder_of_code():
+    patterns = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {line.strip("!/") for line in patterns if line.startswith("!")}
+    assert set(FOLDERS.values()) <= allowed and all((ROOT / name).exists() for name in allowed)
+    dockerfile, space = (ROOT / "Dockerfile").read_text(), (ROOT / "hub_card" / "space.md").read_text()
+    _, front_matter, _ = space.split("---\n", 2)
+    fields = yaml.safe_load(front_matter)
+    assert fields["sdk"] == "docker" and f"EXPOSE {fields['app_port']}\n" in dockerfile
 
 
 def information(wheel: zipfile.ZipFile, name: str) -> str:
