@@ -102,7 +102,9 @@ class JSONFormatter(logging.Formatter):
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
-        if record.exc_info:
+        # uvicorn logs text that is not UTF-8, which is the client's mistake, as if it were its own
+        is_of_client = record.name == "uvicorn.error" and record.exc_info and record.exc_info[0] is UnicodeDecodeError
+        if record.exc_info and not is_of_client:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
 

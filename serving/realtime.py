@@ -59,6 +59,10 @@ VAD_FIELDS = {
     "server_vad": ("threshold", "prefix_padding_ms", "silence_duration_ms", "create_response", "interrupt_response"),
     "semantic_vad": ("eagerness", "create_response", "interrupt_response"),
 }
+# What `session.update` may repeat, and not change.
+FIXED_FIELDS = ("id", "object", "model", "expires_at")
+MAX_ERROR_CHARACTERS, MAX_ID_CHARACTERS = 1000, 512
+MAX_METADATA = 16  # pairs of a key and a value, of OpenAI's lengths
 STATUS = {"completed": "completed", "incomplete": "incomplete", "failed": "failed"}  # all others are "cancelled"
 
 
@@ -78,17 +82,19 @@ class Message:
     epoch: int | None = None
 
 
-def error_event(error: Exception, event_id: str | None = None) -> dict[str, Any]:
+def error_event(error: Exception, event_id: Any = None) -> dict[str, Any]:
     is_client = isinstance(error, ValueError | TypeError | KeyError | ImportError)
+    message = str(error) if is_client else "The server failed at this event."
     return {
         "type": "error",
         "event_id": _new_id("event"),
         "error": {
             "type": "invalid_request_error" if is_client else "server_error",
             "code": getattr(error, "code", "invalid_value" if is_client else "server_error"),
-            "message": str(error) if is_client else "The server failed at this event.",
+            # what the client sent may be in it
+            "message": message if len(message) <= MAX_ERROR_CHARACTERS else message[:MAX_ERROR_CHARACTERS] + " …",
             "param": getattr(error, "param", None),
-            "event_id": event_id,
+            "event_id": event_id if isinstance(event_id, str) and len(event_id) <= MAX_ID_CHARACTERS else None,
         },
     }
 
@@ -102,6 +108,7 @@ class RealtimeProtocol:
         model_name (`str`): What the client sees as the model.
         max_session_seconds (`float`): For `expires_at`.
         max_audio_bytes (`int`): Bytes of audio in one event.
+        max_text_characters (`int`): Characters of one text.
     """
 
     def __init__(
@@ -110,8 +117,10 @@ class RealtimeProtocol:
         model_name: str,
         max_session_seconds: float = 3600.0,
         max_audio_bytes: int = 15 * 2**20,
+        max_text_characters: int = 8192,
     ):
         self.session = session
+        self.max_text_characters = max_text_characters
         self.max_audio_bytes = max_audio_bytes
         self.conversation_id = _new_id("conv")
         self.response: dict[str, Any] | None = None
@@ -177,7 +186,7 @@ class RealtimeProtocol:
                 )
             return getattr(self, "_on_" + event["type"].replace(".", "_"))(event)
         except (ValueError, TypeError, KeyError, ImportError) as error:
-            return [Message(error_event(error, event_id if isinstance(event_id, str) else None))]
+            return [Message(error_event(error, event_id))]
 
     def _on_session_update(self, event: dict) -> list[Message]:
         changes = _field(event, "session", dict)
@@ -185,8 +194,9 @@ class RealtimeProtocol:
         # the type is required by OpenAI; a client that leaves it out means this one
         if changes.get("type", "realtime") != "realtime":
             raise ProtocolError(f"The session type {changes['type']!r} is not supported.", param="session.type")
-        if changes.get("model", config["model"]) != config["model"]:
-            raise ProtocolError("The model cannot be changed in a session.", param="session.model")
+        for name in FIXED_FIELDS:
+            if changes.get(name, config[name]) != config[name]:
+                raise ProtocolError(f"`{name}` cannot be changed in a session.", param=f"session.{name}")
         _merge(config, changes, "session")
         settings = self._settings(config)
         self.session.update(settings)
@@ -202,11 +212,12 @@ class RealtimeProtocol:
                 f'`output_modalities` is {modalities!r}: use ["audio"] or ["text"].', param="session.output_modalities"
             )
         for name in ("tools", "noise_reduction", "tracing", "prompt", "include"):
-            value = config["audio"]["input"][name] if name == "noise_reduction" else config[name]
-            if value:
+            place = config["audio"]["input"] if name == "noise_reduction" else config
+            if place[name]:
                 raise ProtocolError(
                     f"`{name}` is not supported: leave it out.", "unsupported_value", f"session.{name}"
                 )
+            place[name] = [] if name == "tools" else None
         for side in ("input", "output"):
             _check_format(config["audio"][side]["format"], f"session.audio.{side}.format")
         output = config["audio"]["output"]
@@ -215,16 +226,15 @@ class RealtimeProtocol:
             raise ProtocolError(
                 "Only the `speed` 1.0 is supported.", "unsupported_value", "session.audio.output.speed"
             )
+        output["speed"] = 1.0
         if config["truncation"] not in ("auto",):
             raise ProtocolError('Only the `truncation` "auto" is supported.', param="session.truncation")
-        instructions = config["instructions"]
-        if not isinstance(instructions, str):
-            raise ProtocolError("`instructions` must be a string.", param="session.instructions")
+        if config["tool_choice"] not in ("auto", "none"):
+            raise ProtocolError('There are no tools: `tool_choice` is "auto" or "none".', param="session.tool_choice")
+        instructions = self._text(config, "instructions", "session.instructions")
         transcription = config["audio"]["input"]["transcription"]
-        if transcription is not None and not isinstance(transcription, dict):
-            raise ProtocolError(
-                "`transcription` must be an object, or null.", param="session.audio.input.transcription"
-            )
+        if transcription is not None:
+            _check_transcription(transcription, "session.audio.input.transcription")
         generation = {name: value for name, value in base.generation.items() if name != "max_new_tokens"}
         return SessionSettings(
             turn_detection=_turn_detection(config["audio"]["input"]["turn_detection"]),
@@ -283,10 +293,20 @@ class RealtimeProtocol:
                 waveforms.append(decode_samples(_decode_base64(part, "audio", self.max_audio_bytes), name))
             else:
                 # of the audio of an answer the model reads the transcript
-                texts.append(_field(part, "transcript" if part["type"] == "output_audio" else "text", str))
+                texts.append(self._text(part, "transcript" if part["type"] == "output_audio" else "text", param))
         if not any(texts) and not any(map(len, waveforms)):
             raise ProtocolError("The item has no content.", param="item.content")
         return "".join(texts), np.concatenate(waveforms) if any(map(len, waveforms)) else None
+
+    def _text(self, fields: dict, name: str, param: str) -> str:
+        text = fields.get(name)
+        if not isinstance(text, str):
+            raise ProtocolError(f"`{name}` must be a string.", "invalid_type", param)
+        if len(text) > self.max_text_characters:
+            raise ProtocolError(
+                f"`{name}` has {len(text)} characters, of at most {self.max_text_characters}.", "text_too_long", param
+            )
+        return text
 
     def _on_conversation_item_delete(self, event: dict) -> list[Message]:
         item_id = _field(event, "item_id", str)
@@ -324,8 +344,8 @@ class RealtimeProtocol:
                 param="response.output_modalities",
             )
         if response.get("instructions") is not None:
-            options["instructions"] = _field(response, "instructions", str)
-        self.metadata = response.get("metadata")
+            options["instructions"] = self._text(response, "instructions", "response.instructions")
+        self.metadata = _metadata(response.get("metadata"))
         try:
             return self._translate(self.session.respond(output=modalities[0], **options))
         except ValueError as error:
@@ -574,10 +594,32 @@ def check_voice(value: Any, voices: list[str], param: str) -> str:
 
 def _check_format(value: Any, param: str) -> None:
     name = value.get("type") if isinstance(value, dict) else None
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise ProtocolError(f"A format has one of the types {', '.join(FORMATS)}.", param=param)
+    if unknown := set(value) - {"type", "rate"}:
+        raise ProtocolError(f"A format has no field {min(unknown)[:100]!r}.", "unknown_parameter", param)
     if value.get("rate", FORMATS[name][0]) != FORMATS[name][0]:
         raise ProtocolError(f"The rate of {name} is {FORMATS[name][0]}.", param=f"{param}.rate")
+
+
+def _check_transcription(value: Any, param: str) -> None:
+    known = ("model", "language", "prompt")
+    if not isinstance(value, dict) or not set(value) <= set(known):
+        raise ProtocolError(f"`transcription` is null, or an object of {', '.join(known)}.", param=param)
+    if not all(isinstance(field, str | None) for field in value.values()):
+        raise ProtocolError("The fields of `transcription` must be strings.", "invalid_type", param)
+
+
+def _metadata(value: Any) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or len(value) > MAX_METADATA:
+        raise ProtocolError(f"`metadata` must be an object of at most {MAX_METADATA} fields.", param="metadata")
+    if not all(len(name) <= 64 and isinstance(text, str) and len(text) <= 512 for name, text in value.items()):
+        raise ProtocolError(
+            "`metadata` has names of at most 64 characters, and texts of at most 512.", param="metadata"
+        )
+    return value
 
 
 def _max_tokens(value: Any, default: int | None) -> dict[str, int]:

@@ -31,6 +31,8 @@ logger = logging.getLogger("flow_omni.serving")
 
 # Events that make the server work for long; only so many of them may wait.
 TURN_EVENTS = {"input_audio_buffer.commit", "response.create"}
+MAX_DEPTH = 16  # of objects and lists in each other in an event, of which none needs more than eight
+EVENT_OVERHEAD = 500  # bytes that an event takes beside its text while it waits
 
 
 class RealtimeSocket:
@@ -63,6 +65,9 @@ class RealtimeSocket:
                     return "client_closed"
                 self.last_event = time.monotonic()
                 self._accept(received.get("text"))
+                # Each event may be answered by an error. A client that reads none of them is not read from either.
+                while self.outbox.is_full():
+                    await asyncio.sleep(0.02)
         except WebSocketDisconnect:
             return "client_closed"
 
@@ -74,7 +79,8 @@ class RealtimeSocket:
                 raise ProtocolError("Events are sent as text: JSON objects.", "invalid_event")
             if len(text) > self.limits.max_message_bytes:
                 raise ProtocolError(f"An event has at most {self.limits.max_message_bytes} bytes.", "event_too_large")
-            if self.pending_bytes.value + len(text) > self.limits.max_pending_bytes and self.pending_bytes.value:
+            size = len(text) + EVENT_OVERHEAD
+            if self.pending_bytes.value + size > self.limits.max_pending_bytes and self.pending_bytes.value:
                 raise ProtocolError(
                     f"{self.pending_bytes.value} bytes of events wait to be handled, of at most "
                     f"{self.limits.max_pending_bytes}: send audio as it is recorded. This event was dropped.",
@@ -92,7 +98,6 @@ class RealtimeSocket:
             self.server.metrics.refused.labels(error.code).inc()
             self.outbox.deliver([Message(error_event(error, event_id if isinstance(event_id, str) else None))])
             return
-        size = len(text)
         self.pending_bytes.add(size)
         self.pending_turns.add(is_turn)
 
@@ -162,9 +167,21 @@ class RealtimeSocket:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text)
+        event = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"The event is not JSON ({type(error).__name__}).", "invalid_json") from error
+    # copying and writing what is nested deeply would end in a RecursionError
+    level = [event]
+    for _ in range(MAX_DEPTH):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [value for values in inner for value in values]
+    if level:
+        raise ProtocolError(f"The event is nested more than {MAX_DEPTH} levels deep.", "invalid_event")
+    return event
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}.")
 
 
 async def serve_realtime(server: Server, websocket: WebSocket) -> None:
@@ -177,6 +194,7 @@ async def serve_realtime(server: Server, websocket: WebSocket) -> None:
             server.settings.model_name,
             limits.max_session_seconds,
             limits.max_message_bytes,
+            limits.max_text_characters,
         )
 
     offered = websocket.scope.get("subprotocols", [])

@@ -49,6 +49,8 @@ FALSE_INTERRUPTION_MS = 2000
 MIN_TURN_MS = 100
 # Of text that was cut before its answer was complete, when no times are known: characters of speech per second.
 CHARACTERS_PER_SECOND = 15
+# Characters that one position of a prompt hardly ever exceeds, by which texts are measured before they are tokenized.
+CHARACTERS_PER_POSITION = 16
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,7 @@ class FlowOmniSession:
         windows = turn.candidate or turn.audio.all_windows()
         item = Item(turn.item_id, "user", windows=windows)
         state.history.append(item)
+        self._forget()
         events: list[Event] = [TurnCommitted(item.id)]
         if self.settings.transcribe:
             events += self.transcribe(item)
@@ -593,7 +596,9 @@ class FlowOmniSession:
         first_character = old.first_character + len(old.text)
         item = Item(_new_id(), "assistant", answer.text[first_character:], spoken=old.spoken)
         item.first_sample, item.first_character = answer.heard, first_character
-        state.history.insert(state.history.index(old) + 1, item)
+        # the old one may have been forgotten
+        index = next((index for index, one in enumerate(state.history) if one is old), -1)
+        state.history.insert(index + 1, item)
         answer.item, answer.epoch, answer.is_paused, answer.is_done = item, state.epoch, False, False
         events.append(AnswerStarted(item.id, answer.epoch, is_resumed=True))
         if item.text:
@@ -719,13 +724,25 @@ class FlowOmniSession:
         elif after is not None:
             index = self.state.history.index(self.item(after)) + 1
         self.state.history.insert(index, item)
+        self._forget()
         return item
 
     def delete(self, item_id: str) -> None:
         answer = self.state.answer
-        if answer is not None and answer.item.id == item_id and not answer.is_generated:
+        if answer is not None and answer.item.id == item_id and (answer.is_paused or not answer.is_generated):
             raise ValueError(f"The answer {item_id} is not finished: cancel it first.")
         self.state.history.remove(self.item(item_id))
+
+    def _forget(self) -> None:
+        """Drops the oldest items that no prompt can hold: a conversation without answers must not grow for ever."""
+        num_positions, kept = 0, []
+        for item in reversed(self.state.history):
+            num_positions += 1 + len(item.text) // CHARACTERS_PER_POSITION
+            num_positions += sum(window.num_positions for window in item.windows)
+            if num_positions > self.max_context and kept:
+                break
+            kept.append(item)
+        self.state.history = kept[::-1]
 
     def _check_text(self, text: str) -> None:
         """Refuses control tokens, with which a message could end itself and write the next, and half characters."""

@@ -25,6 +25,7 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 
@@ -74,6 +75,16 @@ def wheel(source):
         yield archive
 
 
+def test_the_image_is_built_from_every_folder_of_code():
+    patterns = (ROOT / ".dockerignore").read_text().splitlines()
+    allowed = {line.strip("!/") for line in patterns if line.startswith("!")}
+    assert set(FOLDERS.values()) <= allowed and all((ROOT / name).exists() for name in allowed)
+    dockerfile, space = (ROOT / "Dockerfile").read_text(), (ROOT / "hub_card" / "space.md").read_text()
+    _, front_matter, _ = space.split("---\n", 2)
+    fields = yaml.safe_load(front_matter)
+    assert fields["sdk"] == "docker" and f"EXPOSE {fields['app_port']}\n" in dockerfile
+
+
 def information(wheel: zipfile.ZipFile, name: str) -> str:
     """A file of the wheel's `.dist-info`."""
     return wheel.read(f"flow_omni-{PROJECT['version']}.dist-info/{name}").decode()
@@ -105,7 +116,7 @@ def test_metadata_names_the_command_the_licence_and_what_is_needed(wheel):
     assert metadata["Requires-Python"] == ">=3.11"
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     assert {requirement.name for requirement in requirements if requirement.marker is None} == CORE
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "serve", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"train", "serve", "ray", "dev"}
 
 
 def test_every_requirement_is_pinned_to_a_version_that_it_allows():
