@@ -40,7 +40,8 @@ def plot_answer(
 ) -> None:
     """
     Plots an answer into a png, svg or pdf file: `patches` are the log-mel patches `(frames_per_step, num_mel_bins)` of
-    the `generating` positions, `states` the speech state of each position, `tokens` the decoded text tokens.
+    the `generating` positions, `states` the speech state of each position, `tokens` the decoded text token of each
+    position, empty where there is none.
     """
     # not pyplot, which needs a display and keeps figures alive
     from matplotlib.colors import to_rgb
@@ -58,12 +59,15 @@ def plot_answer(
         band = [[colors[state] for state in states]]
         state_axes.imshow(band, extent=(0, len(states), 0, 1), aspect="auto", interpolation="nearest")
     state_axes.set(xlim=(0, num_positions), ylim=(0, 1), yticks=[], ylabel="state\ntext", xlabel="position")
-    labels = [token.translate(VISIBLE_WHITESPACE) for token in tokens]
-    stride = math.ceil(MIN_INCHES_PER_TOKEN * num_positions / width)
+    stride, positions = math.ceil(MIN_INCHES_PER_TOKEN * num_positions / width), []
+    for position, token in enumerate(tokens):
+        if token and (not positions or position - positions[-1] >= stride):
+            positions.append(position)
+    labels = [tokens[position].translate(VISIBLE_WHITESPACE) for position in positions]
     # `parse_math`: a dollar sign does not start a formula
     state_axes.set_xticks(
-        [position + 0.5 for position in range(0, len(tokens), stride)],
-        labels[::stride],
+        [position + 0.5 for position in positions],
+        labels,
         fontsize=7,
         rotation=90 if any(len(label) > 1 for label in labels) else 0,
         parse_math=False,

@@ -631,15 +631,15 @@ class FlowOmniSession:
 
     def _num_heard_tokens(self, spoken: Spoken, end: int) -> int:
         """
-        In the timed layout a token stands where it is spoken. In the leading layout all are written long before: there
-        the text is taken to be spoken evenly.
+        In the timed layout, and beside a speech decoder, a token stands where it is spoken. In the leading layout all are
+        written long before: there the text is taken to be spoken evenly.
         """
         if end >= spoken.num_samples and spoken.is_complete:
             return len(spoken.tokens)
         pads = {self.processor.tokenizer.pad_token_id}
         written = [i for i, token in enumerate(spoken.tokens) if token not in pads]
         is_timed = any(later - earlier > 1 for earlier, later in zip(written, written[1:]))
-        if is_timed:
+        if is_timed or self.model.speech_decoder is not None:
             rate = self.model.config.speech_config.steps_per_second
             heard = (i for i in written if spoken.positions[i] / rate < end / self.output_rate)
             return max(heard, default=-1) + 1

@@ -193,6 +193,11 @@ def test_a_speech_decoder_answers_beside_its_language_model():
     assert session.voices == ["low", "high"]
     events = listen(session, QUESTION, num_steps=1) + list(session.run())
     assert only(events, AnswerDone).num_generated > 3 and len(audio_of(events)) > 0
+    # text is cut behind the token that is being said
+    item, rate = session.history[-1], model.config.speech_config.steps_per_second
+    second = item.spoken.positions[1]
+    session.truncate(item.id, round((second - 0.5) / rate * 1000))
+    assert item.text == session.processor.tokenizer.decode(item.spoken.tokens[:1])
     session.add("user", "Hello.")
     assert len(audio_of(session.respond(voice="high") + list(session.run()))) > 0
 

@@ -180,7 +180,8 @@ def _answer_once(
     if picture is not None:
         from ..plot import plot_answer
 
-        tokens = [loaded.processor.tokenizer.decode([token], skip_special_tokens=True) for token in answer.token_ids]
+        texts = [step.text_ids[0] if step.is_text[0] else [] for step in answer.steps]
+        tokens = [loaded.processor.tokenizer.decode(text, skip_special_tokens=True) for text in texts]
         states = [int(step.states[0]) for step in answer.steps]
         patches = [step.mel[0].float().cpu() for step in answer.steps if step.is_generating[0]]
         plot_answer(picture, patches, states, tokens, loaded.model.config)
