@@ -25,9 +25,10 @@ import torch
 MAX_DIFFERENCE = 0.2
 # What a voice tells of punctuation. Other signs, such as a colon, are written for reasons that cannot be heard.
 MARKS = {".", ",", "?", "!"}
-# Of the beam search: prefixes that are kept, letters that are tried (log probability), and the weights of the words.
-NUM_PREFIXES, SMALLEST_LOG_PROB = 80, -8.0
-WORD_WEIGHT, UNKNOWN_WORD_COST, UNKNOWN_LETTER_COST = 0.2, 3.0, 0.5
+# Of the beam search: prefixes that are kept, how much less likely than the best one they may be, letters that are tried
+# (both log probabilities), and the weights of the words.
+NUM_PREFIXES, MAX_PREFIX_GAP, SMALLEST_LOG_PROB = 80, 10.0, -8.0
+WORD_WEIGHT, UNKNOWN_WORD_COST, UNKNOWN_LETTER_COST = 0.5, 6.0, 1.0
 # Other tokens of one letter are parts of words. Vocabularies begin with them, as if they were the most frequent ones.
 WORDS_OF_ONE_LETTER = "ai"
 # Of the choice by the language model: how many texts of each audio it reads, how much worse than the best one they may
@@ -65,6 +66,7 @@ class FlowOmniLexicon:
         # of a word also says whether it is mostly written with a capital letter
         self.ranks: dict[str, int] = {}
         self.cased: dict[str, str] = {}
+        self.first_ranks: dict[str, int] = {}  # by the first letters of words: the rank of the most frequent one
         known = set(alphabet) - {" "}
         for token_id, spelled in enumerate(token_bytes.tolist()):
             text = bytes(spelled).rstrip(b"\0").decode("utf-8", "ignore")
@@ -80,6 +82,8 @@ class FlowOmniLexicon:
             is_whole = len(word) > 1 or word in WORDS_OF_ONE_LETTER
             if is_word and is_whole and text in (f" {word}", f" {word.capitalize()}") and word not in self.ranks:
                 self.ranks[word], self.cased[word] = len(self.ranks) + 1, letters
+                for end in range(1, len(word) + 1):
+                    self.first_ranks.setdefault(word[:end], self.ranks[word])
 
     def search(self, log_probs: torch.Tensor) -> dict[str, float]:
         """
@@ -88,15 +92,18 @@ class FlowOmniLexicon:
         costs more than the rarest, and more with each letter.
         """
         blank, space = log_probs.shape[-1] - 1, self.alphabet[self.space]
-        # log probabilities of each prefix that ends in a blank and in a letter, and the score of its words
+        # log probabilities of each prefix that ends in a blank and in a letter, and the score of its words: of the last
+        # one, that of the most frequent word that begins so; otherwise rare words are dropped before they are complete
         prefixes = {"": (0.0, -math.inf, 0.0)}
         for frame in log_probs.tolist():
             likely = [letter for letter in range(blank) if frame[letter] > SMALLEST_LOG_PROB]
             extended: dict[str, list[float]] = {}
+            worst = -math.inf
             for prefix, (in_blank, in_letter, score) in prefixes.items():
                 either = log_add(in_blank, in_letter)
                 stay = extended.setdefault(prefix, [-math.inf, -math.inf, score])
                 stay[0] = log_add(stay[0], either + frame[blank])
+                worst = max(worst, stay[0] + score - MAX_PREFIX_GAP)
                 for letter in likely:
                     symbol, before = self.alphabet[letter], either
                     if prefix and prefix[-1] == symbol:
@@ -104,18 +111,23 @@ class FlowOmniLexicon:
                         before = in_blank
                     if symbol == space and (not prefix or prefix[-1] == space):
                         continue
-                    if before == -math.inf:
+                    if before + frame[letter] + score <= worst:
                         continue
                     longer = prefix + symbol
                     if longer not in extended:
-                        added = self.word_score(prefix.rpartition(space)[2]) if symbol == space else 0.0
-                        extended[longer] = [-math.inf, -math.inf, score + added]
-                    extended[longer][1] = log_add(extended[longer][1], before + frame[letter])
-            best = sorted(extended, key=lambda prefix: -sum_of(extended[prefix]))[:NUM_PREFIXES]
-            prefixes = {prefix: tuple(extended[prefix]) for prefix in best}
+                        last = prefix.rpartition(space)[2]
+                        now = self.word_score(last) if symbol == space else self.best_word_score(last + symbol)
+                        extended[longer] = [-math.inf, -math.inf, score - self.best_word_score(last) + now]
+                    values = extended[longer]
+                    values[1] = log_add(values[1], before + frame[letter])
+                    worst = max(worst, values[1] + values[2] - MAX_PREFIX_GAP)
+            sums = {prefix: sum_of(values) for prefix, values in extended.items()}
+            best = sorted((prefix for prefix in sums if sums[prefix] > worst), key=sums.get, reverse=True)
+            prefixes = {prefix: tuple(extended[prefix]) for prefix in best[:NUM_PREFIXES]}
         scores: dict[str, float] = {}
         for prefix, values in prefixes.items():
-            text, score = prefix.strip(), sum_of(values) + self.word_score(prefix.rpartition(space)[2])
+            text, last = prefix.strip(), prefix.rpartition(space)[2]
+            score = sum_of(values) - self.best_word_score(last) + self.word_score(last)
             scores[text] = log_add(score, scores.get(text, -math.inf))
         return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
@@ -126,10 +138,16 @@ class FlowOmniLexicon:
             return -WORD_WEIGHT * math.log(self.ranks[word.partition("'")[0]])
         return -UNKNOWN_WORD_COST - UNKNOWN_LETTER_COST * len(word)
 
+    def best_word_score(self, letters: str) -> float:
+        """The score of the most frequent word that begins with these letters."""
+        if letters in self.first_ranks:
+            return -WORD_WEIGHT * math.log(self.first_ranks[letters])
+        return self.word_score(letters)
+
     def is_known(self, word: str) -> bool:
         """Whether a word is one token, or one and an ending such as that of "who's"."""
         stem, apostrophe, ending = word.partition("'")
-        return stem in self.ranks and apostrophe + ending in (*self.tokens, "")
+        return stem in self.ranks and (not apostrophe or apostrophe + ending in self.tokens)
 
     def spellings_of(self, text: str) -> list[list[str]]:
         """
