@@ -13,6 +13,7 @@
 # limitations under the License.
 """What joins the audio encoder to the language model: linear layers, or CTC over letters and tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoderLayer, si
 from transformers.utils import ModelOutput
 
 from .configuration_flow_omni import FlowOmniConfig
-from .lexicon import FlowOmniLexicon
+from .lexicon import FlowOmniHypothesis, FlowOmniLexicon
 from .speech_decoder import MAX_TOKEN_BYTES
 from .speech_heads import FlowOmniZeroLinear
 
@@ -88,6 +89,7 @@ class FlowOmniAudioAdapter(nn.Module):
         attention_mask: torch.Tensor,
         token_embeddings: torch.Tensor | None = None,
         max_positions: torch.LongTensor | None = None,
+        score_texts: Callable | None = None,
     ) -> FlowOmniAdapterOutput:
         """`hidden_states` (num_audios, num_encoded, d_model) and their mask (num_audios, num_encoded)"""
         # encoder outputs at padding are not zero, and a last group may contain some of them
@@ -153,22 +155,30 @@ class FlowOmniCTCAdapter(nn.Module):
         attention_mask: torch.Tensor,
         token_embeddings: torch.Tensor | None,
         max_positions: torch.LongTensor,
+        score_texts: Callable | None = None,
     ) -> FlowOmniAdapterOutput:
         """
         `hidden_states` (num_audios, num_encoded, d_model), their mask (num_audios, num_encoded), the language model's
         `token_embeddings` (vocab_size, hidden_size), without which the output has no embeddings, and the largest number
-        of these, `max_positions` (num_audios,).
+        of these, `max_positions` (num_audios,). With `score_texts` ([`FlowOmniModel.score_texts`]) the language model
+        chooses among the texts that were found.
         """
         letter_logits, probabilities, letters, heard = self.spell(hidden_states, attention_mask)
+        chosen = None
         if not self.training and self.token_bytes.any():
             # the likeliest words, which are read as text is
-            letters = self.search(letter_logits, attention_mask.sum(dim=-1))
+            found = self.search(letter_logits, attention_mask.sum(dim=-1))
+            texts = [next(iter(scores)) for scores in found]
+            if score_texts is not None:
+                chosen = self.lexicon.choose(found, score_texts)
+                texts = [hypothesis.text for hypothesis in chosen]
+            letters = self.letters_of(texts).to(letters.device)
             probabilities = nn.functional.one_hot(letters.clamp(min=0), self.num_letters).to(probabilities)
             heard = None
         token_states = self.read_letters(probabilities, letters != IGNORE_INDEX, heard)
         if token_embeddings is None:
             return FlowOmniAdapterOutput(letter_logits=letter_logits, letters=letters, token_states=token_states)
-        embeddings, token_ids = self.mix_tokens(token_states, letters, token_embeddings, max_positions)
+        embeddings, token_ids = self.mix_tokens(token_states, letters, token_embeddings, max_positions, chosen)
         return FlowOmniAdapterOutput(
             embeddings=embeddings,
             mask=token_ids != IGNORE_INDEX,
@@ -201,11 +211,14 @@ class FlowOmniCTCAdapter(nn.Module):
         return logits, torch.where(is_end, space.to(probabilities), probabilities), letters, heard
 
     @torch.no_grad()
-    def search(self, letter_logits: torch.Tensor, lengths: torch.LongTensor) -> torch.LongTensor:
-        """The letters of the likeliest words (num_audios, max_letters), with a space at the end, padded with -100."""
+    def search(self, letter_logits: torch.Tensor, lengths: torch.LongTensor) -> list[dict[str, float]]:
+        """The likeliest texts of each audio and their scores, the best first."""
         log_probs = letter_logits.float().log_softmax(dim=-1)
-        found = [[*self.lexicon.search(row[:length]), self.space] for row, length in zip(log_probs, lengths.tolist())]
-        rows = [torch.tensor(letters, device=letter_logits.device) for letters in found]
+        return [self.lexicon.search(row[:length]) for row, length in zip(log_probs, lengths.tolist())]
+
+    def letters_of(self, texts: list[str]) -> torch.LongTensor:
+        """The letters of texts (num_texts, max_letters), with a space at the end, padded with -100."""
+        rows = [torch.tensor([self.alphabet.index(letter) for letter in f"{text} "]) for text in texts]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE_INDEX)
 
     @property
@@ -244,8 +257,12 @@ class FlowOmniCTCAdapter(nn.Module):
         letters: torch.LongTensor,
         token_embeddings: torch.Tensor,
         max_positions: torch.LongTensor,
+        chosen: list[FlowOmniHypothesis] | None = None,
     ) -> tuple[torch.Tensor, torch.LongTensor]:
-        """The embeddings (num_audios, num_tokens, hidden_size) of the tokens that were heard, and their ids."""
+        """
+        The embeddings (num_audios, num_tokens, hidden_size) of the tokens that were heard, and their ids: of texts that
+        were `chosen`, those of the language model alone.
+        """
         vocab_size, states = len(token_embeddings), nn.functional.normalize(token_states.float(), dim=-1)
         with torch.no_grad():
             table = self._token_directions(token_embeddings)
@@ -253,11 +270,13 @@ class FlowOmniCTCAdapter(nn.Module):
             best, likeliest = (states @ table.T).topk(min(self.num_mixed_tokens, vocab_size), dim=-1)
             is_blank = (states @ blank > best[..., 0]) | (letters == IGNORE_INDEX)
             path = likeliest[..., 0].masked_fill(is_blank, vocab_size)
-        chosen = nn.functional.embedding(likeliest, token_embeddings)
+        if chosen is not None:
+            return self._chosen(chosen, path, letters, token_embeddings, max_positions)
+        nearest = nn.functional.embedding(likeliest, token_embeddings)
         # computed again, with a graph: one through the scores of the whole vocabulary would be large
         cosines = (nn.functional.embedding(likeliest, table) * states.unsqueeze(-2)).sum(dim=-1)
         weights = (cosines * table.shape[-1] ** 0.5).softmax(dim=-1)
-        mixed = (weights.unsqueeze(-1) * chosen.float()).sum(dim=-2)
+        mixed = (weights.unsqueeze(-1) * nearest.float()).sum(dim=-2)
         if not self.training and self.token_bytes.any():
             return self._checked(mixed, path, letters, token_embeddings, max_positions)
         is_token, run = runs_of(path, vocab_size)
@@ -291,6 +310,27 @@ class FlowOmniCTCAdapter(nn.Module):
         embeddings = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         token_ids = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=IGNORE_INDEX)
         return embeddings, token_ids
+
+    @torch.no_grad()
+    def _chosen(
+        self,
+        chosen: list[FlowOmniHypothesis],
+        path: torch.LongTensor,
+        letters: torch.LongTensor,
+        token_embeddings: torch.Tensor,
+        max_positions: torch.LongTensor,
+    ) -> tuple[torch.Tensor, torch.LongTensor]:
+        """The embeddings and ids of texts that the language model chose, with the commas that are read from letters."""
+        ids = []
+        for hypothesis, row_letters, row_path, limit in zip(
+            chosen, letters.tolist(), path.tolist(), max_positions.tolist()
+        ):
+            row_letters = [letter for letter in row_letters if letter != IGNORE_INDEX]
+            tokens = self.lexicon.punctuate(hypothesis, row_letters, row_path, blank=len(token_embeddings))
+            ids.append(torch.tensor(tokens[:limit], dtype=torch.long, device=path.device))
+        token_ids = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=IGNORE_INDEX)
+        is_token = (token_ids != IGNORE_INDEX)[..., None]
+        return nn.functional.embedding(token_ids.clamp(min=0), token_embeddings) * is_token, token_ids
 
     def _token_directions(self, token_embeddings: torch.Tensor) -> torch.Tensor:
         """[`token_directions`] of the vocabulary, kept until its embeddings change: a tenth of a second for 50,000."""

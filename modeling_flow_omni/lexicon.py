@@ -14,7 +14,9 @@
 """Words as tokens of the language model, by their letters alone."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -23,11 +25,28 @@ import torch
 MAX_DIFFERENCE = 0.2
 # What a voice tells of punctuation. Other signs, such as a colon, are written for reasons that cannot be heard.
 MARKS = {".", ",", "?", "!"}
-# Of the beam search: prefixes that are kept, letters that are tried (log probability), and the weights of the words.
-NUM_PREFIXES, SMALLEST_LOG_PROB = 80, -8.0
-WORD_WEIGHT, UNKNOWN_WORD_COST, UNKNOWN_LETTER_COST = 0.2, 3.0, 0.5
+# Of the beam search: prefixes that are kept, how much less likely than the best one they may be, letters that are tried
+# (both log probabilities), and the weights of the words.
+NUM_PREFIXES, MAX_PREFIX_GAP, SMALLEST_LOG_PROB = 80, 10.0, -8.0
+WORD_WEIGHT, UNKNOWN_WORD_COST, UNKNOWN_LETTER_COST = 0.5, 6.0, 1.0
 # Other tokens of one letter are parts of words. Vocabularies begin with them, as if they were the most frequent ones.
 WORDS_OF_ONE_LETTER = "ai"
+# Of the choice by the language model: how many texts of each audio it reads, how much worse than the best one they may
+# be (log probability), and the weights of its log-likelihood and of each letter, without which short texts would win.
+NUM_HYPOTHESES, MAX_GAP = 8, 8.0
+LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.3
+# What may end a text; with a smaller probability of all of them (log), a text goes on.
+ENDS, SMALLEST_END_LOG_PROB = ".?!", -7.0
+
+
+@dataclass
+class FlowOmniHypothesis:
+    """A text that may have been said: its letters, the way its words are written, and the mark at its end."""
+
+    text: str
+    words: list[str]
+    end: str = ""
+    score: float = -math.inf
 
 
 class FlowOmniLexicon:
@@ -39,44 +58,52 @@ class FlowOmniLexicon:
 
     def __init__(self, token_bytes: torch.Tensor, alphabet: str):
         self.alphabet, self.space = alphabet, alphabet.index(" ")
-        # of each token its letters, in lower case; none of punctuation, and `None` of tokens that nobody says
+        # of each token its letters; none of punctuation, and `None` of tokens that nobody says
         self.spellings: list[str | None] = []
-        self.tokens: dict[str, int] = {}  # by text: lower case, with the space that words begin with
-        self.first_tokens: dict[
-            str, int
-        ] = {}  # by letters, of what begins a text: with a capital letter where there is one
-        self.ranks: dict[str, int] = {}  # of words that are one token: vocabularies begin with what is frequent
+        self.tokens: dict[str, int] = {}  # by text, with the space that words begin with
+        self.marks: dict[str, int] = {}
+        # of words that are one token, by their letters: vocabularies begin with what is frequent, so that the first token
+        # of a word also says whether it is mostly written with a capital letter
+        self.ranks: dict[str, int] = {}
+        self.cased: dict[str, str] = {}
+        self.first_ranks: dict[str, int] = {}  # by the first letters of words: the rank of the most frequent one
         known = set(alphabet) - {" "}
         for token_id, spelled in enumerate(token_bytes.tolist()):
             text = bytes(spelled).rstrip(b"\0").decode("utf-8", "ignore")
-            letters = text.lower().strip()
+            letters = text.strip()
             # one that fills its row may have been cut
-            is_word = bool(letters) and set(letters) <= known and spelled[-1] == 0 and text.lstrip(" ") == text.strip()
-            self.spellings.append(letters if is_word else "" if text in MARKS else None)
-            if is_word and text == text.lower():
+            is_word = set(letters.lower()) <= known and spelled[-1] == 0 and text in (letters, f" {letters}", " ")
+            self.spellings.append(letters if is_word and letters else "" if text in MARKS else None)
+            if text in MARKS:
+                self.marks.setdefault(text, token_id)
+            if is_word and text:
                 self.tokens.setdefault(text, token_id)
-            if is_word and text == f" {letters}" and (len(letters) > 1 or letters in WORDS_OF_ONE_LETTER):
-                self.ranks.setdefault(letters, len(self.ranks) + 1)
-            if is_word and text in (letters.capitalize(), letters):
-                if text == letters.capitalize() or letters not in self.first_tokens:
-                    self.first_tokens[letters] = token_id
+            word = letters.lower()
+            is_whole = len(word) > 1 or word in WORDS_OF_ONE_LETTER
+            if is_word and is_whole and text in (f" {word}", f" {word.capitalize()}") and word not in self.ranks:
+                self.ranks[word], self.cased[word] = len(self.ranks) + 1, letters
+                for end in range(1, len(word) + 1):
+                    self.first_ranks.setdefault(word[:end], self.ranks[word])
 
-    def search(self, log_probs: torch.Tensor) -> list[int]:
+    def search(self, log_probs: torch.Tensor) -> dict[str, float]:
         """
-        The letters of the likeliest words, by a beam search over the prefixes of CTC: of `log_probs` (num_frames,
-        num_letters + 1), the blank last. A word that is one token costs more the rarer it is; another one costs more than
-        the rarest, and more with each letter.
+        The likeliest texts and their scores, the best first, by a beam search over the prefixes of CTC: of `log_probs`
+        (num_frames, num_letters + 1), the blank last. A word that is one token costs more the rarer it is; another one
+        costs more than the rarest, and more with each letter.
         """
         blank, space = log_probs.shape[-1] - 1, self.alphabet[self.space]
-        # log probabilities of each prefix that ends in a blank and in a letter, and the score of its words
+        # log probabilities of each prefix that ends in a blank and in a letter, and the score of its words: of the last
+        # one, that of the most frequent word that begins so; otherwise rare words are dropped before they are complete
         prefixes = {"": (0.0, -math.inf, 0.0)}
         for frame in log_probs.tolist():
             likely = [letter for letter in range(blank) if frame[letter] > SMALLEST_LOG_PROB]
             extended: dict[str, list[float]] = {}
+            worst = -math.inf
             for prefix, (in_blank, in_letter, score) in prefixes.items():
                 either = log_add(in_blank, in_letter)
                 stay = extended.setdefault(prefix, [-math.inf, -math.inf, score])
                 stay[0] = log_add(stay[0], either + frame[blank])
+                worst = max(worst, stay[0] + score - MAX_PREFIX_GAP)
                 for letter in likely:
                     symbol, before = self.alphabet[letter], either
                     if prefix and prefix[-1] == symbol:
@@ -84,53 +111,122 @@ class FlowOmniLexicon:
                         before = in_blank
                     if symbol == space and (not prefix or prefix[-1] == space):
                         continue
-                    if before == -math.inf:
+                    if before + frame[letter] + score <= worst:
                         continue
                     longer = prefix + symbol
                     if longer not in extended:
-                        added = self.word_score(prefix.rpartition(space)[2]) if symbol == space else 0.0
-                        extended[longer] = [-math.inf, -math.inf, score + added]
-                    extended[longer][1] = log_add(extended[longer][1], before + frame[letter])
-            best = sorted(extended, key=lambda prefix: -sum_of(extended[prefix]))[:NUM_PREFIXES]
-            prefixes = {prefix: tuple(extended[prefix]) for prefix in best}
-        ends = {
-            prefix: sum_of(values) + self.word_score(prefix.rpartition(space)[2])
-            for prefix, values in prefixes.items()
-        }
-        return [self.alphabet.index(symbol) for symbol in max(ends, key=ends.get).strip()]
+                        last = prefix.rpartition(space)[2]
+                        now = self.word_score(last) if symbol == space else self.best_word_score(last + symbol)
+                        extended[longer] = [-math.inf, -math.inf, score - self.best_word_score(last) + now]
+                    values = extended[longer]
+                    values[1] = log_add(values[1], before + frame[letter])
+                    worst = max(worst, values[1] + values[2] - MAX_PREFIX_GAP)
+            sums = {prefix: sum_of(values) for prefix, values in extended.items()}
+            best = sorted((prefix for prefix in sums if sums[prefix] > worst), key=sums.get, reverse=True)
+            prefixes = {prefix: tuple(extended[prefix]) for prefix in best[:NUM_PREFIXES]}
+        scores: dict[str, float] = {}
+        for prefix, values in prefixes.items():
+            text, last = prefix.strip(), prefix.rpartition(space)[2]
+            score = sum_of(values) - self.best_word_score(last) + self.word_score(last)
+            scores[text] = log_add(score, scores.get(text, -math.inf))
+        return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
     def word_score(self, word: str) -> float:
         if not word:
             return 0.0
-        if word in self.ranks:
-            return -WORD_WEIGHT * math.log(self.ranks[word])
+        if self.is_known(word):
+            return -WORD_WEIGHT * math.log(self.ranks[word.partition("'")[0]])
         return -UNKNOWN_WORD_COST - UNKNOWN_LETTER_COST * len(word)
 
-    def spell(self, word: str, is_first: bool) -> list[int]:
-        """The fewest tokens that spell a word, found from its start on."""
-        ids, start = [], 0
-        while start < len(word):
-            for end in range(len(word), start, -1):
-                piece = word[start:end]
-                if start > 0:
-                    token_id = self.tokens.get(piece)
-                else:
-                    token_id = self.first_tokens.get(piece) if is_first else self.tokens.get(f" {piece}")
-                if token_id is not None:
-                    ids.append(token_id)
-                    break
-            else:
-                end = start + 1  # a letter that is no token: nothing can spell it
-            start = end
-        return ids
+    def best_word_score(self, letters: str) -> float:
+        """The score of the most frequent word that begins with these letters."""
+        if letters in self.first_ranks:
+            return -WORD_WEIGHT * math.log(self.first_ranks[letters])
+        return self.word_score(letters)
 
-    def read(self, letters: Sequence[int], path: Sequence[int], blank: int) -> Iterator[tuple[int, list[int]]]:
+    def is_known(self, word: str) -> bool:
+        """Whether a word is one token, or one and an ending such as that of "who's"."""
+        stem, apostrophe, ending = word.partition("'")
+        return stem in self.ranks and (not apostrophe or apostrophe + ending in self.tokens)
+
+    def spellings_of(self, text: str) -> list[list[str]]:
+        """
+        The ways to write the words of a text, with the spaces before them. Words of the vocabulary are written as it has
+        them; others may be names, and are written plainly, or all with a capital letter.
+        """
+        words = text.split()
+        plain = [self.write(word) for word in words]
+        names = [written if self.is_known(word) else capitalize(word) for word, written in zip(words, plain)]
+        ways = [plain] if names[1:] == plain[1:] else [plain, names]
+        return [[capitalize(way[0]), *(f" {word}" for word in way[1:])] for way in ways if way]
+
+    def write(self, word: str) -> str:
+        stem, apostrophe, ending = word.partition("'")
+        return self.cased.get(stem, stem) + apostrophe + ending
+
+    def tokenize(self, text: str) -> list[int]:
+        """
+        The tokens of a word as byte pair encoding makes them: of neighbours that are a token together, those are merged
+        first whose token comes first in the vocabulary. Letters that are no token are left out.
+        """
+        pieces = list(text)
+        while len(pieces) > 1:
+            merged = [
+                (self.tokens.get(one + other, math.inf), place) for place, (one, other) in enumerate(pairwise(pieces))
+            ]
+            token_id, place = min(merged)
+            if token_id == math.inf:
+                break
+            pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
+        return [self.tokens[piece] for piece in pieces if piece in self.tokens]
+
+    def choose(self, found: Sequence[dict[str, float]], score_texts: Callable) -> list[FlowOmniHypothesis]:
+        """
+        Of the texts that were found in each audio, with their scores, the one with the best sum of this score and the
+        language model's: of `score_texts(texts, ends)`, which gives the log-likelihoods of tokens and of what may follow.
+        """
+        candidates: list[tuple[int, FlowOmniHypothesis]] = []
+        for row, scores in enumerate(found):
+            best = max(scores.values())
+            # where silence is likeliest, there is nothing to choose
+            likely = [text for text in scores if scores[text] > best - MAX_GAP and scores.get("") != best]
+            ways = [FlowOmniHypothesis(text, words) for text in likely for words in self.spellings_of(text)]
+            candidates += [(row, hypothesis) for hypothesis in ways[:NUM_HYPOTHESES]]
+        chosen = [FlowOmniHypothesis(next(iter(scores)), []) for scores in found]
+        if not candidates:
+            return chosen
+        ends = [end for end in ENDS if end in self.marks]
+        tokens = [
+            [token for word in hypothesis.words for token in self.tokenize(word)] for _, hypothesis in candidates
+        ]
+        likelihoods, end_scores = score_texts(tokens, [self.marks[end] for end in ends])
+        for (row, hypothesis), likelihood, scores in zip(candidates, likelihoods, end_scores):
+            end_score, end = max(zip(scores, ends), default=(0.0, ""))
+            hypothesis.end = end if end_score > SMALLEST_END_LOG_PROB else ""
+            hypothesis.score = found[row][hypothesis.text] + LETTER_WEIGHT * len(hypothesis.text)
+            hypothesis.score += LANGUAGE_MODEL_WEIGHT * (likelihood + max(end_score, SMALLEST_END_LOG_PROB))
+            chosen[row] = max(chosen[row], hypothesis, key=lambda one: one.score)
+        return chosen
+
+    def punctuate(
+        self, hypothesis: FlowOmniHypothesis, letters: Sequence[int], path: Sequence[int], blank: int
+    ) -> list[int]:
+        """The tokens of a text that was chosen, with marks within it as they are [`read`]."""
+        ids = [token_id for token_id, _ in self.read(letters, path, blank, hypothesis.words)]
+        while ids and not self.spellings[ids[-1]]:
+            ids.pop()
+        return ids + [self.marks[end] for end in hypothesis.end]
+
+    def read(
+        self, letters: Sequence[int], path: Sequence[int], blank: int, written: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, list[int]]]:
         """
         The tokens of a spelled text, each with the places in `letters` that it was read from. `path` holds for each letter
-        the token that is read there, or the blank. A word whose tokens spell something else is spelled from its letters.
+        the token that is read there, or the blank. A word whose tokens spell something else is spelled from its letters,
+        or as it is `written`.
         """
         places: list[int] = []
-        is_first = True
+        num_words = 0
         for place, letter in enumerate(letters):
             places.append(place)
             if letter != self.space:
@@ -140,11 +236,19 @@ class FlowOmniLexicon:
             marks = [item for item in read if not self.spellings[item[0]]]
             spelled = "".join(self.spellings[token_id] for token_id, _ in read)
             # letters that spell a word need no correction
-            limit = 0 if f" {word}" in self.tokens else max(1, round(MAX_DIFFERENCE * len(word)))
-            if word and edit_distance(spelled, word, limit) > limit:
-                read = [(token_id, []) for token_id in self.spell(word, is_first)] + marks
+            limit = 0 if self.is_known(word) else max(1, round(MAX_DIFFERENCE * len(word)))
+            text = f" {self.write(word)}" if num_words > 0 else capitalize(self.write(word))
+            if word and written is not None:
+                # the layers between letters and tokens know "New York", of which "new" alone is no name
+                text = written[num_words][: -len(word)] + spelled if spelled.lower() == word else written[num_words]
+            if word and (written is not None or edit_distance(spelled.lower(), word, limit) > limit):
+                read = [(token_id, []) for token_id in self.tokenize(text)] + marks
             yield from read if word else marks
-            is_first, places = is_first and not word, []
+            num_words, places = num_words + bool(word), []
+
+
+def capitalize(word: str) -> str:
+    return word[:1].upper() + word[1:]
 
 
 def runs(path: Sequence[int], places: Sequence[int], blank: int) -> Iterator[tuple[int, list[int]]]:

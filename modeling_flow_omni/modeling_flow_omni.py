@@ -17,6 +17,7 @@ with mel patches), and a speech decoder.
 """
 
 import copy
+import functools
 import hashlib
 import importlib
 from dataclasses import dataclass
@@ -547,11 +548,14 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         self,
         input_features: torch.Tensor,
         input_features_mask: torch.Tensor | None = None,
+        lm_head: nn.Module | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         r"""
         input_features_mask (`torch.Tensor` of shape `(num_audios, num_frames)`, *optional*):
             1 for frames of audio, 0 for padding.
+        lm_head (`nn.Module`, *optional*):
+            Of the language model, which then chooses among the texts that CTC finds.
 
         Returns:
             [`FlowOmniAudioFeatures`].
@@ -562,7 +566,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         outputs = self.audio_encoder(input_features, attention_mask=input_features_mask, return_dict=True, **kwargs)
         # the second convolution of the encoder has a stride of two
         encoded_mask = input_features_mask[:, ::2].to(outputs.last_hidden_state.device)
-        features = self.adapt(outputs.last_hidden_state, encoded_mask)
+        features = self.adapt(outputs.last_hidden_state, encoded_mask, lm_head=lm_head)
         features.hidden_states, features.attentions = outputs.hidden_states, outputs.attentions
         return features
 
@@ -578,7 +582,13 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         encoded = self.audio_encoder(input_features, attention_mask=input_features_mask, return_dict=True)
         return self.audio_adapter.letter_head(encoded.last_hidden_state)
 
-    def adapt(self, encoded: torch.Tensor, mask: torch.Tensor, with_embeddings: bool = True) -> FlowOmniAudioFeatures:
+    def adapt(
+        self,
+        encoded: torch.Tensor,
+        mask: torch.Tensor,
+        with_embeddings: bool = True,
+        lm_head: nn.Module | None = None,
+    ) -> FlowOmniAudioFeatures:
         """
         The adapter's part of [`get_audio_features`], for outputs of the encoder and their mask (num_audios,
         num_encoded). Without embeddings, as for CTC alone, the language model has nothing to read.
@@ -587,6 +597,8 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         is_ctc = self.config.adapter_compression == "ctc"
         length = self.audio_encoder.max_source_positions if is_ctc else max(1, mask.shape[1])
         windows, frame_lengths, mask = [], [], mask.long()
+        has_language_model = lm_head is not None and self.language_model is not None
+        score_texts = functools.partial(self.score_texts, lm_head) if has_language_model else None
         # as many positions at most as the frames make that `adapter_stack_size` joins: so many placeholders are prepared
         most = -(-mask.cumsum(dim=-1) // self.config.adapter_stack_size)
         for start in range(0, encoded.shape[1], length):
@@ -594,7 +606,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
             before = most[:, start - 1] if start > 0 else 0
             max_positions = most[:, min(start + length, mask.shape[1]) - 1] - before
             table = self.get_token_embeddings() if with_embeddings else None
-            windows.append(self.audio_adapter(window, window_mask, table, max_positions))
+            windows.append(self.audio_adapter(window, window_mask, table, max_positions, score_texts))
             frame_lengths.append(window_mask.sum(dim=-1))
         features = FlowOmniAudioFeatures(last_hidden_state=encoded, windows=windows, frame_lengths=frame_lengths)
         if with_embeddings:
@@ -606,6 +618,29 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
     def get_token_embeddings(self) -> torch.Tensor | None:
         """The language model's embeddings (vocab_size, hidden_size), which audio is compared with."""
         return None if self.language_model is None else self.get_input_embeddings().weight
+
+    @torch.no_grad()
+    def score_texts(
+        self, lm_head: nn.Module, texts: list[list[int]], ends: list[int]
+    ) -> tuple[list[float], list[list[float]]]:
+        """
+        The log-likelihoods that the language model gives to the tokens of each of the `texts`, and to each of the tokens
+        `ends` after it.
+        """
+        config, device = self.config.text_config, self.get_input_embeddings().weight.device
+        start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
+        start = start[0] if isinstance(start, list) else start or 0
+        rows = [torch.tensor([start, *text], device=device) for text in texts]
+        # no mask: tokens do not see the padding, which follows them
+        inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        hidden_states = self.language_model(input_ids=inputs, use_cache=False).last_hidden_state
+        likelihoods, end_scores = [], []
+        # one by one: the logits of a batch would be large
+        for row, states in zip(rows, hidden_states):
+            log_probs = lm_head(states[: len(row)]).float().log_softmax(dim=-1)
+            likelihoods.append(float(log_probs[:-1].gather(1, row[1:, None].to(log_probs.device)).sum()))
+            end_scores.append(log_probs[-1, ends].tolist())
+        return likelihoods, end_scores
 
     def ctc_losses(
         self,
@@ -641,16 +676,15 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         input_features: torch.Tensor,
         input_features_mask: torch.Tensor | None,
         input_ids: torch.LongTensor | None,
+        lm_head: nn.Module | None = None,
         **aligned: torch.Tensor | None,
     ) -> tuple[FlowOmniAudioFeatures, dict[str, torch.Tensor | None]]:
         """
         The encoded audio, and `input_ids` and the `aligned` inputs in their order; with `adapter_compression="ctc"` without
         the placeholders that the audio does not take up.
         """
-        audio, inputs = (
-            self.get_audio_features(input_features, input_features_mask),
-            {"input_ids": input_ids, **aligned},
-        )
+        audio = self.get_audio_features(input_features, input_features_mask, lm_head=lm_head)
+        inputs = {"input_ids": input_ids, **aligned}
         if self.config.adapter_compression is None:
             return audio, inputs
         if input_ids is None:
@@ -987,7 +1021,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
             self.config.is_adapter = False
 
     def get_audio_features(self, *args, **kwargs):
-        return self.model.get_audio_features(*args, **kwargs)
+        return self.model.get_audio_features(*args, **{"lm_head": self.lm_head} | kwargs)
 
     def get_letter_logits(self, *args, **kwargs):
         return self.model.get_letter_logits(*args, **kwargs)
@@ -1059,6 +1093,7 @@ class FlowOmniForSpeechGeneration(FlowOmniPreTrainedModel, FlowOmniGenerationMix
                 input_features,
                 input_features_mask,
                 input_ids=input_ids,
+                lm_head=self.lm_head,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 speech_states=speech_states,
