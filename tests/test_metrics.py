@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny import tiny_processor
+from tiny import tiny_processor, tiny_speech_decoder
 from transformers import LogitsProcessor, MaxLengthCriteria
 
 from flow_omni.processing.transcript_limit import EXTRA_CHARACTERS, MAX_CHARACTERS_PER_SECOND, transcript_limit
@@ -155,7 +155,7 @@ def test_processes_answer_their_own_questions_and_all_see_all_metrics(model, que
 def test_an_answer_has_a_seed_of_its_own(model, questions):
     with pytest.raises(ValueError, match="separate batches"):
         answer_batch(model, tiny_processor(), questions)
-    spoken = [question for question in questions if question.is_spoken]
+    spoken = [question for question in questions if question.kind == "speech"] * 2
     options = {"max_new_tokens": 8, "flow_temperature": 1.0}
     both = answer_batch(model, tiny_processor(), spoken, seed=[1, 2], **options)
     (alone,) = answer_batch(model, tiny_processor(), spoken[1:], seed=[2], **options)
@@ -280,3 +280,11 @@ def test_an_asr_model_that_cannot_be_loaded_is_named(tmp_path):
     for name in ("own", "whisper:gigantic", f"whisper:{tmp_path / 'none.pt'}", str(tmp_path / "none")):
         with pytest.raises(ValueError, match=f"ASR model '{name}' cannot be loaded .*`asr` is `own`"):
             load_asr(name)
+
+
+def test_a_speech_decoder_reads_the_texts_of_say_and_answers_other_questions(questions):
+    model = tiny_speech_decoder(text={"vocab_size": 264})
+    answers = GenerationMetrics(questions, tiny_processor(model.config), max_new_tokens=12).answer(model, questions)
+    read = next(answer for answer in answers if answer.task == "say")
+    assert read.text == "tin" and len(read.waveform) > 0
+    assert next(answer for answer in answers if answer.task == "speech_to_speech").text != "so so"

@@ -66,7 +66,7 @@ def root(
     """
     Speech-to-speech models with continuous speech tokens.
 
-    Without `--model`, commands use the small demo model of the package. Every command has `--help`.
+    Without `--model`, commands use the bundled model. Every command has `--help`.
 
     Examples:
 
