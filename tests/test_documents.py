@@ -185,13 +185,13 @@ def test_commands_of_the_training_guide_run(desk, parts, monkeypatch):
             arguments = [str(parts.get(argument, argument)) for argument in arguments]
         elif arguments[0] == "train" and "--dry-run" not in arguments:
             arguments = [*arguments, *SMALL, *SHORT]
-            if arguments[1] in ("ctc", "distill"):
+            if arguments[1] in ("ctc", "distill") or "model=my-voice" in arguments:
                 # which the Hub would give
                 arguments.append(f"language_model={parts[LLMS[1]]}")
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{arguments}: {result.output} {result.exception!r}"
     assert done == {"prepare", "init", "train", "push"}
-    for run in ("align", "align-lora", "distill", "finetune", "listen", "speak", "vocoder"):
+    for run in ("align", "align-lora", "distill", "finetune", "listen", "speak", "vocoder", "voice"):
         assert (desk / "runs" / run / "model.safetensors").is_file(), run
     assert (desk / "runs" / "align-lora" / "adapters" / "adapter_model.safetensors").is_file()
     assert (desk / "assembled" / "model.safetensors").is_file()

@@ -209,6 +209,9 @@ def load_model(
         if name is None:
             with user_errors():
                 model, processor = load_bundled()
+            if device.type == "cpu":
+                # for models so small a second thread gains little, and on a busy machine costs most of the time
+                torch.set_num_threads(1)
         else:
             name = os.path.expanduser(name)
             read_config(name)
