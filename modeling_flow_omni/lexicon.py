@@ -34,9 +34,10 @@ WORDS_OF_ONE_LETTER = "ai"
 # Of the choice by the language model: how many texts of each audio it reads, how much worse than the best one they may
 # be (log probability), and the weights of its log-likelihood and of each letter, without which short texts would win.
 NUM_HYPOTHESES, MAX_GAP = 8, 8.0
-LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.3
-# What may end a text; with a smaller probability of all of them (log), a text goes on.
-ENDS, SMALLEST_END_LOG_PROB = ".?!", -7.0
+LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.6
+# What may end a text, with a prior (log): who speaks to a language model asks, more often than texts do. Where all of
+# them are less likely than the last figure, the text goes on.
+ENDS, SMALLEST_END_LOG_PROB = {".": 0.0, "?": 2.0, "!": 0.0}, -7.0
 
 
 @dataclass
@@ -201,7 +202,7 @@ class FlowOmniLexicon:
         ]
         likelihoods, end_scores = score_texts(tokens, [self.marks[end] for end in ends])
         for (row, hypothesis), likelihood, scores in zip(candidates, likelihoods, end_scores):
-            end_score, end = max(zip(scores, ends), default=(0.0, ""))
+            end_score, end = max(((score + ENDS[end], end) for score, end in zip(scores, ends)), default=(0.0, ""))
             hypothesis.end = end if end_score > SMALLEST_END_LOG_PROB else ""
             hypothesis.score = found[row][hypothesis.text] + LETTER_WEIGHT * len(hypothesis.text)
             hypothesis.score += LANGUAGE_MODEL_WEIGHT * (likelihood + max(end_score, SMALLEST_END_LOG_PROB))
@@ -225,26 +226,25 @@ class FlowOmniLexicon:
         the token that is read there, or the blank. A word whose tokens spell something else is spelled from its letters,
         or as it is `written`.
         """
+        text = "".join(self.alphabet[letter] for letter in letters)
+        written = self.spellings_of(text)[:1] if written is None else [written]
+        words = iter(zip(text.split(), *written))
         places: list[int] = []
-        num_words = 0
         for place, letter in enumerate(letters):
             places.append(place)
             if letter != self.space:
                 continue
-            word = "".join(self.alphabet[letters[index]] for index in places[:-1])
             read = [item for item in runs(path, places, blank) if self.spellings[item[0]] is not None]
             marks = [item for item in read if not self.spellings[item[0]]]
-            spelled = "".join(self.spellings[token_id] for token_id, _ in read)
-            # letters that spell a word need no correction
-            limit = 0 if self.is_known(word) else max(1, round(MAX_DIFFERENCE * len(word)))
-            text = f" {self.write(word)}" if num_words > 0 else capitalize(self.write(word))
-            if word and written is not None:
-                # the layers between letters and tokens know "New York", of which "new" alone is no name
-                text = written[num_words][: -len(word)] + spelled if spelled.lower() == word else written[num_words]
-            if word and (written is not None or edit_distance(spelled.lower(), word, limit) > limit):
-                read = [(token_id, []) for token_id in self.tokenize(text)] + marks
-            yield from read if word else marks
-            num_words, places = num_words + bool(word), []
+            if len(places) > 1:
+                word, written_word = next(words)
+                spelled = "".join(self.spellings[token_id] for token_id, _ in read).lower()
+                # letters that spell a word need no correction
+                limit = 0 if self.is_known(word) else max(1, round(MAX_DIFFERENCE * len(word)))
+                if edit_distance(spelled, word, limit) > limit:
+                    read = [(token_id, []) for token_id in self.tokenize(written_word)] + marks
+            yield from read if len(places) > 1 else marks
+            places = []
 
 
 def capitalize(word: str) -> str:

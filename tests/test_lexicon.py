@@ -141,7 +141,7 @@ def test_language_model_chooses_among_the_texts_that_were_found(lexicon):
 def test_language_model_chooses_capital_letters_of_unknown_words_and_the_mark_at_the_end(lexicon):
     found = [{"the cats": -2.0}]
     (name,) = choose(lexicon, found, {"The Cats": -5.0, "The cats": -9.0}, {"?": -0.1})
-    (plain,) = choose(lexicon, found, {"The Cats": -9.0, "The cats": -5.0}, {".": -0.1})
+    (plain,) = choose(lexicon, found, {"The Cats": -9.0, "The cats": -5.0}, {".": -0.1, "?": -4.0})
     assert (name.words, name.end) == (["The", " Cats"], "?")
     assert (plain.words, plain.end) == (["The", " cats"], ".")
     # a window of audio may end within a sentence
