@@ -227,8 +227,10 @@ class FlowOmniLexicon:
         or as it is `written`.
         """
         text = "".join(self.alphabet[letter] for letter in letters)
-        written = self.spellings_of(text)[:1] if written is None else [written]
-        words = iter(zip(text.split(), *written))
+        is_chosen = written is not None
+        ways = [written] if is_chosen else self.spellings_of(text)[:1]
+        words = iter(zip(text.split(), *ways))
+        is_first = True
         places: list[int] = []
         for place, letter in enumerate(letters):
             places.append(place)
@@ -238,11 +240,14 @@ class FlowOmniLexicon:
             marks = [item for item in read if not self.spellings[item[0]]]
             if len(places) > 1:
                 word, written_word = next(words)
-                spelled = "".join(self.spellings[token_id] for token_id, _ in read).lower()
+                spelled = "".join(self.spellings[token_id] for token_id, _ in read)
+                # what is chosen begins with a capital letter, which the layers above the letters may leave out
+                is_lower = is_chosen and is_first and spelled[:1].islower()
                 # letters that spell a word need no correction
                 limit = 0 if self.is_known(word) else max(1, round(MAX_DIFFERENCE * len(word)))
-                if edit_distance(spelled, word, limit) > limit:
+                if is_lower or edit_distance(spelled.lower(), word, limit) > limit:
                     read = [(token_id, []) for token_id in self.tokenize(written_word)] + marks
+                is_first = False
             yield from read if len(places) > 1 else marks
             places = []
 

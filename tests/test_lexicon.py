@@ -152,9 +152,9 @@ def test_tokens_of_a_chosen_text_keep_what_was_read_of_commas_and_names(lexicon)
     text = "cat the cats sat "
     letters = [ALPHABET.index(letter) for letter in text]
     path = [BLANK] * len(text)
-    for place, token in {2: "Cat", 3: "?", 6: " cat", 10: " sat", 16: "?"}.items():
+    for place, token in {2: "cat", 3: "?", 6: " cat", 10: " sat", 16: "?"}.items():
         path[place] = ID[token]
-    hypothesis = FlowOmniHypothesis(text.strip(), ["cat", " the", " cats", " sat"], ".")
+    hypothesis = FlowOmniHypothesis(text.strip(), ["Cat", " the", " cats", " sat"], ".")
     tokens = [TOKENS[token] for token in lexicon.punctuate(hypothesis, letters, path, BLANK)]
     assert tokens == ["Cat", "?", " the", " cat", "s", " sat", "."]
 
