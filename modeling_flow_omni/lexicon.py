@@ -33,7 +33,7 @@ WORD_WEIGHT, UNKNOWN_WORD_COST, UNKNOWN_LETTER_COST = 0.5, 6.0, 1.0
 WORDS_OF_ONE_LETTER = "ai"
 # Of the choice by the language model: how many texts of each audio it reads, how much worse than the best one they may
 # be (log probability), and the weights of its log-likelihood and of each letter, without which short texts would win.
-NUM_HYPOTHESES, MAX_GAP = 8, 8.0
+NUM_HYPOTHESES, MAX_GAP = 8, 4.0
 LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.6
 # What may end a text, with a prior (log): who speaks to a language model asks, more often than texts do. Where all of
 # them are less likely than the last figure, the text goes on.
