@@ -223,8 +223,8 @@ class FlowOmniLexicon:
     ) -> Iterator[tuple[int, list[int]]]:
         """
         The tokens of a spelled text, each with the places in `letters` that it was read from. `path` holds for each letter
-        the token that is read there, or the blank. A word whose tokens spell something else is spelled from its letters,
-        or as it is `written`.
+        the token that is read there, or the blank. A word whose tokens spell something else is spelled from its letters.
+        So are all words of a text that was chosen, as they are `written`, but for those that the tokens correct.
         """
         text = "".join(self.alphabet[letter] for letter in letters)
         is_chosen = written is not None
@@ -241,11 +241,12 @@ class FlowOmniLexicon:
             if len(places) > 1:
                 word, written_word = next(words)
                 spelled = "".join(self.spellings[token_id] for token_id, _ in read)
-                # what is chosen begins with a capital letter, which the layers above the letters may leave out
-                is_lower = is_chosen and is_first and spelled[:1].islower()
                 # letters that spell a word need no correction
                 limit = 0 if self.is_known(word) else max(1, round(MAX_DIFFERENCE * len(word)))
-                if is_lower or edit_distance(spelled.lower(), word, limit) > limit:
+                is_read = edit_distance(spelled.lower(), word, limit) <= limit
+                if is_read and spelled.lower() != word:
+                    written_word = capitalize(spelled) if is_first else f" {spelled}"
+                if is_chosen or not is_read:
                     read = [(token_id, []) for token_id in self.tokenize(written_word)] + marks
                 is_first = False
             yield from read if len(places) > 1 else marks
