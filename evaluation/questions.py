@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 ANSWERING_TASKS = ("speech_to_speech", "text_to_speech", "speech_to_text", "text_to_text")
 SPEAKING_TASKS = ("say", "text_to_speech", "speech_to_speech")
 # tasks of evaluations alone: facts, asked in writing and by voice, the model hearing a question beside itself reading
-# it, and the transcript of the adapter's CTC, without the language model
+# it, and the transcript of the adapter's CTC, without generation by the language model
 UNDERSTANDING_TASKS = {
     "knowledge": TaskSpec("ask", "question_text", "accepted_answers"),
     "spoken_knowledge": TaskSpec("ask", "question_audio", "accepted_answers"),

@@ -33,10 +33,11 @@ WORD_WEIGHT, UNKNOWN_WORD_COST, UNKNOWN_LETTER_COST = 0.5, 6.0, 1.0
 WORDS_OF_ONE_LETTER = "ai"
 # Of the choice by the language model: how many texts of each audio it reads, how much worse than the best one they may
 # be (log probability), and the weights of its log-likelihood and of each letter, without which short texts would win.
-NUM_HYPOTHESES, MAX_GAP = 8, 8.0
-LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.3
-# What may end a text; with a smaller probability of all of them (log), a text goes on.
-ENDS, SMALLEST_END_LOG_PROB = ".?!", -7.0
+NUM_HYPOTHESES, MAX_GAP = 8, 4.0
+LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.6
+# What may end a text, with a prior (log): who speaks to a language model asks, more often than texts do. Where all of
+# them are less likely than the last figure, the text goes on.
+ENDS, SMALLEST_END_LOG_PROB = {".": 0.0, "?": 2.0, "!": 0.0}, -7.0
 
 
 @dataclass
@@ -201,7 +202,7 @@ class FlowOmniLexicon:
         ]
         likelihoods, end_scores = score_texts(tokens, [self.marks[end] for end in ends])
         for (row, hypothesis), likelihood, scores in zip(candidates, likelihoods, end_scores):
-            end_score, end = max(zip(scores, ends), default=(0.0, ""))
+            end_score, end = max(((score + ENDS[end], end) for score, end in zip(scores, ends)), default=(0.0, ""))
             hypothesis.end = end if end_score > SMALLEST_END_LOG_PROB else ""
             hypothesis.score = found[row][hypothesis.text] + LETTER_WEIGHT * len(hypothesis.text)
             hypothesis.score += LANGUAGE_MODEL_WEIGHT * (likelihood + max(end_score, SMALLEST_END_LOG_PROB))
@@ -222,29 +223,34 @@ class FlowOmniLexicon:
     ) -> Iterator[tuple[int, list[int]]]:
         """
         The tokens of a spelled text, each with the places in `letters` that it was read from. `path` holds for each letter
-        the token that is read there, or the blank. A word whose tokens spell something else is spelled from its letters,
-        or as it is `written`.
+        the token that is read there, or the blank. A word whose tokens spell something else is spelled from its letters.
+        So are all words of a text that was chosen, as they are `written`, but for those that the tokens correct.
         """
+        text = "".join(self.alphabet[letter] for letter in letters)
+        is_chosen = written is not None
+        ways = [written] if is_chosen else self.spellings_of(text)[:1]
+        words = iter(zip(text.split(), *ways))
+        is_first = True
         places: list[int] = []
-        num_words = 0
         for place, letter in enumerate(letters):
             places.append(place)
             if letter != self.space:
                 continue
-            word = "".join(self.alphabet[letters[index]] for index in places[:-1])
             read = [item for item in runs(path, places, blank) if self.spellings[item[0]] is not None]
             marks = [item for item in read if not self.spellings[item[0]]]
-            spelled = "".join(self.spellings[token_id] for token_id, _ in read)
-            # letters that spell a word need no correction
-            limit = 0 if self.is_known(word) else max(1, round(MAX_DIFFERENCE * len(word)))
-            text = f" {self.write(word)}" if num_words > 0 else capitalize(self.write(word))
-            if word and written is not None:
-                # the layers between letters and tokens know "New York", of which "new" alone is no name
-                text = written[num_words][: -len(word)] + spelled if spelled.lower() == word else written[num_words]
-            if word and (written is not None or edit_distance(spelled.lower(), word, limit) > limit):
-                read = [(token_id, []) for token_id in self.tokenize(text)] + marks
-            yield from read if word else marks
-            num_words, places = num_words + bool(word), []
+            if len(places) > 1:
+                word, written_word = next(words)
+                spelled = "".join(self.spellings[token_id] for token_id, _ in read)
+                # letters that spell a word need no correction
+                limit = 0 if self.is_known(word) else max(1, round(MAX_DIFFERENCE * len(word)))
+                is_read = edit_distance(spelled.lower(), word, limit) <= limit
+                if is_read and spelled.lower() != word:
+                    written_word = capitalize(spelled) if is_first else f" {spelled}"
+                if is_chosen or not is_read:
+                    read = [(token_id, []) for token_id in self.tokenize(written_word)] + marks
+                is_first = False
+            yield from read if len(places) > 1 else marks
+            places = []
 
 
 def capitalize(word: str) -> str:

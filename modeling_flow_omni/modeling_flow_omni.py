@@ -60,6 +60,9 @@ from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeec
 # tokens that the CTC loss of a training batch compares audio with, beside those of its transcripts
 NUM_DRAWN_TOKENS = 2000
 
+# tokens of texts whose logits are in memory at a time
+MAX_SCORED_TOKENS = 512
+
 # transformers' auto classes that load a `FlowOmniForSpeechGeneration`
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForTextToWaveform")
 
@@ -634,12 +637,19 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         # no mask: tokens do not see the padding, which follows them
         inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         hidden_states = self.language_model(input_ids=inputs, use_cache=False).last_hidden_state
-        likelihoods, end_scores = [], []
-        # one by one: the logits of a batch would be large
-        for row, states in zip(rows, hidden_states):
-            log_probs = lm_head(states[: len(row)]).float().log_softmax(dim=-1)
-            likelihoods.append(float(log_probs[:-1].gather(1, row[1:, None].to(log_probs.device)).sum()))
-            end_scores.append(log_probs[-1, ends].tolist())
+        is_token = nn.utils.rnn.pad_sequence(
+            [torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True
+        )
+        targets = torch.cat([torch.cat([row[1:], row[:1]]) for row in rows])
+        token_scores, next_scores = [], []
+        # in parts: the logits of a batch would be large
+        for states, part in zip(hidden_states[is_token].split(MAX_SCORED_TOKENS), targets.split(MAX_SCORED_TOKENS)):
+            log_probs = lm_head(states).float().log_softmax(dim=-1)
+            token_scores.append(log_probs.gather(1, part[:, None].to(log_probs.device))[:, 0])
+            next_scores.append(log_probs[:, ends])
+        lengths = [len(row) for row in rows]
+        likelihoods = [float(scores[:-1].sum()) for scores in torch.cat(token_scores).split(lengths)]
+        end_scores = [scores[-1].tolist() for scores in torch.cat(next_scores).split(lengths)]
         return likelihoods, end_scores
 
     def ctc_losses(

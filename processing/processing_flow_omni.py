@@ -396,8 +396,8 @@ class FlowOmniProcessor(ProcessorMixin):
 
     def transcripts_of(self, audio_features: Any) -> list[str]:
         """
-        What CTC has heard in each audio, without the language model: of the output of `model.get_audio_features`, where the
-        adapter spells (`adapter_compression="ctc"`).
+        What CTC has heard in each audio: of the output of `model.get_audio_features`, where the adapter spells
+        (`adapter_compression="ctc"`). The language model has chosen among likely texts, and generates nothing.
         """
         if audio_features.windows[0].token_ids is None:
             raise ValueError(

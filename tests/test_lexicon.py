@@ -141,22 +141,23 @@ def test_language_model_chooses_among_the_texts_that_were_found(lexicon):
 def test_language_model_chooses_capital_letters_of_unknown_words_and_the_mark_at_the_end(lexicon):
     found = [{"the cats": -2.0}]
     (name,) = choose(lexicon, found, {"The Cats": -5.0, "The cats": -9.0}, {"?": -0.1})
-    (plain,) = choose(lexicon, found, {"The Cats": -9.0, "The cats": -5.0}, {".": -0.1})
+    (plain,) = choose(lexicon, found, {"The Cats": -9.0, "The cats": -5.0}, {".": -0.1, "?": -4.0})
     assert (name.words, name.end) == (["The", " Cats"], "?")
     assert (plain.words, plain.end) == (["The", " cats"], ".")
     # a window of audio may end within a sentence
     assert choose(lexicon, found, {}, {".": -20.0, "?": -20.0})[0].end == ""
 
 
-def test_tokens_of_a_chosen_text_keep_what_was_read_of_commas_and_names(lexicon):
-    text = "cat the cats sat "
+def test_chosen_text_is_written_as_it_was_scored_with_what_is_read_of_commas_and_unknown_words(lexicon):
+    text = "cat cat cas poret "
     letters = [ALPHABET.index(letter) for letter in text]
     path = [BLANK] * len(text)
-    for place, token in {2: "Cat", 3: "?", 6: " cat", 10: " sat", 16: "?"}.items():
+    # no space before the second word, and the unknown third one read as what it may be; the unknown fourth is not read
+    for place, token in {2: "cat", 3: "?", 6: "Cat", 10: " cat", 17: "?"}.items():
         path[place] = ID[token]
-    hypothesis = FlowOmniHypothesis(text.strip(), ["cat", " the", " cats", " sat"], ".")
+    hypothesis = FlowOmniHypothesis(text.strip(), ["Cat", " cat", " cas", " poret"], ".")
     tokens = [TOKENS[token] for token in lexicon.punctuate(hypothesis, letters, path, BLANK)]
-    assert tokens == ["Cat", "?", " the", " cat", "s", " sat", "."]
+    assert tokens == ["Cat", "?", " cat", " cat", " ", "po", "re", "t", "."]
 
 
 def read(lexicon, text: str, path: dict[int, str]) -> list[str]:
@@ -195,11 +196,12 @@ def test_edit_distance_counts_up_to_its_limit():
 @pytest.fixture
 def spelling_model():
     """A model whose adapter knows the spelling of its tokens, which are bytes, and that has heard two audios."""
-    model = tiny_model(adapter_compression="ctc", adapter_hidden_size=16, adapter_num_attention_heads=2)
+    audio = {"max_source_positions": 50}  # windows of 100 frames
+    model = tiny_model(adapter_compression="ctc", adapter_hidden_size=16, adapter_num_attention_heads=2, audio=audio)
     tokens = [chr(byte) if byte >= 32 and byte < 127 else "" for byte in range(264)]
     model.model.audio_adapter.token_bytes.copy_(byte_table(tokens))
-    features, mask = torch.randn(2, 80, 400, generator=torch.Generator().manual_seed(0)), torch.ones(2, 400).long()
-    mask[1, 200:] = 0
+    features, mask = torch.randn(2, 80, 96, generator=torch.Generator().manual_seed(0)), torch.ones(2, 96).long()
+    mask[1, 60:] = 0
     return model, {"input_features": features, "input_features_mask": mask}
 
 
@@ -213,7 +215,7 @@ def test_adapter_reads_words_of_the_batch_as_it_reads_them_alone(spelling_model,
     options = {} if is_chosen else {"lm_head": None}
     with torch.no_grad():
         audio = model.get_audio_features(**inputs, **options)
-        alone = model.get_audio_features(inputs["input_features"][1:, :, :200], **options)
+        alone = model.get_audio_features(inputs["input_features"][1:, :, :60], **options)
     (window,) = audio.windows
     for letters, text in zip(window.letters.tolist(), spelled(window.token_ids)):
         heard = "".join(ALPHABET[letter] for letter in letters if letter >= 0)
@@ -233,6 +235,17 @@ def test_language_model_reads_its_own_embeddings_of_the_text_that_it_chose(spell
     ids = window.token_ids[window.mask]
     torch.testing.assert_close(audio.pooler_output, model.get_input_embeddings().weight[ids])
     assert window.mask.sum(dim=-1).tolist() == audio.audio_lengths.tolist()
+
+
+def test_texts_of_several_windows_are_chosen_and_none_where_an_audio_has_ended(spelling_model):
+    model, _ = spelling_model
+    features, mask = torch.randn(2, 80, 140, generator=torch.Generator().manual_seed(1)), torch.ones(2, 140).long()
+    mask[1, 60:] = 0
+    with torch.no_grad():
+        audio = model.get_audio_features(features, mask)
+    first, second = (window.mask.sum(dim=-1).tolist() for window in audio.windows)
+    assert min(first) > 0 and second[0] > 0 and second[1] == 0
+    assert audio.audio_lengths.tolist() == [first[0] + second[0], first[1]]
 
 
 def test_scores_of_texts_are_the_log_likelihoods_of_the_language_model(spelling_model):
