@@ -72,6 +72,7 @@ def bundle(hearing: str, speaking: str, vocoder: str, folder: str) -> None:
         getattr(model.model, name).load_state_dict(getattr(heard.model, name).state_dict())
     model.vocoder = FlowOmniVocoder.from_pretrained(vocoder, dtype=torch.bfloat16)
     model.config.vocoder_config = model.vocoder.config
+    model.config.vocoder_config.name_or_path = ""  # a folder of this machine
     model.config.base_language_model["id"] = LANGUAGE_MODEL
     model.config.speech_config.spoken_symbols = SPOKEN_SYMBOLS
     for name, value in GENERATION.items():
