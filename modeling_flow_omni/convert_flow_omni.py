@@ -120,9 +120,8 @@ def assemble_from_pretrained_parts(
     if voice is not None and voice.speech_config.reads_hidden_states:
         _check_same_language_model(voice, config, speech_decoder)
     weights |= voice_weights
-    holders = {"model.audio_adapter.token_bytes": config.adapter_compression == "ctc"}
-    holders[SPELLING] = config.speech_loop == "speech_decoder"
-    for name in (name for name, is_there in holders.items() if is_there):
+    if config.adapter_compression == "ctc" or config.speech_loop == "speech_decoder":
+        name = "model.audio_adapter.token_bytes" if config.adapter_compression == "ctc" else SPELLING
         weights[name] = spelling_table(tokenizer, config.text_config.vocab_size)
 
     model = _load_quietly(model_class, config, weights, language_model.dtype)
@@ -184,7 +183,7 @@ def load_speech_decoder(
     prefixes = (*MODULE_GROUPS["speech_decoder"], *MODULE_GROUPS["vocoder"], "mel_normalizer.")
     _check_complete(source, {name for name in info["missing_keys"] if name.startswith(prefixes)})
     weights = {name: weight for name, weight in donor.state_dict().items() if name.startswith(prefixes)}
-    del weights[SPELLING]
+    weights.pop(SPELLING, None)
     return donor.config, weights
 
 

@@ -601,6 +601,9 @@ class FlowOmniGenerationMixin(GenerationMixin):
         else:
             written = _given_tokens(input_ids, generation_config)
         has_speech = generation_config.generation_mode != "text"
+        table = getattr(self.model.audio_adapter, "token_bytes", None)
+        if table is not None and table.any():
+            self.speech_decoder.spelling.token_bytes = table
         decoder = self.speech_decoder if has_speech else None
         text = FlowOmniSpokenText(written, batch_size, _pad_token_id(generation_config), decoder)
         # the maximum length is that of the text, whose speech goes on

@@ -82,14 +82,18 @@ class FlowOmniSpelling(nn.Module):
     Vectors of the bytes of a text, each from the byte and its neighbours: what a letter sounds like depends on the letters
     around it, and on nothing else that a language model knows. A capital is its small letter and a vector for all capitals.
 
-    The bytes of the vocabulary are a buffer, saved with the weights: 20 bytes a token spare everybody who loads the model
-    the tokenizer.
+    The bytes of the vocabulary are a buffer, saved with the weights unless the audio adapter has them: 20 bytes a token
+    spare everybody who loads the model the tokenizer.
     """
 
-    def __init__(self, hidden_size: int, num_tokens: int, spoken_symbols: dict[str, str] | None = None):
+    def __init__(self, config: FlowOmniConfig):
         super().__init__()
+        hidden_size, num_tokens = config.speech_config.hidden_size, config.text_config.vocab_size
+        spoken_symbols = config.speech_config.spoken_symbols
         self.spoken_symbols = {ord(symbol): [*text.encode()] for symbol, text in (spoken_symbols or {}).items()}
-        self.register_buffer("token_bytes", torch.zeros(num_tokens, MAX_TOKEN_BYTES, dtype=torch.uint8))
+        is_saved = config.adapter_compression != "ctc"
+        table = torch.zeros(num_tokens, MAX_TOKEN_BYTES, dtype=torch.uint8)
+        self.register_buffer("token_bytes", table, persistent=is_saved)
         self.byte_embedding = nn.Embedding(END_OF_TEXT + 1, hidden_size)
         self.capital_embedding = nn.Embedding(1, hidden_size)
         self.norms = nn.ModuleList([nn.LayerNorm(hidden_size) for _ in range(NUM_CONVOLUTIONS)])
@@ -197,7 +201,7 @@ class FlowOmniSpeechDecoder(MistralPreTrainedModel):
     def __init__(self, config: FlowOmniConfig):
         speech_config, size = config.speech_config, config.speech_config.hidden_size
         super().__init__(self.config_of_layers(config))
-        self.spelling = FlowOmniSpelling(size, config.text_config.vocab_size, speech_config.spoken_symbols)
+        self.spelling = FlowOmniSpelling(config)
         self.hidden_state_proj = None
         if speech_config.reads_hidden_states:
             self.hidden_state_proj = FlowOmniZeroLinear(config.text_config.hidden_size, size, bias=False)

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
 from tiny import (
     AUDIO_TOKEN_ID,
     EOS_TOKEN_ID,
@@ -748,6 +749,19 @@ def test_assembled_model_knows_its_tokens_and_saves_them_with_the_adapter(parts,
     half = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, language_model=parts[1], dtype=torch.bfloat16).eval()
     assert half.speech_decoder.spelling.token_bytes.dtype == torch.uint8
     assert half.dtype == torch.bfloat16 and speak(half, [97, 98]).mel.shape[1] > 0
+
+
+def test_bytes_of_the_tokens_are_saved_once_beside_an_adapter_that_spells(parts, tmp_path):
+    ctc = {"adapter_compression": "ctc", "adapter_hidden_size": 16, "adapter_num_attention_heads": 2}
+    model = assemble(parts, **SPEECH_DECODER, **ctc)
+    freeze(model, ["speech_decoder"])
+    model.save_pretrained(tmp_path)
+    tables = [name for name in load_file(tmp_path / "model.safetensors") if name.endswith("token_bytes")]
+    assert tables == ["model.audio_adapter.token_bytes"]
+    loaded = FlowOmniForSpeechGeneration.from_pretrained(tmp_path, language_model=parts[1]).eval()
+    assert torch.equal(speak(loaded, [97, 98]).mel, speak(model, [97, 98]).mel)
+    again = assemble(parts, speech_decoder=tmp_path)
+    assert torch.equal(speak(again, [97, 98]).mel, speak(model, [97, 98]).mel)
 
 
 def test_checkpoint_brings_the_code_of_its_decoder(parts, tmp_path):
