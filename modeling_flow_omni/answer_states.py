@@ -17,7 +17,7 @@ The state machine of an answer: which speech state may follow which, when text i
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,6 +150,14 @@ class FlowOmniWrittenToken:
     hidden_states: torch.FloatTensor | None = None  # (batch_size, hidden_size) at the token, once the next is written
 
 
+def next_token(written: Generator[Any, Any, None]) -> Generator[Any, Any, FlowOmniWrittenToken]:
+    """The next token of a text, after the calls that whoever writes it yields to be run."""
+    item = next(written)
+    while not isinstance(item, FlowOmniWrittenToken):
+        item = written.send((yield item))
+    return item
+
+
 class FlowOmniSpokenText:
     """
     The text of an answer as a speech decoder reads it, each row at its own pace, while the language model writes a
@@ -163,7 +171,7 @@ class FlowOmniSpokenText:
 
     def __init__(
         self,
-        written: Iterator[FlowOmniWrittenToken],
+        written: Generator[Any, Any, None],
         batch_size: int,
         pad_token_id: int,
         decoder: FlowOmniSpeechDecoder | None,
@@ -175,14 +183,17 @@ class FlowOmniSpokenText:
         self.progress = torch.full((batch_size,), 0.5)
         self.inputs = None
 
-    def read(self, is_reading: torch.BoolTensor) -> None:
-        """The inputs of the next step, and the tokens that the rows take that have not read all of their text."""
+    def read(self, is_reading: torch.BoolTensor) -> Generator[Any, Any, None]:
+        """
+        Finds the inputs of the next step, and the tokens that the rows take that have not read all of their text. Yields
+        the calls to be run for tokens that are not written yet.
+        """
         self.text_ids = torch.full(is_reading.shape, self.pad_token_id)
         self.is_text, self.ends_text = torch.zeros_like(is_reading), torch.zeros_like(is_reading)
         rows = is_reading.nonzero().squeeze(-1).tolist()
         for row in rows:
             while self._needs_token(row):
-                self.tokens.append(next(self.written))
+                self.tokens.append((yield from next_token(self.written)))
                 for one in self.rows:
                     one.add(self.tokens)
         is_due = [row for row in rows if self._is_due(row)]

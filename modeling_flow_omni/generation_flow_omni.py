@@ -615,7 +615,7 @@ class FlowOmniGenerationMixin(GenerationMixin):
         is_unfinished = torch.ones(batch_size, dtype=torch.bool)
 
         while is_unfinished.any():
-            text.read(is_unfinished & ~answer.text_has_ended)
+            yield from text.read(is_unfinished & ~answer.text_has_ended)
             states = torch.where(is_unfinished, answer.next_states(state_logits), self.config.pad_state_id)
             answer.advance(states, text.is_text, text.ends_text)
             is_generating = is_unfinished & (states == self.config.generating_state_id)
@@ -627,8 +627,15 @@ class FlowOmniGenerationMixin(GenerationMixin):
             answer.mark_truncated(is_finished)
 
             if has_speech and (is_unfinished.any() or is_generating.any()):
-                inputs = text.inputs, states.to(device)[:, None], patches[:, None]
-                condition = self.speech_decoder(*inputs, voice_ids, cache)[:, -1]
+                inputs = {
+                    "text_inputs": text.inputs,
+                    "speech_states": states.to(device)[:, None],
+                    "previous_patches": patches[:, None],
+                    "voice_ids": voice_ids,
+                    "position_ids": voice_ids.new_full((batch_size, 1), answer.num_positions - 1),
+                    "cache": cache,
+                }
+                condition = (yield FlowOmniCall(self.speech_decoder, inputs))[:, -1]
                 patches = yield from self._next_patches(condition, is_generating, noise_generators, generation_config)
                 scores = torch.cat([self.state_head(condition), self.advance_head(condition)], dim=-1)
                 state_logits, log_rates = scores.float().cpu().split([len(self.config.state_ids), 1], dim=-1)
@@ -652,11 +659,11 @@ class FlowOmniGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig,
         generators: list[torch.Generator] | None,
         **model_kwargs,
-    ) -> Iterator[FlowOmniWrittenToken]:
+    ) -> Generator[FlowOmniCall | FlowOmniWrittenToken, Any, None]:
         """
         The text of an answer, a token of every row whenever one is asked for: exactly what the language model writes
         without speech. The `hidden_states` of a token are there once the next one is written, as both need the language
-        model's forward pass over the token.
+        model's forward pass over the token, a call to be run.
         """
         model_forward = (
             self.get_compiled_call(generation_config.compile_config)
@@ -684,16 +691,14 @@ class FlowOmniGenerationMixin(GenerationMixin):
                 token.hidden_states = outputs.last_hidden_state[:, -1]
             yield token
             if reads_hidden_states or input_ids.shape[1] < generation_config.max_length:
-                outputs, model_kwargs = self._read_token(model_forward, input_ids, model_kwargs)
+                next_length = 1 if model_kwargs.get("use_cache", True) else None
+                model_inputs = self.prepare_inputs_for_generation(
+                    input_ids, next_sequence_length=next_length, **model_kwargs
+                )
+                outputs = yield FlowOmniCall(model_forward, {**model_inputs, "return_dict": True})
+                model_kwargs = self._update_model_kwargs_for_generation(outputs, model_kwargs)
             if reads_hidden_states:
                 token.hidden_states = outputs.last_hidden_state[:, -1]
-
-    def _read_token(self, model_forward, input_ids: torch.LongTensor, model_kwargs: dict[str, Any]):
-        """The language model's forward pass over the last token."""
-        next_length = 1 if model_kwargs.get("use_cache", True) else None
-        model_inputs = self.prepare_inputs_for_generation(input_ids, next_sequence_length=next_length, **model_kwargs)
-        outputs = model_forward(**model_inputs, return_dict=True)
-        return outputs, self._update_model_kwargs_for_generation(outputs, model_kwargs)
 
     def _voice_ids(self, voice: str | Sequence[str] | None, batch_size: int, device: torch.device) -> torch.LongTensor:
         """The index of each row's voice: (batch_size,)"""
@@ -836,7 +841,7 @@ def _given_token(generation_config: GenerationConfig, index: int) -> torch.LongT
     return answer_ids.new_full(answer_ids.shape[:1], end)
 
 
-def _given_tokens(input_ids: torch.LongTensor, generation_config: GenerationConfig) -> Iterator[FlowOmniWrittenToken]:
+def _given_tokens(input_ids: torch.LongTensor, generation_config: GenerationConfig) -> Generator[FlowOmniWrittenToken, Any, None]:
     """The `answer_ids` of the options as if the language model had written them, which does not run."""
     has_ended = torch.zeros(len(input_ids), dtype=torch.bool)
     for index in itertools.count():

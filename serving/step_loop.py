@@ -28,10 +28,14 @@ from ..modeling_flow_omni.modeling_flow_omni_vocoder import VocoderStream
 
 ROWS_ATTENTION = "flow_omni_rows"
 # Matrix products over this many rows or more give each row the same bits on CPUs, whatever the others are: batches
-# are padded to multiples of it. (One row alone is another kernel, with another order of summation.)
+# are padded to multiples of it. (One row alone is another kernel, with another order of summation.) In fp32 this
+# does not hold for every size of a layer: kernels choose by size how they add up.
 ROW_MULTIPLE = 4
-# Inputs of a decoding step that are one row each, and those that a row of one position does not need.
-BATCHED_INPUTS = {"input_ids", "position_ids", "speech_states", "previous_patches"}
+# Inputs of a decoding step that are one row each: of any, of one whose language model reads speech too, and of a speech
+# decoder. Then those that a row of one position does not need.
+TEXT_INPUTS = {"input_ids", "position_ids"}
+SPEECH_INPUTS = TEXT_INPUTS | {"speech_states", "previous_patches"}
+DECODER_INPUTS = ("text_inputs", "speech_states", "previous_patches", "voice_ids", "position_ids")
 OTHER_INPUTS = {"attention_mask", "cache", "use_cache", "return_dict", "logits_to_keep"}
 
 
@@ -92,7 +96,7 @@ class StepLoop:
         self.is_batched = all(config._attn_implementation == "sdpa" for config in self._text_configs())
 
     def _text_configs(self) -> list:
-        modules = self.model.model.language_model, self.model.speech_transformer
+        modules = self.model.model.language_model, self.model.speech_transformer, self.model.speech_decoder
         return [module.config for module in modules if module is not None]
 
     def add(self, inputs: dict[str, torch.Tensor], **options) -> Row:
@@ -134,7 +138,7 @@ class StepLoop:
             if kind[0] == "alone":
                 yield from ((row, calls[row].run()) for row in rows)
                 continue
-            run = self._run_positions if kind[0] == "position" else self._run_head
+            run = {"position": self._run_positions, "decoder": self._run_decoder, "head": self._run_head}[kind[0]]
             for start in range(0, len(rows), self.max_rows):
                 batch = rows[start : start + self.max_rows]
                 yield from zip(batch, run([calls[row] for row in batch]))
@@ -144,9 +148,14 @@ class StepLoop:
         kwargs = call.kwargs
         if call.function is self.model.speech_head:
             return ("head", *(value for name, value in kwargs.items() if name not in ("condition", "noise")))
-        is_position = self.is_batched and BATCHED_INPUTS <= kwargs.keys() <= BATCHED_INPUTS | OTHER_INPUTS
-        if is_position and kwargs["input_ids"].shape == (1, 1) and kwargs["cache"].layer_class_to_replicate is None:
-            return ("position",)
+        if not self.is_batched:
+            return ("alone",)
+        if call.function is self.model.speech_decoder and len(kwargs["speech_states"]) == 1:
+            return ("decoder",)
+        names = kwargs.keys() - OTHER_INPUTS
+        is_position = names in (TEXT_INPUTS, SPEECH_INPUTS) and kwargs["input_ids"].shape == (1, 1)
+        if is_position and kwargs["cache"].layer_class_to_replicate is None:
+            return ("position", *sorted(names))
         return ("alone",)
 
     def _num_rows(self, num_rows: int) -> int:
@@ -161,7 +170,8 @@ class StepLoop:
 
     def _run_positions(self, calls: list[FlowOmniCall]) -> Iterator[Any]:
         """One forward pass over the next position of each row, and the outputs of each."""
-        inputs = {name: self._cat([call.kwargs[name] for call in calls]) for name in BATCHED_INPUTS}
+        names = calls[0].kwargs.keys() - OTHER_INPUTS
+        inputs = {name: self._cat([call.kwargs[name] for call in calls]) for name in names}
         no_text = [isinstance(call.kwargs.get("logits_to_keep"), torch.Tensor) for call in calls]
         if all(no_text):
             inputs["logits_to_keep"] = calls[0].kwargs["logits_to_keep"]
@@ -190,6 +200,13 @@ class StepLoop:
         finally:
             for config, implementation in zip(configs, before):
                 config._attn_implementation_internal = implementation
+
+    def _run_decoder(self, calls: list[FlowOmniCall]) -> Iterator[torch.Tensor]:
+        """The condition of the next step of each row."""
+        inputs = {name: self._cat([call.kwargs[name] for call in calls]) for name in DECODER_INPUTS}
+        with self._rows_attention():
+            conditions = calls[0].function(**inputs, cache=RowsCache([call.kwargs["cache"] for call in calls]))
+        return iter(conditions[: len(calls)].split(1))
 
     def _run_head(self, calls: list[FlowOmniCall]) -> Iterator[torch.Tensor]:
         tensors = {name: self._cat([call.kwargs[name] for call in calls]) for name in ("condition", "noise")}

@@ -509,6 +509,21 @@ def test_decoding_steps_run_as_one_batch(model, processor):
     assert sizes.count(1) == 5 and sizes.count(8) >= 10 and len(sizes) < 5 + 20
 
 
+def test_a_speech_decoder_and_its_language_model_run_in_batches(processor):
+    model, sizes = tiny_speech_decoder(), {"text": [], "speech": []}
+
+    def count(name, inputs):
+        sizes[name].append(len(inputs))
+
+    model.register_forward_pre_hook(lambda _, args, kwargs: count("text", kwargs["input_ids"]), with_kwargs=True)
+    model.speech_decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: count("speech", kwargs["speech_states"]), with_kwargs=True
+    )
+    run_rows(model, prompts(processor, ["Hello.", "Hello!", "Hi.", "Ho.", "Ha."]), range(5), max_new_tokens=12)
+    assert set(sizes["speech"]) == {4, 8} and sizes["speech"].count(8) >= 10
+    assert sizes["text"].count(1) == 5 and sizes["text"].count(8) >= 5
+
+
 def test_a_row_that_fails_leaves_the_others_alone(model, processor):
     inputs = prompts(processor, ["Hello.", "Hello."])
     inputs[0]["input_ids"] = inputs[0]["input_ids"] + 10_000
