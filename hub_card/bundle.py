@@ -58,7 +58,7 @@ All speech of its training was synthesised:
 | questions and answers | written by SmolLM2-135M-Instruct | Apache-2.0 |
 | voices `slt`, `rms`, `kal16`; of these its own voice `slt` | flite, Carnegie Mellon University | MIT-CMU-style, free for any use |
 | voices of English | espeak-ng | GPL-3.0-or-later (the program) |
-| four voices and mixtures of them; of these its own voice `alpha` | Kokoro-82M | Apache-2.0 |"""
+| four voices and mixtures of them; of these its own voice `kumo` | Kokoro-82M | Apache-2.0 |"""
 
 
 def bundle(hearing: str, speaking: str, vocoder: str, folder: str) -> None:
@@ -75,6 +75,7 @@ def bundle(hearing: str, speaking: str, vocoder: str, folder: str) -> None:
     model.config.vocoder_config.name_or_path = ""  # a folder of this machine
     model.config.base_language_model["id"] = LANGUAGE_MODEL
     model.config.speech_config.spoken_symbols = SPOKEN_SYMBOLS
+    model.config.speech_config.spoken_language = "en"
     for name, value in GENERATION.items():
         setattr(model.generation_config, name, value)
     processor = FlowOmniProcessor.from_pretrained(speaking)

@@ -26,6 +26,7 @@ from transformers import GenerationConfig
 
 from .configuration_flow_omni import FlowOmniConfig
 from .speech_decoder import END_OF_TEXT, NUM_NEIGHBOURS, FlowOmniSpeechDecoder, bounded
+from .text_normalization import FlowOmniNumberReader
 
 
 class FlowOmniAnswer:
@@ -238,21 +239,23 @@ class FlowOmniReadRow:
     def __init__(self, decoder: FlowOmniSpeechDecoder, row: int):
         self.decoder, self.row = decoder, row
         self.bytes, self.starts, self.vectors, self.has_ended = [], [], [], False
+        self.numbers = FlowOmniNumberReader(decoder.spelling.language)
 
     def add(self, tokens: list[FlowOmniWrittenToken]) -> None:
         """The newest of the tokens, the first of which are known, and the vectors that it makes possible."""
         if self.has_ended:
             return
-        token = tokens[-1]
-        self.starts.append(len(self.bytes))
+        token, spelling = tokens[-1], self.decoder.spelling
         self.has_ended = bool(token.ends_text[self.row])
-        if self.has_ended:
-            self.bytes.append(END_OF_TEXT)
-        else:
-            for byte in self.decoder.spelling.bytes_of(int(token.text_ids[self.row])):
-                # one space between words; before the first, where some tokenizers write one, none
-                if byte != SPACE or (self.bytes and self.bytes[-1] != SPACE):
-                    self.bytes.append(byte)
+        written = b"" if self.has_ended else spelling.bytes_of(int(token.text_ids[self.row]))
+        # a number belongs to the last of its tokens: the others have no bytes
+        number, said = self.numbers.push(written, is_last=self.has_ended)
+        if self.starts:
+            self._append(spelling.spell_out(number))
+        self.starts.append(len(self.bytes))
+        if len(self.starts) == 1:
+            self._append(spelling.spell_out(number))
+        self._append([END_OF_TEXT] if self.has_ended else spelling.spell_out(said))
         ends = [*self.starts[1:], len(self.bytes)]
         while len(self.vectors) < len(self.bytes):
             index = bisect_right(self.starts, len(self.vectors)) - 1
@@ -263,3 +266,9 @@ class FlowOmniReadRow:
             if hidden_states is not None:
                 hidden_states = hidden_states[self.row]
             self.vectors += self.decoder.embed_part(self.bytes, self.starts[index], end, hidden_states)
+
+    def _append(self, said: list[int]) -> None:
+        for byte in said:
+            # one space between words; before the first, where some tokenizers write one, none
+            if byte != SPACE or (self.bytes and self.bytes[-1] != SPACE):
+                self.bytes.append(byte)

@@ -135,6 +135,8 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
             the default.
         spoken_symbols (`dict[str, str]`, *optional*): What a speech decoder reads instead of ASCII characters that it
             has not learned to say, such as `{"%": " percent", "*": ""}`.
+        spoken_language (`str`, *optional*): The language, `"en"` or `"de"`, in whose words a speech decoder says numbers.
+            Without it, they are said as they are written.
         head_type (`str`, *optional*, defaults to `"flow"`): `"flow"` samples patches by flow matching, `"residual_vq"`
             as codes of a residual quantiser, the baseline.
         head_hidden_size (`int`, *optional*, defaults to 512): Width of the head.
@@ -185,6 +187,7 @@ class FlowOmniSpeechConfig(FlowOmniBaseConfig):
     reads_hidden_states: bool = True
     voices: list[str] | tuple[str, ...] = ("default",)
     spoken_symbols: dict[str, str] | None = None
+    spoken_language: Literal["en", "de"] | None = None
     head_type: Literal["flow", "residual_vq"] = "flow"
     head_hidden_size: int = positive_int_field(default=512)
     head_num_layers: int = positive_int_field(default=3)

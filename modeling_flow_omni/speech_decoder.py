@@ -91,6 +91,7 @@ class FlowOmniSpelling(nn.Module):
         hidden_size, num_tokens = config.speech_config.hidden_size, config.text_config.vocab_size
         spoken_symbols = config.speech_config.spoken_symbols
         self.spoken_symbols = {ord(symbol): [*text.encode()] for symbol, text in (spoken_symbols or {}).items()}
+        self.language = config.speech_config.spoken_language
         is_saved = config.adapter_compression != "ctc"
         table = torch.zeros(num_tokens, MAX_TOKEN_BYTES, dtype=torch.uint8)
         self.register_buffer("token_bytes", table, persistent=is_saved)
@@ -111,15 +112,18 @@ class FlowOmniSpelling(nn.Module):
         """Takes the bytes of the tokens from a tokenizer."""
         self.token_bytes.copy_(spelling_table(tokenizer, len(self.token_bytes)))
 
-    def bytes_of(self, token_id: int) -> list[int]:
-        """The bytes of the text of a token, as they are said; of a control token none."""
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes of the text of a token; of a control token none."""
         if not self.token_bytes.any():
             raise ValueError(
                 "The speech decoder does not know the tokens' characters: call "
                 "`model.speech_decoder.spelling.set_tokenizer` with the tokenizer, as `from_pretrained_parts` does."
             )
-        written = [byte for byte in self.token_bytes[token_id].tolist() if byte > 0]
-        return [said for byte in written for said in self.spoken_symbols.get(byte, [byte])]
+        return bytes(byte for byte in self.token_bytes[token_id].tolist() if byte > 0)
+
+    def spell_out(self, text: bytes) -> list[int]:
+        """The bytes of a text, with symbols as they are said."""
+        return [said for byte in text for said in self.spoken_symbols.get(byte, [byte])]
 
     def forward(self, text_bytes: torch.LongTensor) -> torch.Tensor:
         """

@@ -62,6 +62,7 @@ from flow_omni.modeling_flow_omni.speech_decoder import (
     places_of_steps,
     spelling_table,
 )
+from flow_omni.modeling_flow_omni.text_normalization import FlowOmniNumberReader
 from flow_omni.processing.parallel_streams import separate_streams, spread_bytes
 from flow_omni.training import data
 from flow_omni.training.examples import ExampleBuilder, LengthEstimator
@@ -203,6 +204,38 @@ def test_symbols_are_read_as_the_config_says_and_spaces_once():
     torch.testing.assert_close(written.mel, said.mel)
     with pytest.raises(StrictDataclassError, match="each must be one ASCII character"):
         tiny_speech_decoder(speech={"spoken_symbols": {"etc": "and so on"}})
+
+
+def test_numbers_are_said_in_the_words_of_the_language():
+    model = tiny_speech_decoder(speech={"spoken_language": "en", "reads_hidden_states": False})
+    with_bias(model, "state_head", STOP, 100.0)  # as soon as the text is over
+    with torch.no_grad():
+        # slowly, so that no token waits for another one
+        model.advance_head.weight.zero_()
+        model.advance_head.bias.fill_(math.log(0.4))
+    texts = (
+        (b"In 1969, 3.5 kg and more", b"In nineteen sixty-nine, three point five kilograms and more"),
+        (b"5 is $6", b"five is six dollars"),
+    )
+    for written, said in texts:
+        one, other = (speak(model, list(text)) for text in (written, said))
+        torch.testing.assert_close(one.mel, other.mel)
+        assert bytes(one.sequences[0, 4 : 4 + len(written)].tolist()) == written
+
+
+@pytest.mark.parametrize("size", (1, 2, 3, 7, 100))
+def test_a_number_is_said_when_the_word_after_it_is_over(size):
+    text = b"On July 20, 1969 the 20\xc2\xb0C cost 7.50 dollars; is it 42"
+    said = b"On July twentieth, nineteen sixty-nine the twenty degrees Celsius cost seven point five zero dollars; is it forty-two"
+    reader, read = FlowOmniNumberReader("en"), b""
+    for start in range(0, len(text), size):
+        read += b"".join(reader.push(text[start : start + size]))
+    assert size > 3 or b"forty" not in read
+    read += b"".join(reader.push(b"", is_last=True))
+    assert b" ".join(read.split()) == said
+    assert FlowOmniNumberReader(None).push(b"5 kg") == (b"", b"5 kg")
+    # one that does not end
+    assert len(b"".join(FlowOmniNumberReader("en").push(b"7" * 65))) > 65
 
 
 def test_part_of_a_text_is_embedded_as_in_the_whole(model):

@@ -11,35 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Texts as they are said: numbers, years, money, units, abbreviations and symbols as words, so that speech has its text."""
+"""Rows whose texts are written as they are said, so that speech has its text."""
 
 from collections.abc import Mapping
-from functools import cache
 
-from normt2s import Normalizer
-
+from ...modeling_flow_omni.text_normalization import as_said
 from ..data import has
-
-
-LANGUAGES = ("en", "de")
-
-
-@cache
-def _normalizer(language: str) -> Normalizer:
-    normalizer = Normalizer(language)
-    if language == "en":
-        normalizer.add_unit("mph", "mile per hour", "miles per hour")
-        for title, spoken in (("PhD", "P H D"), ("Ph.D.", "P H D"), ("St. Louis", "Saint Louis")):
-            normalizer.add_abbreviation(title, spoken)
-    return normalizer
-
-
-def as_said(text: str, language: str = "en") -> str:
-    """
-    The text in words; of a language without rules, as it is. What no rule covers stays too, such as Roman numerals and
-    web addresses.
-    """
-    return _normalizer(language).normalize(text) if language in LANGUAGES else text
 
 
 def row_as_said(row: Mapping, language: str) -> dict:
