@@ -16,9 +16,11 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 
 # How many letters of a word may differ from those that were heard, for a token to be believed.
@@ -38,6 +40,8 @@ LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.6
 # What may end a text, with a prior (log): who speaks to a language model asks, more often than texts do. Where all of
 # them are less likely than the last figure, the text goes on.
 ENDS, SMALLEST_END_LOG_PROB = {".": 0.0, "?": 2.0, "!": 0.0}, -7.0
+# tokens of texts whose logits are in memory at a time
+MAX_SCORED_TOKENS = 512
 
 
 @dataclass
@@ -251,6 +255,82 @@ class FlowOmniLexicon:
                 is_first = False
             yield from read if len(places) > 1 else marks
             places = []
+
+
+# --- the language model's opinion of a text
+
+
+def prefix_tree(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[list[int]]]:
+    """
+    The tokens of texts, each beginning that several of them share once: the nodes' tokens and parents (-1 for the root),
+    and the nodes of each text.
+    """
+    nodes: dict[tuple[int, int], int] = {}
+
+    def below(node: int, token: int) -> int:
+        return nodes.setdefault((node, token), len(nodes))
+
+    paths = [list(accumulate(text, below, initial=-1))[1:] for text in texts]
+    parents, tokens = zip(*nodes)
+    return list(tokens), list(parents), paths
+
+
+def reads_trees(language_model: PreTrainedModel) -> bool:
+    """Whether a position of the model is told by `position_ids` alone, and what it sees by a mask alone."""
+    config = language_model.config
+    has_attention = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
+    is_masked = config._attn_implementation in ("sdpa", "eager") and not language_model._is_stateful
+    return has_attention and is_masked and hasattr(language_model, "rotary_emb")
+
+
+def read_trees(language_model: PreTrainedModel, tokens: list[int], parents: list[int]) -> torch.Tensor:
+    """The hidden states of the nodes of a tree, of which each sees the nodes above it: `(num_nodes, hidden_size)`."""
+    weight = language_model.get_input_embeddings().weight
+    is_seen = torch.eye(len(tokens), dtype=torch.bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            is_seen[node] |= is_seen[parent]
+    mask = torch.zeros(is_seen.shape, dtype=weight.dtype).masked_fill(~is_seen, torch.finfo(weight.dtype).min)
+    return language_model(
+        input_ids=torch.tensor([tokens], device=weight.device),
+        attention_mask=mask[None, None].to(weight.device),
+        position_ids=(is_seen.sum(dim=-1) - 1)[None].to(weight.device),
+        use_cache=False,
+    ).last_hidden_state[0]
+
+
+def read_texts(language_model: PreTrainedModel, texts: list[list[int]], paths: list[list[int]]) -> torch.Tensor:
+    """The same, of a model that reads rows of tokens alone."""
+    device = language_model.get_input_embeddings().weight.device
+    # no mask: tokens do not see the padding, which follows them
+    inputs = nn.utils.rnn.pad_sequence([torch.tensor(text, device=device) for text in texts], batch_first=True)
+    rows = language_model(input_ids=inputs, use_cache=False).last_hidden_state
+    places = {node: (row, place) for row, path in enumerate(paths) for place, node in enumerate(path)}
+    return torch.stack([rows[places[node]] for node in range(len(places))])
+
+
+@torch.no_grad()
+def score_texts(
+    language_model: PreTrainedModel, lm_head: nn.Module, texts: list[list[int]], ends: list[int]
+) -> tuple[list[float], list[list[float]]]:
+    """
+    The log-likelihoods that a language model gives to the tokens of each of the `texts` after the first, and to each of the
+    tokens `ends` after it.
+    """
+    tokens, parents, paths = prefix_tree(texts)
+    if reads_trees(language_model):
+        hidden_states = read_trees(language_model, tokens, parents)
+    else:
+        hidden_states = read_texts(language_model, texts, paths)
+    node_scores, end_scores = [0.0] * len(tokens), []
+    # in parts: the logits of a batch would be large
+    for first, states in enumerate(hidden_states.split(MAX_SCORED_TOKENS)):
+        log_probs = lm_head(states).float().log_softmax(dim=-1)
+        end_scores += log_probs[:, ends].tolist()
+        for node, parent in enumerate(parents):
+            if parent // MAX_SCORED_TOKENS == first:
+                node_scores[node] = float(log_probs[parent % MAX_SCORED_TOKENS, tokens[node]])
+    return [sum(node_scores[node] for node in path) for path in paths], [end_scores[path[-1]] for path in paths]
 
 
 def capitalize(word: str) -> str:

@@ -52,6 +52,7 @@ from .audio_adapters import (
 )
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
 from .generation_flow_omni import FlowOmniGenerationMixin, drop_unheard, num_audio_tokens
+from .lexicon import score_texts
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 from .speech_decoder import FlowOmniSpeechDecoder, advance_labels, advance_loss
 from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
@@ -59,9 +60,6 @@ from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeec
 
 # tokens that the CTC loss of a training batch compares audio with, beside those of its transcripts
 NUM_DRAWN_TOKENS = 2000
-
-# tokens of texts whose logits are in memory at a time
-MAX_SCORED_TOKENS = 512
 
 # transformers' auto classes that load a `FlowOmniForSpeechGeneration`
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForTextToWaveform")
@@ -630,27 +628,10 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         The log-likelihoods that the language model gives to the tokens of each of the `texts`, and to each of the tokens
         `ends` after it.
         """
-        config, device = self.config.text_config, self.get_input_embeddings().weight.device
+        config = self.config.text_config
         start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         start = start[0] if isinstance(start, list) else start or 0
-        rows = [torch.tensor([start, *text], device=device) for text in texts]
-        # no mask: tokens do not see the padding, which follows them
-        inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        hidden_states = self.language_model(input_ids=inputs, use_cache=False).last_hidden_state
-        is_token = nn.utils.rnn.pad_sequence(
-            [torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True
-        )
-        targets = torch.cat([torch.cat([row[1:], row[:1]]) for row in rows])
-        token_scores, next_scores = [], []
-        # in parts: the logits of a batch would be large
-        for states, part in zip(hidden_states[is_token].split(MAX_SCORED_TOKENS), targets.split(MAX_SCORED_TOKENS)):
-            log_probs = lm_head(states).float().log_softmax(dim=-1)
-            token_scores.append(log_probs.gather(1, part[:, None].to(log_probs.device))[:, 0])
-            next_scores.append(log_probs[:, ends])
-        lengths = [len(row) for row in rows]
-        likelihoods = [float(scores[:-1].sum()) for scores in torch.cat(token_scores).split(lengths)]
-        end_scores = [scores[-1].tolist() for scores in torch.cat(next_scores).split(lengths)]
-        return likelihoods, end_scores
+        return score_texts(self.language_model, lm_head, [[start, *text] for text in texts], ends)
 
     def ctc_losses(
         self,

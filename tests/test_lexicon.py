@@ -248,14 +248,26 @@ def test_texts_of_several_windows_are_chosen_and_none_where_an_audio_has_ended(s
     assert audio.audio_lengths.tolist() == [first[0] + second[0], first[1]]
 
 
-def test_scores_of_texts_are_the_log_likelihoods_of_the_language_model(spelling_model):
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "none that masks"])
+def test_scores_of_texts_are_the_log_likelihoods_of_the_language_model(spelling_model, attention, monkeypatch):
     model, _ = spelling_model
-    texts, ends = [[72, 105], [72, 105, 32, 97]], [46, 63]
-    likelihoods, end_scores = model.model.score_texts(model.lm_head, texts, ends)
+    language_model, sizes = model.model.language_model, []
+    texts, ends = [[72, 105], [72, 105, 32, 97], [72, 105, 32, 98, 99], [74]], [46, 63]
+    if attention in ("sdpa", "eager"):
+        monkeypatch.setattr(language_model.config, "_attn_implementation", attention)
+    else:
+        monkeypatch.setattr(type(language_model), "_is_stateful", True)
+    hook = language_model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    with hook:
+        likelihoods, end_scores = model.model.score_texts(model.lm_head, texts, ends)
+    # what texts share is read once, where the model can
+    assert sizes == [24 if attention == "none that masks" else 8]
     for text, likelihood, scores in zip(texts, likelihoods, end_scores):
         ids = torch.tensor([[258, *text]])  # begins with the end of a text, for want of another token
         with torch.no_grad():
-            log_probs = model.lm_head(model.model.language_model(ids).last_hidden_state)[0].log_softmax(dim=-1)
+            log_probs = model.lm_head(language_model(ids).last_hidden_state)[0].log_softmax(dim=-1)
         expected = sum(float(log_probs[place, token]) for place, token in enumerate(text))
         assert likelihood == pytest.approx(expected, rel=1e-4)
         assert scores == pytest.approx(log_probs[-1, ends].tolist(), rel=1e-4)
