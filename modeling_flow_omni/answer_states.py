@@ -250,11 +250,10 @@ class FlowOmniReadRow:
         written = b"" if self.has_ended else spelling.bytes_of(int(token.text_ids[self.row]))
         # a number belongs to the last of its tokens: the others have no bytes
         number, said = self.numbers.push(written, is_last=self.has_ended)
-        if self.starts:
-            self._append(spelling.spell_out(number))
+        if not self.starts:
+            number, said = b"", number + said
+        self._append(spelling.spell_out(number))
         self.starts.append(len(self.bytes))
-        if len(self.starts) == 1:
-            self._append(spelling.spell_out(number))
         self._append([END_OF_TEXT] if self.has_ended else spelling.spell_out(said))
         ends = [*self.starts[1:], len(self.bytes)]
         while len(self.vectors) < len(self.bytes):

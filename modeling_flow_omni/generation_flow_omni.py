@@ -841,7 +841,9 @@ def _given_token(generation_config: GenerationConfig, index: int) -> torch.LongT
     return answer_ids.new_full(answer_ids.shape[:1], end)
 
 
-def _given_tokens(input_ids: torch.LongTensor, generation_config: GenerationConfig) -> Generator[FlowOmniWrittenToken, Any, None]:
+def _given_tokens(
+    input_ids: torch.LongTensor, generation_config: GenerationConfig
+) -> Generator[FlowOmniWrittenToken, Any, None]:
     """The `answer_ids` of the options as if the language model had written them, which does not run."""
     has_ended = torch.zeros(len(input_ids), dtype=torch.bool)
     for index in itertools.count():

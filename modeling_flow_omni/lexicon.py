@@ -40,8 +40,8 @@ LANGUAGE_MODEL_WEIGHT, LETTER_WEIGHT = 0.3, 0.6
 # What may end a text, with a prior (log): who speaks to a language model asks, more often than texts do. Where all of
 # them are less likely than the last figure, the text goes on.
 ENDS, SMALLEST_END_LOG_PROB = {".": 0.0, "?": 2.0, "!": 0.0}, -7.0
-# tokens of texts whose logits are in memory at a time
-MAX_SCORED_TOKENS = 512
+# so many texts are scored at a time: those of four audios
+MAX_SCORED_TEXTS = 32
 
 
 @dataclass
@@ -257,7 +257,7 @@ class FlowOmniLexicon:
             places = []
 
 
-# --- the language model's opinion of a text
+# --- likelihoods of texts
 
 
 def prefix_tree(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[list[int]]]:
@@ -276,14 +276,14 @@ def prefix_tree(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int], l
 
 
 def reads_trees(language_model: PreTrainedModel) -> bool:
-    """Whether a position of the model is told by `position_ids` alone, and what it sees by a mask alone."""
+    """Whether `position_ids` alone tell the model a position, and a mask alone what it sees."""
     config = language_model.config
     has_attention = set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
     is_masked = config._attn_implementation in ("sdpa", "eager") and not language_model._is_stateful
     return has_attention and is_masked and hasattr(language_model, "rotary_emb")
 
 
-def read_trees(language_model: PreTrainedModel, tokens: list[int], parents: list[int]) -> torch.Tensor:
+def read_tree(language_model: PreTrainedModel, tokens: list[int], parents: list[int]) -> torch.Tensor:
     """The hidden states of the nodes of a tree, of which each sees the nodes above it: `(num_nodes, hidden_size)`."""
     weight = language_model.get_input_embeddings().weight
     is_seen = torch.eye(len(tokens), dtype=torch.bool)
@@ -299,8 +299,8 @@ def read_trees(language_model: PreTrainedModel, tokens: list[int], parents: list
     ).last_hidden_state[0]
 
 
-def read_texts(language_model: PreTrainedModel, texts: list[list[int]], paths: list[list[int]]) -> torch.Tensor:
-    """The same, of a model that reads rows of tokens alone."""
+def read_rows(language_model: PreTrainedModel, texts: list[list[int]], paths: list[list[int]]) -> torch.Tensor:
+    """The hidden states of the nodes of a tree, by a model that reads its texts one by one: `(num_nodes, hidden_size)`."""
     device = language_model.get_input_embeddings().weight.device
     # no mask: tokens do not see the padding, which follows them
     inputs = nn.utils.rnn.pad_sequence([torch.tensor(text, device=device) for text in texts], batch_first=True)
@@ -310,27 +310,29 @@ def read_texts(language_model: PreTrainedModel, texts: list[list[int]], paths: l
 
 
 @torch.no_grad()
-def score_texts(
+def score_token_rows(
     language_model: PreTrainedModel, lm_head: nn.Module, texts: list[list[int]], ends: list[int]
 ) -> tuple[list[float], list[list[float]]]:
     """
     The log-likelihoods that a language model gives to the tokens of each of the `texts` after the first, and to each of the
     tokens `ends` after it.
     """
-    tokens, parents, paths = prefix_tree(texts)
-    if reads_trees(language_model):
-        hidden_states = read_trees(language_model, tokens, parents)
-    else:
-        hidden_states = read_texts(language_model, texts, paths)
-    node_scores, end_scores = [0.0] * len(tokens), []
-    # in parts: the logits of a batch would be large
-    for first, states in enumerate(hidden_states.split(MAX_SCORED_TOKENS)):
-        log_probs = lm_head(states).float().log_softmax(dim=-1)
-        end_scores += log_probs[:, ends].tolist()
-        for node, parent in enumerate(parents):
-            if parent // MAX_SCORED_TOKENS == first:
-                node_scores[node] = float(log_probs[parent % MAX_SCORED_TOKENS, tokens[node]])
-    return [sum(node_scores[node] for node in path) for path in paths], [end_scores[path[-1]] for path in paths]
+    likelihoods, end_scores = [], []
+    # in parts: a mask grows with the square of the tokens, and the logits of a large batch are large
+    for start in range(0, len(texts), MAX_SCORED_TEXTS):
+        part = texts[start : start + MAX_SCORED_TEXTS]
+        tokens, parents, paths = prefix_tree(part)
+        if reads_trees(language_model):
+            hidden_states = read_tree(language_model, tokens, parents)
+        else:
+            hidden_states = read_rows(language_model, part, paths)
+        log_probs = lm_head(hidden_states).float().log_softmax(dim=-1)
+        # the first token of all texts is the root, which nothing predicts
+        node_scores = [0.0, *log_probs[parents[1:], tokens[1:]].tolist()]
+        next_scores = log_probs[:, ends].tolist()
+        likelihoods += [sum(node_scores[node] for node in path) for path in paths]
+        end_scores += [next_scores[path[-1]] for path in paths]
+    return likelihoods, end_scores
 
 
 def capitalize(word: str) -> str:

@@ -52,7 +52,7 @@ from .audio_adapters import (
 )
 from .configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig
 from .generation_flow_omni import FlowOmniGenerationMixin, drop_unheard, num_audio_tokens
-from .lexicon import score_texts
+from .lexicon import score_token_rows
 from .modeling_flow_omni_vocoder import FlowOmniVocoder
 from .speech_decoder import FlowOmniSpeechDecoder, advance_labels, advance_loss
 from .speech_heads import SPEECH_HEADS, FlowOmniResidualQuantizer, FlowOmniSpeechHead, FlowOmniZeroLinear
@@ -631,7 +631,7 @@ class FlowOmniModel(FlowOmniPreTrainedModel):
         config = self.config.text_config
         start = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
         start = start[0] if isinstance(start, list) else start or 0
-        return score_texts(self.language_model, lm_head, [[start, *text] for text in texts], ends)
+        return score_token_rows(self.language_model, lm_head, [[start, *text] for text in texts], ends)
 
     def ctc_losses(
         self,

@@ -295,14 +295,14 @@ class FlowOmniSpeechDecoder(MistralPreTrainedModel):
         speech_states: torch.LongTensor,
         previous_patches: torch.Tensor | None = None,
         voice_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
         cache: Cache | None = None,
+        position_ids: torch.LongTensor | None = None,
     ) -> torch.Tensor:
         """
         The condition of the patch of each step (batch_size, num_steps, hidden_size), from its `text_inputs` in the same
         shape, `speech_states` (batch_size, num_steps), `previous_patches` (batch_size, num_steps, patch_size), and the
-        `voice_ids` (batch_size,) of the rows. With a `cache`, one step at a time, whose `position_ids` (batch_size, 1)
-        count the steps before it.
+        `voice_ids` (batch_size,) of the rows. With a `cache`, one step at a time. `position_ids` (batch_size, num_steps)
+        are needed where the rows differ in the number of steps before.
         """
         device = self.state_embedding.weight.device
         hidden_states = self.state_embedding(speech_states.to(device))
@@ -316,7 +316,8 @@ class FlowOmniSpeechDecoder(MistralPreTrainedModel):
             hidden_states = hidden_states + self.patch_proj(previous_patches.to(device, self.patch_proj.weight.dtype))
 
         if position_ids is None:
-            position_ids = torch.arange(hidden_states.shape[1], device=device)[None]
+            past_length = cache.get_seq_length() if cache is not None else 0
+            position_ids = (torch.arange(hidden_states.shape[1], device=device) + past_length)[None]
         position_ids, attention_mask = position_ids.to(device), None
         if cache is None:
             attention_mask = create_sliding_window_causal_mask(

@@ -13,16 +13,19 @@
 # limitations under the License.
 """Texts as they are said: numbers, years, money, units, abbreviations and symbols as words."""
 
+import re
 from functools import cache
 
 
 LANGUAGES = ("en", "de")
-# A word with one of these is said together with what follows: "5" may become "5.50" or "5 kg".
-NUMBER_BYTES = b"0123456789$"
-# before a number, which tell how it is said: "in 1969"
+# words before a number, which tell how it is said: "in 1969"
 NUM_CONTEXT_WORDS = 3
 # A number that does not end is said in parts.
-MAX_HELD_BYTES = 64
+MAX_HELD_BYTES = 40
+# A word that may be, or belong to, a number: with a digit, or of signs alone so far ("-5", "7 - 5"). Bytes of other
+# alphabets are letters, but for those of currencies.
+WORD = re.compile(rb"\s*\S+|\s+$")  # with the spaces before it
+NUMBER = re.compile(rb".*\d.*|([^A-Za-z\x80-\xff]|\xc2|\xc2\xa3|\xe2|\xe2\x82|\xe2\x82\xac)+", re.DOTALL)
 
 
 @cache
@@ -51,7 +54,7 @@ def as_said(text: str, language: str | None = "en") -> str:
 class FlowOmniNumberReader:
     """
     A text that comes in parts, with its numbers in words. A number is held back until the word after it, which may be its
-    unit, is over.
+    unit, is over. (The library's own stream holds back whole sentences, and with them the first sound.)
     """
 
     def __init__(self, language: str | None):
@@ -64,25 +67,29 @@ class FlowOmniNumberReader:
         of the part itself.
         """
         self.held += part
-        *words, newest = self.held.split(b" ")
-        if not self._has_number(self.held):
-            said = b"", self.held
-        elif is_last or len(self.held) > MAX_HELD_BYTES:
-            said = self._in_words(self.held), b""
-        elif self._has_number(newest) or not words or self._has_number(words[-1]):
+        *words, newest = WORD.findall(self.held) or [b""]
+        is_number = [self.knows_numbers and bool(NUMBER.fullmatch(word.strip())) for word in (*words, newest)]
+        begins_line = newest.lstrip(b" ").startswith(b"\n")
+        is_long = len(self.held) > MAX_HELD_BYTES
+        if any(is_number[-2:]) and not (is_last or begins_line or is_long):
             return b"", b""
-        else:
-            said = self._in_words(b" ".join(words)), b" " + newest
-        self.context = b" ".join((self.context + self.held).split(b" ")[-NUM_CONTEXT_WORDS:])
-        self.held = b""
-        return said
+        number, said, self.held = b"", self.held, b""
+        if any(is_number) and (is_last or not words):
+            number, said = self._in_words(said), b""
+        elif any(is_number):
+            number, said = self._in_words(b"".join(words)), newest
+            if is_number[-1]:
+                self.held, said = newest, b""
+        self._remember(said)
+        return number, said
 
-    def _has_number(self, text: bytes) -> bool:
-        return self.knows_numbers and any(byte in NUMBER_BYTES for byte in text)
+    def _remember(self, text: bytes) -> None:
+        self.context = b"".join(WORD.findall(self.context + text)[-NUM_CONTEXT_WORDS:])
 
     def _in_words(self, text: bytes) -> bytes:
         context, written = (part.decode(errors="ignore") for part in (self.context, text))
         before, said = (as_said(part, self.language) for part in (context.rstrip(), context + written))
         if not said.startswith(before):
             before, said = "", written[: len(written) - len(written.lstrip())] + as_said(written, self.language)
+        self._remember(text)
         return said[len(before) :].encode()

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -112,7 +112,9 @@ class StepLoop:
         waiting = {row: self._resume(row, None) for row in rows}
         steps = {row: item for row, item in waiting.items() if isinstance(item, FlowOmniStep)}
         while calls := {row: item for row, item in waiting.items() if isinstance(item, FlowOmniCall)}:
-            waiting = {row: self._resume(row, result) for row, result in self._run(calls)}
+            # speech decoders wait for the rows whose text is not written yet, so that all of them run as one batch
+            texts = {row: call for row, call in calls.items() if call.function is not self.model.speech_decoder}
+            waiting |= {row: self._resume(row, result) for row, result in self._run(texts or calls)}
             steps |= {row: item for row, item in waiting.items() if isinstance(item, FlowOmniStep)}
         if self.model.vocoder is not None:
             self._vocode(steps)
@@ -130,7 +132,7 @@ class StepLoop:
             return None
 
     def _run(self, calls: dict[Row, FlowOmniCall]) -> Iterator[tuple[Row, Any]]:
-        """Runs the calls, those that agree together. Those of another kind wait for their turn."""
+        """Runs the calls, those that agree together."""
         groups: dict[Any, list[Row]] = {}
         for row, call in calls.items():
             groups.setdefault(self._kind(call), []).append(row)
@@ -154,7 +156,11 @@ class StepLoop:
             return ("decoder",)
         names = kwargs.keys() - OTHER_INPUTS
         is_position = names in (TEXT_INPUTS, SPEECH_INPUTS) and kwargs["input_ids"].shape == (1, 1)
-        if is_position and kwargs["cache"].layer_class_to_replicate is None:
+        # others, such as a static cache, need a mask, or remember more than keys and values
+        if is_position and {type(layer) for layer in kwargs["cache"].layers} <= {
+            DynamicLayer,
+            DynamicSlidingWindowLayer,
+        }:
             return ("position", *sorted(names))
         return ("alone",)
 

@@ -15,8 +15,8 @@
 
 import pytest
 
-from flow_omni.processing.spelling import letters_of
 from flow_omni.modeling_flow_omni.text_normalization import as_said
+from flow_omni.processing.spelling import letters_of
 from flow_omni.training.prepare.normalize import row_as_said
 
 

@@ -520,7 +520,7 @@ def test_a_speech_decoder_and_its_language_model_run_in_batches(processor):
         lambda _, args, kwargs: count("speech", kwargs["speech_states"]), with_kwargs=True
     )
     run_rows(model, prompts(processor, ["Hello.", "Hello!", "Hi.", "Ho.", "Ha."]), range(5), max_new_tokens=12)
-    assert set(sizes["speech"]) == {4, 8} and sizes["speech"].count(8) >= 10
+    assert sizes["speech"].count(8) >= 10 and len(sizes["speech"]) < 50
     assert sizes["text"].count(1) == 5 and sizes["text"].count(8) >= 5
 
 

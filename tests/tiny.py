@@ -102,6 +102,7 @@ def tiny_model(seed: int = 0, **changes) -> FlowOmniForSpeechGeneration:
 
 def tiny_speech_decoder(seed: int = 0, speech=(), **changes) -> FlowOmniForSpeechGeneration:
     """A tiny model whose speech decoder runs the speech, with two layers, two voices, and the tokens of bytes."""
+    # of sizes whose matrix products give a row of a larger batch the same bits
     speech = {"num_hidden_layers": 2, "intermediate_size": 64, "voices": ["alpha", "beta"], **dict(speech)}
     model = tiny_model(seed, speech_loop="speech_decoder", speech=speech, **changes)
     model.speech_decoder.spelling.set_tokenizer(byte_level_tokenizer())
