@@ -25,9 +25,9 @@ from tiny import tiny_model
 from transformers import TrainerState
 
 from flow_omni.modeling_flow_omni.modeling_flow_omni import FlowOmniForSpeechGeneration
-from flow_omni.training.arguments import RecipeParser
+from flow_omni.training.arguments import ModelArguments, RecipeParser
 from flow_omni.training.augmentation import Augmentation
-from flow_omni.training.train import main, train_recipe
+from flow_omni.training.train import load_model, main, train_recipe
 
 
 NEEDED = ["model=a-model", "train_data=train.jsonl", "output_dir=out", "report_to=none"]
@@ -247,6 +247,15 @@ def test_a_model_that_cannot_be_loaded_is_named(material, tmp_path):
         train_recipe("align", overrides(material, tmp_path / "run", model=tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="`config_overrides` names 'patch_nois'"):
         train_recipe("align", overrides(material, tmp_path / "run", config_overrides="{patch_nois: 1.0}"))
+
+
+def test_an_override_of_the_config_brings_the_modules_that_it_needs(material):
+    arguments = ModelArguments(model=str(material / "model"), config_overrides="{flow_objective: lsd}")
+    head = load_model(arguments).speech_head
+    assert head.duration_embedding is not None and not head.duration_embedding.fc2.weight.any()
+    trained = FlowOmniForSpeechGeneration.from_pretrained(material / "model").speech_head
+    assert trained.duration_embedding is None
+    assert torch.equal(head.input_proj.weight, trained.input_proj.weight)
 
 
 def test_a_mixture_of_sources_trains(material, tmp_path):

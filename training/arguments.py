@@ -40,7 +40,7 @@ class ModelArguments:
 
     model: str | None = None  # a folder or a Hub id; for the vocoder recipe also a vocoder alone
     language_model: str | None = None  # of an adapter: a folder, Hub id or GGUF file; by default as the adapter says
-    config_overrides: dict | str | None = None  # fields of its config that only training reads: {patch_noise: 0.2}
+    config_overrides: dict | str | None = None  # fields of its config: {patch_noise: 0.2}
     lora: dict | str | None = None  # fields of peft.LoraConfig, as {r: 16}: adapters on the language model are trained
     attn_implementation: str | None = None  # as for `from_pretrained`; on a CPU, `eager` trains faster
 

@@ -27,7 +27,7 @@ from transformers import AutoConfig, Trainer, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
-from ..modeling_flow_omni.configuration_flow_omni import FlowOmniSpeechConfig, FlowOmniVocoderConfig
+from ..modeling_flow_omni.configuration_flow_omni import FlowOmniConfig, FlowOmniSpeechConfig, FlowOmniVocoderConfig
 from ..modeling_flow_omni.modeling_flow_omni import MODULE_GROUPS, FlowOmniForSpeechGeneration, count_parameters
 from ..modeling_flow_omni.modeling_flow_omni_vocoder import FlowOmniVocoder
 from ..processing.files import atomic_write
@@ -175,17 +175,19 @@ def load_model(model_args: ModelArguments) -> FlowOmniForSpeechGeneration:
     options = {} if attention is None else {"attn_implementation": attention}
     options["language_model"] = model_args.language_model
     try:
-        model = FlowOmniForSpeechGeneration.from_pretrained(source, dtype="float32", **options)
+        config = FlowOmniConfig.from_pretrained(source)
+        for name, value in (model_args.config_overrides or {}).items():
+            holders = [part for part in (config.speech_config, config) if hasattr(part, name)]
+            if not holders:
+                raise ValueError(
+                    f"`config_overrides` names {name!r}: neither config nor `speech_config` has this field."
+                )
+            setattr(holders[0], name, value)
+        config.validate_architecture()
+        return FlowOmniForSpeechGeneration.from_pretrained(source, config=config, dtype="float32", **options)
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"`model` is {source!r}: neither a folder nor a checkpoint on the Hub ({reason}).") from error
-    for name, value in (model_args.config_overrides or {}).items():
-        holders = [part for part in (model.config.speech_config, model.config) if hasattr(part, name)]
-        if not holders:
-            raise ValueError(f"`config_overrides` names {name!r}: neither config nor `speech_config` has this field.")
-        setattr(holders[0], name, value)
-    model.config.validate_architecture()
-    return model
 
 
 def make_dataset(arguments: Arguments, processor: FlowOmniProcessor, is_evaluation: bool = False) -> Any:
