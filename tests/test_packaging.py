@@ -36,6 +36,7 @@ FOLDERS = PYPROJECT["tool"]["setuptools"]["package-dir"]
 CORE = {
     "accelerate",
     "gguf",
+    "normt2s",
     "torch",
     "transformers",
     "safetensors",
