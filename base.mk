@@ -1,8 +1,8 @@
 # The bundled model, from packages: `make base`. Every step resumes, and is left out where its result is complete.
 #   BASE=build/base   the folder of parts, texts, speech and runs (20 GB)
 #   ROWS=26000        examples of WordNet that flite speaks
-#   VOICE_ROWS=7000   examples of WordNet from which the speech decoder learns the voice of flite
-#   NATURAL_ROWS=3000 and that of Kokoro, half a second of one core for each second of it
+#   VOICE_ROWS=7000   examples of WordNet, and 3,000 questions about names, from which the speech decoder learns flite's voice
+#   NATURAL_ROWS=3000 examples from which it learns Kokoro's, half a second of one core for each second
 
 BASE ?= build/base
 ROWS ?= 26000
@@ -22,7 +22,7 @@ SHUFFLE = LC_ALL=C awk 'BEGIN { srand(0) } { printf "%.9f\t%s\n", rand(), $$0 }'
 KOKORO_VOICES = jm_kumo,jf_alpha,jf_nezumi,jf_tebukuro,jm_kumo:1+jf_alpha:1,jm_kumo:1+jf_tebukuro:1,jm_kumo:2+jf_nezumi:1,jf_alpha:1+jf_nezumi:1
 
 .PHONY: base
-base: $(BASE)/bundle/config.json  ## Train the bundled model from packages: some four hours on two cores; resumes
+base: $(BASE)/bundle/config.json  ## Train the bundled model from packages: some six hours on two cores; resumes
 
 $(LLM): | $(READY)
 	$(RUN) prepare parts $(PARTS)
@@ -125,12 +125,12 @@ $(BASE)/init-voice/config.json: $(LLM)
 	    --config adapter_compression=ctc --config adapter_hidden_size=512 --config adapter_num_layers=3 \
 	    --config speech_loop=speech_decoder $(addprefix --speech-config ,$(SPEECH_CONFIG))
 
-SPEECH_CONFIG = reads_hidden_states=false 'voices=["slt","kumo"]' num_hidden_layers=4 hidden_size=384 intermediate_size=768 \
+SPEECH_CONFIG = reads_hidden_states=false 'voices=["kumo","slt"]' num_hidden_layers=4 hidden_size=384 intermediate_size=768 \
     head_hidden_size=384 head_num_layers=3 num_noise_draws=1
 
 $(BASE)/runs/voice/trainer_state.json: $(BASE)/init-voice/config.json $(VOICE)/.complete
-	$(TRAIN) speak model=$(BASE)/init-voice train_data="{$(VOICE)/slt.jsonl: 1, $(VOICE)/kumo.jsonl: 2}" output_dir=$(@D) \
-	    max_steps=4000 learning_rate=1.5e-3 eval_strategy=no
+	$(TRAIN) speak model=$(BASE)/init-voice train_data="{$(VOICE)/slt.jsonl: 1, $(VOICE)/kumo.jsonl: 2}" output_dir=$(@D) max_steps=6000 learning_rate=1.2e-3 \
+	    eval_strategy=no
 
 $(BASE)/init-vocoder/config.json: $(READY)
 	$(BIN)/python -c 'from flow_omni import FlowOmniVocoder, FlowOmniVocoderConfig; FlowOmniVocoder(FlowOmniVocoderConfig( \
