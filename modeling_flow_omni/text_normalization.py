@@ -22,9 +22,9 @@ LANGUAGES = ("en", "de")
 NUM_CONTEXT_WORDS = 3
 # A number that does not end is said in parts.
 MAX_HELD_BYTES = 40
+WORD = re.compile(rb"\s*\S+|\s+$")  # with the spaces before it
 # A word that may be, or belong to, a number: with a digit, or of signs alone so far ("-5", "7 - 5"). Bytes of other
 # alphabets are letters, but for those of currencies.
-WORD = re.compile(rb"\s*\S+|\s+$")  # with the spaces before it
 NUMBER = re.compile(rb".*\d.*|([^A-Za-z\x80-\xff]|\xc2|\xc2\xa3|\xe2|\xe2\x82|\xe2\x82\xac)+", re.DOTALL)
 
 
